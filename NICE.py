@@ -1,0 +1,473 @@
+"""NICE-GAN's trainer: the two objectives, the loop around them, checkpoints, samples, translation."""
+
+import sys
+import time
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import dataset
+import utils
+from networks import Discriminator, Encoder, ResnetGenerator
+from utils import RunError, UserError
+
+DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target: E[source] encodes, G[target] draws
+
+
+def lsgan(logits: Tensor, target: float) -> Tensor:
+    """Least-squares GAN term: the mean of (logits - target)^2 over one head's map."""
+    return (logits - target).square().mean()
+
+
+def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
+    """Learning rate of step 1..iteration: constant for the first half, then linear to 0."""
+    half = iteration // 2
+    if not decay or step <= half:
+        return lr
+    return lr * max(0.0, 1 - (step - half) / max(half, 1))  # never negative, for odd iteration too
+
+
+@contextmanager
+def frozen(parameters):
+    """Gradients flow through these parameters' layers but not into them."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+class NICE:
+    """Two discriminators, two generators, their two optimizers, and what is done with them.
+
+    args: a namespace from main.parse_args.  Nothing is read from disk before train(), test() or
+    load().  Public state: gen2A, gen2B, disA, disB, G_optim, D_optim, step (the last finished one).
+    """
+
+    def __init__(self, args):
+        self.args = args
+        self.step = self.position = 0
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.device = torch.device(args.device)
+        self.guard = utils.Guard(args.on_nan, self.device)
+        self.results = Path(args.result_dir) / args.dataset
+        self.build_model()
+
+    # ------------------------------------------------------------------------------------ networks
+
+    def build_model(self, **architecture):
+        """(Re)build networks and optimizers; architecture overrides args (a checkpoint's options)."""
+        a = {name: getattr(self.args, name) for name in (*utils.ARCHITECTURE, "img_size")} | architecture
+        self.architecture = a
+        torch.manual_seed(self.args.seed)
+        D_args = dict(n_layers=a["n_dis"], heads=a["heads"], shared=a["shared_layers"], ra=a["ra"])
+        E_args = dict(shared=a["shared_layers"], ra=a["ra"], attention=0 in a["heads"])
+        G_args = dict(n_blocks=a["n_res"], img_size=a["img_size"], light=a["light"], shared=a["shared_layers"])
+        ch, img_ch = a["ch"], a["img_ch"]
+        self.G = {d: ResnetGenerator(img_ch, img_ch, ch, **G_args) for d in "AB"}  # G[d] draws into d
+        self.D = {d: Discriminator(img_ch, ch, **D_args) for d in "AB"}  # D[d] judges d
+        self.E = self.D if a["nice"] else {d: Encoder(img_ch, ch, **E_args) for d in "AB"}  # E[d] encodes d
+        for net in self.networks().values():
+            net.to(self.device)
+        for d in "AB":
+            # the generators are bound by convolutions, which are fastest in this layout
+            self.G[d].to(memory_format=torch.channels_last)
+            self.G[d].checkpoint_blocks = self.args.checkpoint_blocks
+        self._build_optimizers()
+        self.objectives = {"D": self.discriminator_objective, "G": self.generator_objective}
+        if self.args.compile:
+            self.objectives = {k: torch.compile(f) for k, f in self.objectives.items()}
+
+    def _build_optimizers(self):
+        updates = self.args.encoder_updates if self.architecture["nice"] else "d"
+        heads, encoder = [], []  # of both discriminators; fc, the CAM head, stays a classifier
+        for d in "AB":
+            for name, p in self.D[d].named_parameters():
+                (encoder if name.startswith(("model", "conv1x1", "lamda")) else heads).append(p)
+        D_all = [p for d in "AB" for p in self.D[d].parameters()]
+        G = [p for t in "BA" for p in self.G[t].parameters()]  # as in existing optimizer states
+        if not self.architecture["nice"]:
+            G += [p for d in "AB" for p in self.E[d].parameters()]
+        self.D_parameters = heads if updates == "g" else D_all
+        self.G_parameters = G if updates == "d" else G + encoder
+        # in each half of a step, everything that this half does not train is frozen
+        everything = {id(p): p for p in D_all + G}.values()
+        self.frozen_in_D = _without(everything, self.D_parameters)
+        self.frozen_in_G = _without(everything, self.G_parameters)
+        settings = dict(
+            lr=self.args.lr,
+            betas=(0.5, 0.999),
+            weight_decay=self.args.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights; same numbers
+        )
+        self.D_optim = torch.optim.Adam(self.D_parameters, **settings)
+        self.G_optim = torch.optim.Adam(self.G_parameters, **settings)
+        half = self.args.amp == "fp16" and self.device.type == "cuda"
+        self.scalers = {"D": torch.amp.GradScaler(enabled=half), "G": torch.amp.GradScaler(enabled=half)}
+
+    gen2A = property(lambda self: self.G["A"])
+    gen2B = property(lambda self: self.G["B"])
+    disA = property(lambda self: self.D["A"])
+    disB = property(lambda self: self.D["B"])
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks by their names in checkpoints."""
+        nets = {"gen2B": self.G["B"], "gen2A": self.G["A"], "disA": self.D["A"], "disB": self.D["B"]}
+        if self.E is not self.D:
+            nets |= {"encA": self.E["A"], "encB": self.E["B"]}
+        return nets
+
+    # ---------------------------------------------------------------------------- one training step
+
+    def train_step(self, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
+        """Do optimisation step number `step + 1` on real_A, real_B (N,3,S,S) in [-1,1].
+
+        Returns every loss term, detached, and the weighted sums d_loss and g_loss.
+        """
+        self.step += 1
+        layout = dict(memory_format=torch.channels_last, non_blocking=True)
+        real = {"A": real_A.to(self.device, **layout), "B": real_B.to(self.device, **layout)}
+        with frozen(self.frozen_in_D):  # the encoder learns here, from telling real from fake ...
+            terms = self._descend("D", self.D_optim, real)
+        with frozen(self.frozen_in_G):  # ... and only here: decoupled training (section 3.3)
+            terms |= self._descend("G", self.G_optim, real)
+        return terms
+
+    def discriminator_objective(self, real):
+        """Tell real from fake: every head wants 1 on real and 0 on generated images."""
+        args, D, E, G = self.args, self.D, self.E, self.G
+        with torch.no_grad():  # G is frozen, so its graph would only be thrown away
+            fake = {t: G[t](E[s].encode(real[s], at=(0,))) for s, t in DIRECTIONS}
+        terms = {}
+        for d in "AB":  # real and fake in one batch: the weights are read once, each half has its own sigma
+            for head, logits in D[d](torch.cat((real[d], fake[d])), at=(0, 1)).heads().items():
+                on_real, on_fake = logits.chunk(2)
+                terms[f"d_{head}_{d}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
+        return args.adv_weight * sum(terms.values()), terms
+
+    def generator_objective(self, real):
+        """Fool D, come back (cycle), stay (reconstruction)."""
+        args, D, E, G = self.args, self.D, self.E, self.G
+        z = {d: E[d].encode(real[d], at=(0,)) for d in "AB"}
+        # G[t] draws the translation of s and the reconstruction of t in one batch
+        drawn = {t: G[t](torch.cat((z[s], z[t]))).chunk(2) for s, t in DIRECTIONS}
+        terms = {}
+        for s, t in DIRECTIONS:
+            fake, rec = drawn[t]
+            judged = D[t](fake, at=(1,))
+            cyc = G[s](judged.z if E is D else E[t].encode(fake, at=(1,)))
+            for head, logits in judged.heads().items():
+                terms[f"g_{head}_{t}"] = lsgan(logits, 1)
+            terms[f"cycle_{s}"] = F.l1_loss(cyc, real[s])
+            terms[f"recon_{t}"] = F.l1_loss(rec, real[t])
+        weight = {"g": args.adv_weight, "cycle": args.cycle_weight, "recon": args.recon_weight}
+        return sum(weight[name.split("_")[0]] * term for name, term in terms.items()), terms
+
+    def _descend(self, which: str, optimizer, real):
+        """One optimizer step on the objective of D or G, averaged over micro-batches and ranks."""
+        scaler, n = self.scalers[which], self.args.grad_accum
+        for net in {id(net): net for net in (*self.D.values(), *self.E.values())}.values():
+            net.power_iteration(2)  # of this half's two passes, real and fake: they need only the weights
+        total, terms = 0.0, {}
+        for real_A, real_B in zip(real["A"].chunk(n), real["B"].chunk(n), strict=True):
+            with self._autocast():
+                loss, parts = self.objectives[which]({"A": real_A, "B": real_B})
+            scaler.scale(loss / n).backward()
+            total = total + loss.detach() / n
+            terms = {name: terms.get(name, 0.0) + part.detach() / n for name, part in parts.items()}
+        terms[f"{which.lower()}_loss"] = total
+        self._average_over_ranks(optimizer)
+        self._update(which, optimizer, terms)
+        return terms
+
+    def _autocast(self):
+        if self.args.amp == "none":
+            return nullcontext()
+        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp])
+
+    def _average_over_ranks(self, optimizer):
+        if self.world == 1:
+            return
+        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        with _lost_peers():
+            for work in [dist.all_reduce(g, async_op=True) for g in grads]:
+                work.wait()
+        torch._foreach_div_(grads, self.world)
+
+    def _update(self, which: str, optimizer, terms):
+        """Let the optimizer step, unless a term or the gradient is not finite."""
+        scaler, group = self.scalers[which], optimizer.param_groups[0]
+        group["lr"] = lr_at(self.step, self.args.iteration, self.args.lr, self.args.decay_flag)
+        if not scaler.is_enabled():  # an fp16 scaler expects overflows and drops those updates itself
+            norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+            terms = {**terms, f"gradient of {which}": norm}
+        bad = self.guard.see(self.step, terms)
+        if scaler.is_enabled():
+            scaler.step(optimizer)
+            scaler.update()
+        elif self.device.type == "cuda":
+            optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
+            optimizer.step()
+        elif not bad:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.device.type != "cuda":
+            self.guard.check()
+
+    # ------------------------------------------------------------------------------------ training
+
+    def train(self):
+        """Train to args.iteration, or until a signal; with args.resume from the newest checkpoint."""
+        args, main = self.args, self.rank == 0
+        pictures = self._pictures("trainA", "trainB", "testA", "testB")
+        if args.resume and self.step == 0:
+            self.load()
+        torch.backends.cudnn.benchmark = args.benchmark_flag
+        with ExitStack() as stack:
+            signals = stack.enter_context(utils.Signals())
+            log = None
+            if main:
+                stack.enter_context(utils.locked(self.results))
+                if self.step == 0:
+                    utils.keep_previous(self.results)
+                log = stack.enter_context(utils.Log(self.results / "log.jsonl", self.step))
+            stream = stack.enter_context(
+                dataset.UnpairedStream(
+                    {d: pictures[f"train{d}"] for d in "AB"},
+                    args.img_size,
+                    args.batch_size * args.grad_accum,
+                    seed=args.seed,
+                    position=self.position,
+                    workers=args.num_workers,
+                    cache=args.cache,
+                    rank=self.rank,
+                    world=self.world,
+                    pin_memory=self.device.type == "cuda",
+                    channels=args.img_ch,
+                )
+            )
+            bar = tqdm(total=args.iteration, initial=self.step, unit="step", disable=not main, dynamic_ncols=True)
+            self._loop(stream, stack.enter_context(bar), log, signals, pictures)
+        if main and signals.stop:
+            print(f"stopped after step {self.step}; continue with: {args.command} --resume True", file=sys.stderr)
+        return not signals.stop
+
+    def _loop(self, stream, bar, log, signals, pictures):
+        args = self.args
+        sums, count, waited, since = {}, 0, 0.0, time.perf_counter()
+        show_every = 20 if self.device.type == "cuda" else 1  # showing a loss waits for the GPU
+        while self.step < args.iteration and not signals.stop:
+            asked = time.perf_counter()
+            try:
+                real = next(stream)
+            except UserError:  # a picture became unreadable: keep what was learned
+                self.save()
+                raise
+            waited += time.perf_counter() - asked
+            terms = self.train_step(real["A"], real["B"])
+            self.position = stream.position
+            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            count += 1
+            self._agree(signals)
+            last = self.step == args.iteration or signals.stop
+            bar.update()
+            if last or self.step % show_every == 0:
+                self.guard.check()
+                bar.set_postfix({k: f"{terms[k].item():.3f}" for k in ("d_loss", "g_loss")}, refresh=False)
+            if last or self.step % args.log_freq == 0:
+                seconds = time.perf_counter() - since
+                self._log(log, sums, count, seconds, waited)
+                sums, count, waited, since = {}, 0, 0.0, time.perf_counter()
+            if self.step % args.print_freq == 0 or self.step == args.iteration:
+                self.guard.check()
+                self.sample(pictures)
+            if last or signals.save or self.step % args.print_freq == 0 or self.step % args.save_freq == 0:
+                signals.save = False
+                self.save(numbered=self.step % args.save_freq == 0)
+
+    def _log(self, log, sums, count, seconds, waited):
+        """One line: means over the interval, speed, and the share of time spent waiting for data."""
+        if log is None:
+            return
+        lr = lr_at(self.step, self.args.iteration, self.args.lr, self.args.decay_flag)
+        speed = {"steps_per_second": round(count / seconds, 4), "data_wait": round(waited / seconds, 4)}
+        means = {name: round(float(value) / count, 6) for name, value in sums.items()}
+        log.write(step=self.step, lr=lr, dropped=int(self.guard.dropped), **speed, **means)
+
+    def _agree(self, signals):
+        """All ranks stop or save after the same step, whichever of them was asked to."""
+        if self.world > 1:
+            asked = torch.tensor([signals.stop, signals.save], dtype=torch.int32, device=self.device)
+            with _lost_peers():
+                dist.all_reduce(asked, dist.ReduceOp.MAX)
+                signals.stop, signals.save = (bool(x) for x in asked.tolist())
+
+    def _pictures(self, *folders) -> dict[str, list[Path]]:
+        root = Path(self.args.dataset_dir) / self.args.dataset
+        if not root.is_dir():
+            raise UserError(f"no data set {root}; make it, with {', '.join(folders)} in it, or check --dataset")
+        return {
+            name: dataset.check_images(dataset.list_images(root / name), skip_bad=self.args.skip_bad_images)
+            for name in folders
+        }
+
+    # ---------------------------------------------------------------------------------- checkpoints
+
+    def state(self) -> dict:
+        """Everything a run continues from; also readable by what reads the released checkpoints."""
+        return {
+            **{name: net.state_dict() for name, net in self.networks().items()},
+            "D_optimizer": self.D_optim.state_dict(),
+            "G_optimizer": self.G_optim.state_dict(),
+            "start_iter": self.step,  # the last finished step
+            "position": self.position,  # pictures of each domain consumed, over all ranks
+            "scalers": {which: scaler.state_dict() for which, scaler in self.scalers.items()},
+            "guard": self.guard.state(),
+            "args": {k: v for k, v in vars(self.args).items() if k not in utils.NOT_SAVED},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
+        }
+
+    def save(self, numbered: bool = False):
+        """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
+        if self.rank != 0:
+            return
+        latest = utils.latest_path(self.results)
+        utils.save_checkpoint(self.state(), latest)
+        if numbered:
+            name = f"{self.results.name}_params_{self.step:07d}.pt"
+            utils.link_or_copy(latest, self.results / "model" / name)
+            if self.args.keep:
+                for old in utils.numbered_paths(self.results)[: -self.args.keep]:
+                    old.unlink()
+
+    def load(self, found: tuple[dict, Path] | None = None):
+        """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
+        state, path = found or utils.newest_checkpoint(self.results, self.args.checkpoint)
+        utils.refuse_contradictions(state, path, self.architecture, self.args)
+        self._load_networks(state, path, self.networks())
+        for name, optimizer in (("D_optimizer", self.D_optim), ("G_optimizer", self.G_optim)):
+            utils.load_optimizer(optimizer, state.get(name), path, name)
+        self.step = state.get("start_iter", 0)
+        self.position = state.get("position", self.step * self.args.batch_size)
+        for which, scaler in self.scalers.items():
+            scaler.load_state_dict(state.get("scalers", {}).get(which, {}))
+        self.guard.load(state.get("guard"))
+        if "rng" in state:
+            torch.set_rng_state(state["rng"]["cpu"])
+            if self.device.type == "cuda" and state["rng"]["cuda"]:
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+        if self.rank == 0:
+            print(f"continuing from step {self.step} of {path}", file=sys.stderr)
+
+    def _load_networks(self, state, path, networks):
+        for name, net in networks.items():
+            try:
+                net.load_state_dict(state[name])
+            except (KeyError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise UserError(f"{path} does not fit these networks: {name}: {reason}") from None
+
+    # -------------------------------------------------------------------------- samples, translation
+
+    @torch.no_grad()
+    def sample(self, pictures):
+        """results/NAME/img/A2B_0001000.png: columns 4 train and 4 test pictures; rows input, heatmap
+        of its code in JET, reconstruction, translation, cycle.  Changes no state of the training."""
+        if self.rank != 0:
+            return
+        size, channels = self.args.img_size, self.args.img_ch
+        with evaluating(self.networks().values()):
+            for s, t in DIRECTIONS:
+                columns = []
+                for path in pictures[f"train{s}"][:4] + pictures[f"test{s}"][:4]:
+                    x = dataset.load_for_test(path, size, channels)[None].to(self.device)
+                    with self._autocast():
+                        z = self.E[s].encode(x)
+                        fake = self.G[t](z)
+                        shown = (x, self.G[s](z), fake, self.G[s](self.E[t].encode(fake)))
+                    rows = [utils.to_uint8(row[0]) for row in shown]
+                    rows.insert(1, utils.to_uint8(utils.jet(z[0].sum(0, keepdim=True), size)))
+                    columns.append(np.concatenate(rows, axis=0))
+                grid = np.concatenate(columns, axis=1)
+                utils.save_picture(grid, self.results / "img" / f"{s}2{t}_{self.step:07d}.png")
+
+    @torch.no_grad()
+    def test(self):
+        """Translate testA -> fakeB and testB -> fakeA in results/NAME, under the inputs' names.
+
+        Only encoders and generators run, with the architecture that the checkpoint names.
+        """
+        args = self.args
+        pictures = self._pictures("testA", "testB")
+        state, path = utils.newest_checkpoint(self.results, args.checkpoint, keys=utils.NETWORKS)
+        architecture = utils.architecture_of(state)
+        size = utils.option("img_size", args, state)
+        if args.keep_size and not architecture.get("light", True):
+            raise UserError("--keep_size true needs a light model; this checkpoint's is full: its size is fixed")
+        if any(self.architecture.get(k) != v for k, v in architecture.items()):
+            self.build_model(**architecture)
+        self._load_networks(state, path, self.networks())
+        with evaluating(self.networks().values()):
+            for s, t in DIRECTIONS:
+                inputs = pictures[f"test{s}"][self.rank :: self.world]
+                root = Path(args.dataset_dir) / args.dataset / f"test{s}"
+                outputs = dataset.output_paths(inputs, root)
+                pairs = zip(inputs, outputs, strict=True)
+                for source, name in tqdm(pairs, f"test{s} -> fake{t}", len(inputs), disable=self.rank != 0):
+                    picture = self._translate(source, s, t, None if args.keep_size else size)
+                    utils.save_picture(picture, self.results / f"fake{t}" / name)
+        if self.rank == 0:
+            print(f"translated with {path} into {self.results / 'fakeA'} and {self.results / 'fakeB'}")
+
+    def _translate(self, source: Path, s: str, t: str, size: int | None) -> np.ndarray:
+        """One picture of domain s drawn in t, (H,W,3) uint8; at its own size where size is None."""
+        x = dataset.load_for_test(source, size, self.architecture["img_ch"])[None].to(self.device)  # (1,C,h,w)
+        h, w = x.shape[2:]
+        # the networks halve twice: pad to a multiple of 4, at least the 16 that reflection needs, and crop back
+        bottom, right = max(16, -(-h // 4) * 4) - h, max(16, -(-w // 4) * 4) - w
+        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        with self._autocast():
+            fake = self.G[t](self.E[s].encode(x.contiguous(memory_format=torch.channels_last)))
+        return utils.to_uint8(fake[0, :, :h, :w])
+
+
+# ----------------------------------------------------------------------------------------- small things
+
+
+@contextmanager
+def evaluating(networks):
+    """Evaluation mode inside (no power iterations), training mode after."""
+    networks = list(networks)
+    for net in networks:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net in networks:
+            net.train()
+
+
+@contextmanager
+def _lost_peers():
+    try:
+        yield
+    except RuntimeError:  # what gloo and NCCL raise when another rank is gone
+        raise RunError("another process of this training is gone; start all again with --resume True") from None
+
+
+def _without(parameters, some):
+    ids = {id(p) for p in some}
+    return [p for p in parameters if id(p) not in ids]
+
+
+def _cuda_rng():
+    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
