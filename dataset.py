@@ -6,12 +6,21 @@
 """
 
 import os
+import re
+import shutil
+import signal
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from utils import UserError
 
@@ -20,18 +29,15 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", "
 # What a file holds may differ from its name, but parsers nobody needs stay out of a hostile file's reach.
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 MAX_PIXELS = 100_000_000  # 400 MB once decoded
+MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
 MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
+MARGIN = 30               # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
+
 Image.MAX_IMAGE_PIXELS = None  # read_image has its own, stricter check, which names the file
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-def shown(path):
-    """`path` as text for a message of one line: quoted and escaped only where it would not print."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
-
 
 def list_images(folder):
     """All pictures below `folder`, sorted by their path relative to it: list[Path], never empty.
@@ -55,11 +61,9 @@ def list_images(folder):
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            path = Path(directory, name)
-            if name.startswith(".") or path.suffix.lower() not in EXTENSIONS:
-                continue
-            if path.is_file() or path.is_symlink():  # a dead link must not vanish silently
+        for path in (Path(directory, name) for name in names if not name.startswith(".")):
+            # A dead link must not vanish silently: reading it will fail. Pipes and devices are left out.
+            if path.suffix.lower() in EXTENSIONS and (path.is_file() or path.is_symlink()):
                 found.append(path)
     if not found:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
@@ -72,7 +76,7 @@ def read_image(path):
 
     Any depth, palette or transparency will do (16 bits are scaled to 8, transparent parts become
     white); of several frames the first. UserError, naming the file, when it cannot be read, is
-    damaged, or has more than MAX_PIXELS, which is found out before it is decoded.
+    damaged, or is larger than MAX_PIXELS or MAX_SIDE, which is found out before it is decoded.
     """
     try:
         # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
@@ -81,23 +85,19 @@ def read_image(path):
                 raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
             with Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
-                if not 0 < width * height <= MAX_PIXELS:
-                    raise ValueError(f"{width} x {height} pixels, outside 1 to {MAX_PIXELS}")
+                if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
+                    limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
+                    raise ValueError(f"its size {width} x {height} is outside {limits}")
                 image.load()
                 with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
                     ImageOps.exif_transpose(image, in_place=True)
                 return _to_rgb(image)
     except Exception as error:  # anything at all: parsers of damaged files trip in many ways
-        reason = _reason(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not a picture we can read ({', '.join(FORMATS)})"
+        else:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
-
-
-def _reason(error):
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a picture we can read ({', '.join(FORMATS)})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _to_rgb(image):
@@ -108,7 +108,7 @@ def _to_rgb(image):
         page = Image.new("RGB", image.size, "white")
         page.paste(image, mask=image.getchannel("A"))
         return page
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image):
@@ -120,4 +120,256 @@ def _to_8_bits(image):
     else:
         values = values.view(np.uint32) if image.mode == "I" else values
         top = 65535 if values.max() <= 65535 else 2**32 - 1
-    return Image.fromarray(np.rint(np.clip(values * np.float32(255 / top), 0, 255)).astype(np.uint8))
+    values = values.astype(np.float32)  # and in place from here, for the sake of large pictures
+    values *= 255 / top
+    values.clip(0, 255, out=values)
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+
+
+def check_images(paths, skip_bad=False, workers=None):
+    """Decode every picture once, on a pool of `workers` threads, before a long training relies on them.
+
+    Returns the readable ones: list[Path], never empty. UserError on the first that is not; with
+    `skip_bad` they are left out, counted and named in one line on stderr, and only none left is an error.
+    """
+    def problem(path):
+        try:
+            read_image(path)
+        except UserError as error:
+            return error
+
+    good, bad = [], []
+    pool = ThreadPoolExecutor(workers)
+    try:
+        problems = tqdm(pool.map(problem, paths), "checking pictures", len(paths), leave=False, delay=2)
+        for path, error in zip(paths, problems, strict=True):
+            if error and not skip_bad:
+                raise UserError(f"{error}, or use --skip_bad_images true") from error
+            (bad if error else good).append(path)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    if bad:
+        names = ", ".join(shown(path.name) for path in bad[:5])
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        where = f"of {len(paths)} pictures in {shown(os.path.commonpath([path.parent for path in paths]))}"
+        if not good:
+            raise UserError(f"cannot read a single one {where} ({names}{more}): replace them")
+        print(f"left out {len(bad)} {where} that cannot be read: {names}{more}", file=sys.stderr)
+    return good
+
+
+def output_paths(paths, root):
+    """Where the results for inputs below `root` go: the same relative paths and names, list[Path].
+
+    So no two inputs share a result, and none leaves the folder the caller puts them into. Every name
+    can stay, because PIL writes all of EXTENSIONS. UserError for a path that is not below `root`.
+    """
+    for path in paths:
+        if not Path(path).is_relative_to(root) or ".." in Path(path).relative_to(root).parts:
+            raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
+    return [Path(path).relative_to(root) for path in paths]
+
+
+def shown(path):
+    """`path` as text for a message of one line: quoted and escaped only where it would not print."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+def resize(image, side, channels=3):
+    """A PIL image to (side, side, channels) uint8, bilinear with antialiasing; one channel is luma."""
+    image = image.convert("L") if channels == 1 else image
+    return np.array(image.resize((side, side), Image.Resampling.BILINEAR)).reshape(side, side, channels)
+
+
+def to_tensor(pixels):
+    """(...,H,W,C) uint8 to (...,C,H,W) float32 in [-1,1], exactly as ToTensor and Normalize(0.5, 0.5)."""
+    tensor = torch.from_numpy(pixels).movedim(-1, -3)
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+
+
+def crop_and_flip(pixels, side, rng):
+    """A random window of (H,W,C) pixels, mirrored half the time: (side,side,C).
+
+    The paper flips before it resizes. A flip commutes with the resize and with the law of the window,
+    so flipping last draws from the same distribution, and the resized picture can be kept.
+    """
+    top, left = rng.integers(0, np.array(pixels.shape[:2]) - side, endpoint=True)
+    window = pixels[top:top + side, left:left + side]
+    return window[:, ::-1] if rng.random() < 0.5 else window
+
+
+def load_for_test(path, img_size, channels=3):
+    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]. UserError as read_image."""
+    return to_tensor(resize(read_image(path), img_size, channels))
+
+
+# --- the endless stream --------------------------------------------------------------------------
+
+class UnpairedStream:
+    """Batches for ever: {"A": (N,C,S,S), "B": (N,C,S,S)} float32 in [-1,1], the domains unpaired.
+
+    Sample number k of a domain is a pure function of (seed, domain, k): its epoch is k // n, and the
+    order of an epoch's n pictures and the window and flip of each sample have generators of their
+    own. So `position`, the number of samples consumed over all ranks, is the whole state: a stream
+    started there goes on exactly alike, whatever the numbers of workers, ranks or prefetched batches.
+
+    paths       {"A": list[Path], "B": list[Path]}, neither empty
+    batch_size  N, per rank; of each batch_size * world consecutive samples rank r takes the r-th part
+    workers     processes that decode ahead; 0 decodes in this one when asked
+    cache       keep resized pictures in memory that the workers share, if half of what is free will do
+    channels    3 for RGB, 1 for luma
+
+    Next raises a UserError on a picture that cannot be read and on the death of a worker. `close` (or
+    leaving a `with`) stops the workers; reading on, also after setting `position`, starts new ones.
+    """
+
+    def __init__(self, paths, img_size, batch_size, seed=0, position=0, workers=2, cache=False,
+                 rank=0, world=1, pin_memory=False, channels=3):
+        self._samples = _Samples(paths, img_size, channels, seed)
+        if cache:
+            self._samples.make_cache(copies=world, quiet=rank > 0)
+        self._batch_size, self._rank, self._world = batch_size, rank, world
+        self._workers, self._pin_memory = workers, pin_memory and torch.cuda.is_available()
+        self._position, self._batches = position, None
+
+    @property
+    def position(self):
+        """Samples of each domain that the user of the stream has received, over all ranks: int."""
+        return self._position
+
+    @position.setter
+    def position(self, position):
+        self.close()
+        self._position = position
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        # Held here alone until all is well: after an error what was prefetched no longer fits `position`.
+        batches, self._batches = self._start() if self._batches is None else self._batches, None
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise UserError("a process that reads the pictures was killed, most likely for want of memory "
+                            "or of /dev/shm: use fewer --num_workers or free some, then --resume True") from error
+        if isinstance(batch, UserError):
+            raise batch
+        self._batches = batches
+        self._position += self._batch_size * self._world
+        return dict(zip("AB", batch, strict=True))
+
+    def close(self):
+        self._batches = None  # the iterator stops its workers when it goes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def _start(self):
+        batches = iter(DataLoader(
+            self._samples,
+            batch_sampler=self._numbers(),
+            num_workers=self._workers,
+            collate_fn=_collate,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_leave_process_group,
+            generator=torch.Generator(),  # the loader draws from it; the global one is the training's
+        ))
+        # PyTorch's handler raises wherever the program is when a worker dies, even amid saving a
+        # checkpoint. Without it the death comes up in the next __next__.
+        with suppress(AttributeError, ValueError):  # on Windows; outside the main thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
+
+    def _numbers(self):
+        """This rank's sample numbers, batch after batch."""
+        start = self._position + self._rank * self._batch_size
+        while True:
+            yield range(start, start + self._batch_size)
+            start += self._batch_size * self._world
+
+
+def _leave_process_group(_):
+    with suppress(AttributeError):  # on Windows
+        os.setpgrp()  # Ctrl-C is for the trainer, which may still want a batch before it saves
+
+
+def _collate(samples):
+    """N samples to (2,N,C,S,S). An error travels as a value, because the loader would garble its message."""
+    errors = (sample for sample in samples if isinstance(sample, UserError))
+    return next(errors, None) or to_tensor(np.stack(samples, axis=1))
+
+
+class _Samples(Dataset):
+    """Sample k of A and of B: (2,S,S,C) uint8, or the UserError met on the way."""
+
+    def __init__(self, paths, img_size, channels, seed):
+        self.paths = {domain: list(paths[domain]) for domain in "AB"}
+        self.img_size, self.channels, self.seed = img_size, channels, seed
+        self.cache = {}  # domain: pixels (n, S + MARGIN, S + MARGIN, C) uint8, filled (n,) bool
+
+    def __getitem__(self, k):
+        try:
+            return np.stack([self.sample(domain, k) for domain in "AB"])
+        except UserError as error:
+            return error
+
+    def sample(self, domain, k):
+        """Sample k of one domain, a pure function: (S,S,C) uint8."""
+        n = len(self.paths[domain])
+        epoch, place = divmod(k, n)
+        index = _order(self.seed, domain, epoch, n)[place]
+        rng = np.random.default_rng((self.seed, ord(domain), 1, k))
+        return crop_and_flip(self.pixels(domain, index), self.img_size, rng)
+
+    def pixels(self, domain, index):
+        """Picture `index` of a domain, resized: (S + MARGIN, S + MARGIN, C) uint8."""
+        kept, filled = self.cache.get(domain, (None, None))
+        if self.cache and filled[index]:
+            return kept[index].numpy()
+        pixels = resize(read_image(self.paths[domain][index]), self.img_size + MARGIN, self.channels)
+        if self.cache:  # two workers may come here at once: they write the same bytes
+            kept[index] = torch.from_numpy(pixels)
+            filled[index] = True  # only now, when the pixels are there
+        return pixels
+
+    def make_cache(self, copies, quiet):
+        """Make room for every picture, filled on first use, if `copies` of it fit half the free memory."""
+        side = self.img_size + MARGIN
+        needed = copies * side * side * self.channels * sum(map(len, self.paths.values()))
+        free = _free_memory()
+        if needed <= free / 2:
+            for domain, paths in self.paths.items():
+                pixels = torch.empty(len(paths), side, side, self.channels, dtype=torch.uint8)
+                filled = torch.zeros(len(paths), dtype=torch.bool)
+                self.cache[domain] = pixels.share_memory_(), filled.share_memory_()
+        elif not quiet:
+            print(f"pictures are not kept in memory: they take {needed / 2**30:.1f} GiB, more than half of "
+                  f"the {free / 2**30:.1f} GiB free", file=sys.stderr)
+
+
+@lru_cache(maxsize=8)
+def _order(seed, domain, epoch, n):
+    """The shuffled picture numbers of one epoch: (n,) int64."""
+    return np.random.default_rng((seed, ord(domain), 0, epoch)).permutation(n)
+
+
+def _free_memory():
+    """Bytes of memory that worker processes may share with this one, within a container's limit."""
+    free = []
+    with suppress(OSError):
+        free.append(1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]))
+    with suppress(OSError, ValueError):  # no limit reads "max"
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError):
+        free.append(shutil.disk_usage("/dev/shm").free)
+    return min(free, default=float("inf"))
