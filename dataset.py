@@ -180,9 +180,13 @@ def shown(path):
 # --- pixels --------------------------------------------------------------------------------------
 
 def resize(image, side, channels=3):
-    """A PIL image to (side, side, channels) uint8, bilinear with antialiasing; one channel is luma."""
+    """A PIL image to (side, side, channels) uint8, bilinear with antialiasing; one channel is luma.
+
+    With `side` None it keeps its own size: (height, width, channels).
+    """
     image = image.convert("L") if channels == 1 else image
-    return np.array(image.resize((side, side), Image.Resampling.BILINEAR)).reshape(side, side, channels)
+    image = image.resize((side, side), Image.Resampling.BILINEAR) if side else image
+    return np.array(image).reshape(image.height, image.width, channels)
 
 
 def to_tensor(pixels):
@@ -203,7 +207,8 @@ def crop_and_flip(pixels, side, rng):
 
 
 def load_for_test(path, img_size, channels=3):
-    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]. UserError as read_image."""
+    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]; its own size if `img_size`
+    is None. UserError as read_image."""
     return to_tensor(resize(read_image(path), img_size, channels))
 
 
