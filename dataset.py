@@ -35,6 +35,7 @@ MARGIN = 30               # training pictures are resized to (S + MARGIN)^2, the
 
 Image.MAX_IMAGE_PIXELS = None  # read_image has its own, stricter check, which names the file
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
+warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is the user's choice
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -121,8 +122,8 @@ def _to_8_bits(image):
         values = values.view(np.uint32) if image.mode == "I" else values
         top = 65535 if values.max() <= 65535 else 2**32 - 1
     values = values.astype(np.float32)  # and in place from here, for the sake of large pictures
+    values.clip(0, top, out=values)
     values *= 255 / top
-    values.clip(0, 255, out=values)
     return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 

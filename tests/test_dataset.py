@@ -1,0 +1,658 @@
+"""Pictures: every format and mode, the transforms, the endless stream, the cache, hostile files."""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import dataset
+from dataset import UnpairedStream, check_images, list_images, load_for_test, output_paths, read_image
+from utils import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = "a picture can be repaired"
+
+
+def scene(width=48, height=32, seed=0):
+    """A smooth colour picture, (height, width, 3) uint8, unlike all of its mirror images."""
+    y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    phase = np.random.default_rng(seed).random(3) * 6
+    return np.stack([127.5 + 127 * np.sin(3 * x + 2 * y + p) * (1 - 0.3 * x * y) for p in phase], -1).astype(np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def png(width, height, depth=8, colour=2, data=b""):
+    """A PNG file with any header one likes."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def one_line(error, *parts):
+    """The message of a raised UserError, which must be one line that holds `parts`."""
+    text = str(error.value)
+    assert "\n" not in text and text.isprintable() and all(str(part) in text for part in parts), text
+    return text
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """{"A": 7 pictures, "B": 4}, of several sizes and formats, some of them smaller than the crop."""
+    root = tmp_path_factory.mktemp("pictures")
+    sizes = [(40, 52), (16, 16), (70, 33), (36, 36)]
+    for domain, n in ("A", 7), ("B", 4):
+        for i in range(n):
+            ending = ("png", "jpg", "bmp", "webp")[i % 4]
+            save(root / domain / f"{i}.{ending}", scene(*sizes[i % 4], seed=i + 10 * ord(domain)))
+    return {domain: list_images(root / domain) for domain in "AB"}
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+def test_lists_pictures_below_a_folder_sorted_and_nothing_else(tmp_path):
+    names = ["b.JPG", "a.png", "sub/c.webp", "sub/deeper/d.tiff", "z.jpeg", "e.PPM", "f.bmp", "g.tif", "h.pgm", "i.pbm"]
+    junk = [".DS_Store", "Thumbs.db", "notes.txt", ".hidden.png", ".ipynb_checkpoints/a.png", "__MACOSX/._a.png", "png"]
+    for name in names + junk:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == sorted(names)
+    assert list_images(str(tmp_path)) == list_images(tmp_path)
+
+
+@pytest.mark.parametrize("prepare, words", [
+    (lambda folder: None, "does not exist"),
+    (lambda folder: folder.touch(), "is not a folder"),
+    (lambda folder: folder.mkdir(), "no picture in"),
+])
+def test_a_folder_without_pictures_is_named_with_the_remedy(tmp_path, prepare, words):
+    prepare(tmp_path / "trainA")
+    with pytest.raises(UserError) as error:
+        list_images(tmp_path / "trainA")
+    one_line(error, tmp_path / "trainA", words)
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    save(tmp_path / "outside" / "far.png", scene())
+    home = tmp_path / "home"
+    save(home / "sub" / "near.png", scene())
+    (home / "linked").symlink_to(tmp_path / "outside")
+    (home / "file.png").symlink_to(tmp_path / "outside" / "far.png")
+    (home / "sub" / "up").symlink_to(home)
+    (home / "self").symlink_to(".")
+    (home / "sub" / "ping").symlink_to("pong")
+    (home / "sub" / "pong").symlink_to("ping")
+    for i, j in itertools.product(range(12), "ab"):  # 2^12 ways through
+        (tmp_path / f"maze{i}").mkdir(exist_ok=True)
+        (tmp_path / f"maze{i}" / j).symlink_to(tmp_path / f"maze{i + 1}")
+    (tmp_path / "maze12").mkdir()
+    (home / "maze").symlink_to(tmp_path / "maze0")
+    assert [str(path.relative_to(home)) for path in list_images(home)] == ["file.png", "linked/far.png", "sub/near.png"]
+
+
+def test_a_dead_link_is_reported_and_not_passed_over(tmp_path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError) as error:
+        check_images(list_images(tmp_path))
+    one_line(error, "gone.png", "No such file")
+
+
+MODES = {  # mode of the file: (endings that keep it, largest error of what is read back)
+    "RGB": (["png", "bmp", "ppm", "tiff", "webp"], 0),
+    "L": (["png", "bmp", "pgm", "tif"], 0),
+    "1": (["png", "bmp", "pbm", "tif"], 0),
+    "P": (["png", "bmp", "tif"], 0),
+    "LA": (["png", "tif"], 1),
+    "RGBA": (["png", "tif", "webp"], 1),
+    "CMYK": (["jpg", "tif"], 6),
+    "I;16": (["png", "tif", "pgm"], 0),
+    "I;16B": (["tif"], 0),
+    "I": (["tif", "pgm"], 0),
+    "F": (["tif"], 0),
+}
+
+
+def in_mode(mode):
+    """A picture in that mode, and the (32, 48, 3) colours that it shows on a white page."""
+    colour = scene()
+    grey = np.asarray(Image.fromarray(colour).convert("L"))
+    alpha = np.linspace(0, 255, grey.size).reshape(32, 48).round().astype(np.uint8)
+    threes = np.stack([grey] * 3, -1)
+    opacity = alpha[..., None] / 255
+    if mode == "RGB":
+        return Image.fromarray(colour), colour
+    if mode == "L":
+        return Image.fromarray(grey), threes
+    if mode == "1":
+        return Image.fromarray(grey > 99), 255 * (threes > 99)
+    if mode == "P":
+        image = Image.fromarray(colour).quantize(64)
+        return image, np.asarray(image.convert("RGB"))
+    if mode == "LA":
+        image = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+        return image, threes * opacity + 255 * (1 - opacity)
+    if mode == "RGBA":
+        return Image.fromarray(np.dstack([colour, alpha])), colour * opacity + 255 * (1 - opacity)
+    if mode == "CMYK":
+        return Image.fromarray(colour).convert("CMYK"), colour
+    if mode == "F":
+        return Image.fromarray(grey.astype(np.float32) / 255), threes
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": np.int32}[mode]
+    return Image.fromarray((grey.astype(int) * 257).astype(kind)), threes
+
+
+@pytest.mark.parametrize("mode, ending", [(mode, ending) for mode, (endings, _) in MODES.items() for ending in endings])
+def test_every_mode_and_format_comes_out_as_the_rgb_one_sees(tmp_path, mode, ending):
+    image, expected = in_mode(mode)
+    options = {"lossless": True, "exact": True} if ending == "webp" else {"quality": 95} if ending == "jpg" else {}
+    got = read_image(save(tmp_path / f"x.{ending}", image, **options))
+    assert got.mode == "RGB" and got.size == (48, 32)
+    assert np.abs(np.asarray(got) - np.rint(expected)).max() <= MODES[mode][1]
+
+
+def test_a_grey_jpeg_a_short_palette_and_colour_keys(tmp_path):
+    grey = read_image(save(tmp_path / "grey.jpg", Image.new("L", (9, 5), 77)))
+    assert (grey.mode, grey.getpixel((3, 3))) == ("RGB", (77, 77, 77))
+    palette = Image.new("P", (4, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 0])
+    palette.putdata([0, 1, 2, 0])
+    image = read_image(save(tmp_path / "palette.png", palette, transparency=b"\xff\x80\x00"))
+    assert [image.getpixel((x, 0)) for x in range(3)] == [(10, 20, 30), (227, 177, 127), (255, 255, 255)]
+    image = read_image(save(tmp_path / "keyed.png", Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3)))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for ending in "webp", "tif", "png":
+        path = save(tmp_path / f"frames.{ending}", frames[0], save_all=True, append_images=frames[1:])
+        assert np.abs(np.subtract(read_image(path).getpixel((4, 4)), (255, 0, 0))).max() < 5
+
+
+def test_16_bits_are_scaled_over_their_whole_range(tmp_path):
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    for ending in "png", "tif", "pgm":
+        got = np.asarray(read_image(save(tmp_path / f"ramp.{ending}", ramp)))[..., 1]
+        assert np.abs(got - ramp / 257).max() <= 0.5 + 1e-3
+    wide = (ramp.astype(np.uint32) * 65537).view(np.int32)  # a 32-bit TIFF, which PIL reads as signed
+    assert np.abs(np.asarray(read_image(save(tmp_path / "wide.tif", wide)))[..., 0] - ramp / 257).max() <= 0.5 + 1e-3
+    colour = np.full((2, 3, 3), [0x1234, 0x8000, 0xFFFF], ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in colour)
+    (tmp_path / "deep.png").write_bytes(png(3, 2, depth=16, data=rows))
+    assert np.abs(np.subtract(read_image(tmp_path / "deep.png").getpixel((1, 1)), (0x12, 0x80, 0xFF))).max() <= 1
+    floats = np.array([[0, 51.2, 300, np.nan, np.inf, -9]], np.float32)
+    got = np.asarray(read_image(save(tmp_path / "float.tif", floats)))[0, :, 0]
+    assert got.tolist() == [0, 51, 255, 0, 255, 0]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_all_eight_orientations_come_out_upright(tmp_path, ending):
+    upright = scene()
+    turned = {  # how a camera that notes this orientation stores the upright picture
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.swapaxes(0, 1), 6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(upright, -1),
+    }
+    for orientation, stored in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(tmp_path / f"{orientation}.{ending}", np.ascontiguousarray(stored), exif=exif, quality=95)
+        got = np.asarray(read_image(path)).astype(int)
+        assert got.shape == upright.shape and np.abs(got - upright).mean() < 4, orientation
+
+
+def test_a_damaged_exif_block_does_not_spoil_the_picture(tmp_path):
+    path = save(tmp_path / "x.jpg", scene(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+    assert read_image(path).size == (48, 32)
+
+
+# --- hostile and broken files --------------------------------------------------------------------
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "ppm", "tif", "webp"])
+def test_a_truncated_picture_is_named(tmp_path, ending):
+    path = save(tmp_path / f"cut.{ending}", scene(128, 128))
+    path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    one_line(error, f"cut.{ending}", "repair or remove it")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF\n"])
+def test_what_is_no_picture_is_named_in_one_line(tmp_path, content):
+    for name in "x.png", "two\nlines\t.jpg", "quote'\" ü.tif", os.fsdecode(b"raw\xff\xfe.png"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            read_image(tmp_path / name)
+        one_line(error, "cannot read the picture")
+    for path in tmp_path / "missing.png", tmp_path:
+        with pytest.raises(UserError) as error:
+            read_image(path)
+        one_line(error, path)
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (2**31 - 1, 1), (1, 90_000), (10_001, 10_000), (0, 5)])
+def test_absurd_sizes_are_refused_by_name_before_decoding(tmp_path, monkeypatch, recwarn, size):
+    (tmp_path / "bomb.png").write_bytes(png(*size))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError) as error:
+        read_image(tmp_path / "bomb.png")
+    one_line(error, "bomb.png", f"{size[0]} x {size[1]}" if all(size) else "")
+    assert not [w for w in recwarn if "Bomb" in w.category.__name__]
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    with open(tmp_path / "huge.webp", "wb") as file:
+        file.write(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(UserError) as error:
+        read_image(tmp_path / "huge.webp")
+    one_line(error, "huge.webp", "larger than")
+
+
+@pytest.mark.parametrize("trouble", [
+    SyntaxError("broken\nPNG"), struct.error("unpack"), OSError(5, "Input/output error"), OSError("truncated"),
+    EOFError(), ValueError("x"), MemoryError(), zlib.error("z"), OverflowError("o"), IndexError(), RecursionError(),
+])
+def test_whatever_a_decoder_raises_becomes_a_user_error(tmp_path, monkeypatch, trouble):
+    def load(self):
+        raise trouble
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(UserError) as error:
+        read_image(save(tmp_path / "x.png", scene()))
+    one_line(error, "x.png")
+
+
+def seeds():
+    """A small picture of each kind, as bytes: list of (ending, bytes)."""
+    kinds = [("jpg", "RGB", {}), ("jpg", "CMYK", {}), ("jpg", "RGB", {"progressive": True}), ("png", "RGB", {}),
+             ("png", "P", {}), ("png", "I;16", {}), ("png", "RGBA", {}), ("bmp", "RGB", {}), ("bmp", "P", {}),
+             ("ppm", "RGB", {}), ("pgm", "I;16", {}), ("pbm", "1", {}), ("tif", "RGB", {}), ("tif", "F", {}),
+             ("tif", "RGB", {"compression": "tiff_lzw"}), ("tif", "RGB", {"compression": "jpeg"}),
+             ("tif", "1", {"compression": "group4"}), ("webp", "RGB", {}), ("webp", "RGBA", {"lossless": True})]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for ending, mode, options in kinds:
+        file = io.BytesIO()
+        tagged = {"exif": exif} if ending in ("jpg", "png", "webp") else {}
+        in_mode(mode)[0].save(file, Image.registered_extensions()["." + ending], **tagged, **options)
+        yield ending, file.getvalue()
+
+
+def mutate(data, rng):
+    """A damaged copy: cut short, bits flipped, a number overwritten, or a stretch moved elsewhere."""
+    data, kind = bytearray(data), rng.integers(4)
+    header = rng.random() < 0.5  # half of the damage hits where formats keep their sizes and offsets
+    place = rng.integers(min(len(data), 128) if header else len(data), size=rng.integers(1, 9))
+    if kind == 0:
+        del data[place[0]:]
+    elif kind == 1:
+        for i in place:
+            data[i] ^= 1 << rng.integers(8)
+    elif kind == 2:
+        data[place[0]:place[0] + 4] = struct.pack(">I", rng.choice([0, 1, 10_000, 2**31 - 1, 2**32 - 1]))
+    else:
+        stretch = data[place[0]:place[0] + rng.integers(1, 64)]
+        data[place[-1]:place[-1]] = stretch
+    return bytes(data)
+
+
+def fuzz(count, folder):
+    """Read `count` damaged pictures; print what happened as JSON. Runs in a process of its own."""
+    import resource
+
+    rng, originals = np.random.default_rng(0), list(seeds())
+    loaded, refused, slowest = 0, 0, 0
+    for i in range(count):
+        ending, data = originals[i % len(originals)]
+        path = Path(folder, f"mutant.{ending}")
+        path.write_bytes(mutate(data, rng))
+        start = time.perf_counter()
+        try:
+            image = read_image(path)
+            dataset.resize(image, 32)
+            assert image.mode == "RGB" and 0 < image.width * image.height <= dataset.MAX_PIXELS
+            loaded += 1
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        slowest = max(slowest, time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"loaded": loaded, "refused": refused, "slowest": slowest, "memory": memory}))
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_pictures_load_or_are_refused_quickly_and_within_memory(tmp_path, count):
+    code = f"import test_dataset; test_dataset.fuzz({count}, {str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 + count / 5,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    # libtiff's own remarks reach stderr from C; Python's warnings would be ours to prevent
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    print(result)
+    assert result["loaded"] + result["refused"] == count and min(result["loaded"], result["refused"]) > count / 10
+    assert result["slowest"] < 5 and result["memory"] < 1024
+
+
+def test_check_images_keeps_the_good_and_names_the_bad(tmp_path, capfd):
+    good = [save(tmp_path / f"{i}.png", scene()) for i in range(4)]
+    assert check_images(list_images(tmp_path)) == good
+    assert capfd.readouterr() == ("", "")
+    bad = [tmp_path / f"2{i}.png" for i in range(7)]
+    bad[0].write_text("no picture")
+    with pytest.raises(UserError) as error:
+        check_images(list_images(tmp_path))
+    one_line(error, bad[0], "repair or remove it", "--skip_bad_images true")
+    assert check_images(list_images(tmp_path), skip_bad=True, workers=2) == good
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1 and all(w in line for w in ("1 of 5", str(tmp_path), "20.png")) and "more" not in line
+    for path in bad:
+        path.write_text("no picture")
+    assert check_images(list_images(tmp_path), skip_bad=True) == good
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1 and all(w in line for w in ("7 of 11", "24.png and 2 more")) and "25.png" not in line
+    with pytest.raises(UserError) as error:
+        check_images(bad, skip_bad=True)
+    one_line(error, tmp_path)
+
+
+# --- names of results ----------------------------------------------------------------------------
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=255).filter(lambda b: not set(b) & {0, 47} and b[:1] != b".")),
+       st.sampled_from(sorted(dataset.EXTENSIONS)))
+def test_results_keep_relative_names_whatever_a_file_is_called(tmp_path_factory, names, ending):
+    root = tmp_path_factory.mktemp("names")
+    for i, name in enumerate([b"plain", b'a "quoted" \'one\'', b"two\nlines", b"x" * 250, *names]):
+        folder = os.fsencode(root) + (b"", b"/sub", b"/ sub..\n")[i % 3]
+        os.makedirs(folder, exist_ok=True)
+        Path(os.fsdecode(folder + b"/" + name[:255 - len(ending)] + ending.encode())).touch()
+    inputs = list_images(root)
+    outputs = output_paths(inputs, root)
+    assert [root / output for output in outputs] == inputs and len(set(outputs)) == len(outputs) >= 4
+    for output in outputs:
+        assert not output.is_absolute() and ".." not in output.parts and len(os.fsencode(output.name)) <= 255
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("path", ["/etc/x.png", "root/../x.png", "root/sub/../../x.png", "../x.png", "rootx/y.png"])
+def test_no_result_leaves_its_folder(path):
+    with pytest.raises(UserError):
+        output_paths([Path(path)], Path("root"))
+
+
+@pytest.mark.parametrize("ending", sorted(dataset.EXTENSIONS))
+def test_results_can_be_written_under_every_name_that_is_read(tmp_path, ending):
+    for pixels in scene(), scene()[..., 0]:
+        assert read_image(save(tmp_path / f"out{ending}", pixels)).size == (48, 32)
+        assert read_image(save(tmp_path / f"OUT{ending.upper()}", pixels)).size == (48, 32)
+
+
+# --- transforms, against torchvision's -----------------------------------------------------------
+
+@pytest.mark.parametrize("size", [(48, 32), (20, 90), (64, 64), (7, 5)])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_transforms_equal_torchvisions_to_the_last_bit(tmp_path, size, channels):
+    tv = pytest.importorskip("torchvision.transforms")
+    path = save(tmp_path / "x.png", scene(*size))
+    image = read_image(path) if channels == 3 else read_image(path).convert("L")
+    to_tensor = tv.Compose([tv.ToTensor(), tv.Normalize((0.5,) * channels, (0.5,) * channels)])
+
+    got = load_for_test(path, 64, channels)
+    assert got.dtype == torch.float32 and torch.equal(got, to_tensor(tv.Resize((64, 64))(image)))
+    assert torch.equal(load_for_test(path, None, channels), to_tensor(image))
+
+    large = tv.Resize((94, 94))(image)
+    windows = [tv.functional.crop(large, top, left, 64, 64) for top in range(31) for left in range(31)]
+    windows = [to_tensor(window) for window in windows]
+    expected = windows + [window.flip(2) for window in windows]
+    for k in range(10):
+        window = dataset.crop_and_flip(dataset.resize(image, 94, channels), 64, np.random.default_rng(k))
+        assert any(torch.equal(dataset.to_tensor(window.copy()), candidate) for candidate in expected)
+
+
+def test_all_values_lie_in_minus_one_to_one():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    values = dataset.to_tensor(pixels).flatten()
+    assert values[0] == -1 and values[-1] == 1 and torch.equal(values, torch.arange(256) / 127.5 - 1)
+
+
+def test_a_flip_commutes_with_the_resize():
+    for size in (48, 32), (333, 200), (31, 100):
+        image = Image.fromarray(scene(*size))
+        before = dataset.resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 94).astype(int)
+        assert np.abs(before - dataset.resize(image, 94)[:, ::-1]).max() <= 1  # the rounding to 8 bits
+
+
+def test_windows_are_uniform_and_half_of_them_flipped():
+    places = np.stack(np.mgrid[0:34, 0:34], -1).astype(np.uint8)  # each pixel says where it is
+    corners = np.zeros((31, 31), int)
+    flips, n = 0, 6000
+    for k in range(n):
+        window = dataset.crop_and_flip(places, 4, np.random.default_rng(k)).astype(int)
+        flipped = window[0, 1, 1] < window[0, 0, 1]
+        top, left = window[0, -1 if flipped else 0]
+        corners[top, left] += 1
+        flips += flipped
+    assert abs(flips - n / 2) < 4 * (n / 4) ** 0.5
+    for counts in corners.sum(0), corners.sum(1):
+        assert ((counts - n / 31) ** 2 / (n / 31)).sum() < 70  # chi squared, 30 degrees of freedom: p < 1e-4
+
+
+# --- the stream ----------------------------------------------------------------------------------
+
+def take(stream, n):
+    return [next(stream) for _ in range(n)]
+
+
+def alike(left, right):
+    pairs = zip(left, right, strict=True)
+    return all(torch.equal(a[domain], b[domain]) for a, b in pairs for domain in "AB")
+
+
+@pytest.fixture(scope="module")
+def sequence(pictures):
+    """The first 60 samples of seed 0, one a batch: the sequence that every other stream must follow."""
+    return take(UnpairedStream(pictures, 16, 1, workers=0), 60)
+
+
+def joined(samples):
+    return {d: torch.cat([sample[d] for sample in samples]) for d in "AB"}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 30), batch=st.integers(1, 9), world=st.integers(1, 3), data=st.data())
+def test_any_position_batch_and_world_follow_the_same_sequence(pictures, sequence, position, batch, world, data):
+    steps = (60 - position) // (batch * world)
+    ranks = []
+    for _ in range(min(steps, 3)):
+        if not ranks or data.draw(st.booleans(), "save and restore"):
+            ranks = [UnpairedStream(pictures, 16, batch, 0, position, 0, rank=r, world=world) for r in range(world)]
+        together = joined([next(rank) for rank in ranks])
+        assert alike([together], [joined(sequence[position:position + batch * world])])
+        position += batch * world
+        assert {rank.position for rank in ranks} == {position}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_worker_processes_change_nothing_and_count_no_prefetch(pictures, sequence, workers):
+    with UnpairedStream(pictures, 16, 2, position=5, workers=workers) as stream:
+        assert alike(take(stream, 6), [joined(sequence[k:k + 2]) for k in range(5, 17, 2)])
+        assert stream.position == 17
+        stream.position = 3
+        assert alike(take(stream, 2), [joined(sequence[3:5]), joined(sequence[5:7])]) and stream.position == 7
+        stream.close()
+        assert alike(take(stream, 1), [joined(sequence[7:9])])
+
+
+def test_batches_are_float_tensors_of_the_stated_shape(pictures):
+    for channels in 3, 1:
+        batch = next(UnpairedStream(pictures, 16, 5, workers=0, channels=channels))
+        assert list(batch) == ["A", "B"]
+        for x in batch.values():
+            assert x.shape == (5, channels, 16, 16) and x.dtype == torch.float32 and x.is_contiguous()
+            assert -1 <= x.min() < x.max() <= 1
+
+
+@pytest.mark.cuda
+def test_batches_are_pinned_for_a_gpu(pictures, sequence):
+    with UnpairedStream(pictures, 16, 1, workers=2, pin_memory=True) as stream:
+        batches = take(stream, 5)
+    assert all(batch[domain].is_pinned() for batch in batches for domain in "AB") and alike(batches, sequence[:5])
+
+
+def test_seeds_domains_and_samples_differ(pictures, sequence):
+    other = take(UnpairedStream(pictures, 16, 1, seed=1, workers=0), 20)
+    assert sum(torch.equal(a["A"], b["A"]) for a, b in zip(sequence, other, strict=False)) == 0
+    assert len({sample["A"].numpy().tobytes() for sample in sequence}) == 60
+    alike_folders = {"A": pictures["A"], "B": pictures["A"]}
+    assert not all(torch.equal(b["A"], b["B"]) for b in take(UnpairedStream(alike_folders, 16, 1, workers=0), 7))
+
+
+def test_each_epoch_visits_every_picture_once_in_a_new_order(tmp_path):
+    shades = {"A": range(0, 250, 25), "B": range(0, 180, 60)}
+    for domain, values in shades.items():
+        for value in values:
+            save(tmp_path / domain / f"{value}.png", Image.new("RGB", (8, 8), (value,) * 3))
+    stream = UnpairedStream({d: list_images(tmp_path / d) for d in "AB"}, 8, 1, workers=0)
+    seen = take(stream, 60)
+    for domain, values in shades.items():
+        shade = [round((float(batch[domain].mean()) + 1) * 127.5) for batch in seen]
+        epochs = [tuple(shade[i:i + len(values)]) for i in range(0, 60, len(values))]
+        assert all(sorted(epoch) == list(values) for epoch in epochs)
+        assert len(set(epochs)) >= min(len(epochs), 4)
+
+
+def test_one_picture_is_enough_for_any_batch(tmp_path):
+    paths = [save(tmp_path / "only.png", scene(5, 3))]
+    with UnpairedStream({"A": paths, "B": paths}, 16, 4, workers=2) as stream:
+        assert all(x.shape == (4, 3, 16, 16) for batch in take(stream, 3) for x in batch.values())
+
+
+def test_the_training_s_random_numbers_are_left_alone(pictures):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    with UnpairedStream(pictures, 16, 1, workers=1) as stream:
+        next(stream)
+    next(UnpairedStream(pictures, 16, 1, workers=0))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cache_changes_no_bit_and_reads_each_file_once(pictures, sequence, tmp_path, workers):
+    paths = {d: [Path(shutil.copy(path, tmp_path / f"{d}{path.name}")) for path in pictures[d]] for d in "AB"}
+    with UnpairedStream(paths, 16, 1, workers=workers, cache=True) as stream:
+        assert alike(take(stream, 7), sequence[:7])
+        assert all(filled.all() for _, filled in stream._samples.cache.values())  # by the workers, seen from here
+        for path in paths["A"] + paths["B"]:
+            path.unlink()
+        assert alike(take(stream, 53), sequence[7:])
+
+
+def test_a_cache_too_large_for_the_memory_is_not_made(pictures, sequence, monkeypatch, capfd):
+    needed = 11 * 46 * 46 * 3
+    for world, free, kept in (1, 2 * needed, True), (1, 2 * needed - 1, False), (2, 4 * needed - 1, False):
+        monkeypatch.setattr(dataset, "_free_memory", lambda free=free: free)
+        streams = [UnpairedStream(pictures, 16, 1, workers=0, cache=True, rank=r, world=world) for r in range(world)]
+        assert [bool(stream._samples.cache) for stream in streams] == [kept] * world
+        assert capfd.readouterr().err.count("\n") == (not kept)
+        assert alike([next(streams[0])], sequence[:1])
+    monkeypatch.undo()
+    assert 2**20 < dataset._free_memory() < 2**50
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_gone_bad_is_a_clean_error_and_can_be_repaired(pictures, sequence, tmp_path, workers):
+    paths = {d: [Path(shutil.copy(path, tmp_path / f"{d}{path.name}")) for path in pictures[d]] for d in "AB"}
+    victim = paths["A"][dataset._order(0, "A", 0, 7)[4]]  # sample number 4
+    good = victim.read_bytes()
+    victim.write_bytes(good[:60])
+    with UnpairedStream(paths, 16, 1, workers=workers) as stream:
+        assert alike(take(stream, 4), sequence[:4])
+        for _ in range(2):
+            with pytest.raises(UserError) as error:
+                next(stream)
+            one_line(error, victim, "repair or remove it")
+            assert stream.position == 4
+        victim.write_bytes(good)
+        assert alike(take(stream, 3), sequence[4:7])
+
+
+def test_close_ends_the_workers_and_leaves_no_file_open(pictures):
+    def files():
+        return len(os.listdir("/proc/self/fd"))
+
+    counts = []
+    for _ in range(4):
+        with UnpairedStream(pictures, 16, 1, workers=2, cache=True) as stream:
+            next(stream)
+            workers = stream._batches._workers
+            assert all(os.getpgid(worker.pid) != os.getpgrp() for worker in workers[:1])  # a Ctrl-C spares them
+        assert not any(worker.is_alive() for worker in workers)
+        del stream
+        counts.append(files())
+    assert counts[-1] <= counts[0] + 1
+
+
+def test_a_killed_worker_is_a_clear_error_where_the_next_batch_is_asked_for(pictures):
+    with UnpairedStream(pictures, 16, 1, workers=1) as stream:
+        next(stream)
+        os.kill(stream._batches._workers[0].pid, signal.SIGKILL)
+        time.sleep(0.3)  # the training goes on undisturbed meanwhile
+        with pytest.raises(UserError) as error:
+            take(stream, 20)
+        one_line(error, "memory", "--num_workers", "--resume")
+
+
+def test_a_mistake_of_ours_in_a_worker_is_no_lack_of_memory(pictures, monkeypatch):
+    monkeypatch.setattr(dataset, "resize", lambda *_: 1 / 0)
+    with UnpairedStream(pictures, 16, 1, workers=1) as stream, pytest.raises(ZeroDivisionError):
+        next(stream)
+
+
+def test_workers_do_not_outlive_a_killed_parent(pictures):
+    code = """if True:
+        import sys, json, time, dataset
+        from pathlib import Path
+        paths = {d: [Path(path) for path in paths] for d, paths in json.loads(sys.argv[1]).items()}
+        stream = dataset.UnpairedStream(paths, 16, 1, workers=2)
+        next(stream)
+        print(*(worker.pid for worker in stream._batches._workers), flush=True)
+        time.sleep(60)"""
+    paths = json.dumps({d: [str(path) for path in paths] for d, paths in pictures.items()})
+    parent = subprocess.Popen([sys.executable, "-c", code, paths], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+
+    def alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.time() + 20
+    while any(map(alive, workers)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
