@@ -1,0 +1,114 @@
+"""Time fid_kid.py against pytorch-fid, torch-fidelity and clean-fid: prints a markdown table.
+
+    python benchmarks/bench_scores.py [--rounds 3] [--quick]
+
+Both sides of a line run in turns in one process, on the same inputs; a line shows the median seconds of
+each and the median of the ratios of neighbouring runs. Inception's weights are random: time does not
+depend on them. Needs requirements-dev.txt; about five minutes on two cores.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import cleanfid.fid
+import numpy as np
+import pytorch_fid.fid_score
+import pytorch_fid.inception
+import torch
+import torch_fidelity.metric_kid
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import fid_kid
+import inception
+import metrics
+from dataset import list_images
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(what, theirs, ours, bar, rounds, warm=True):
+    """One line of the table; the order within a round alternates."""
+    if warm:
+        ours()
+    times = []
+    for turn in range(rounds):
+        pair = [seconds(f) for f in ((theirs, ours) if turn % 2 == 0 else (ours, theirs))]
+        times.append(pair if turn % 2 == 0 else pair[::-1])
+    ratio = statistics.median(t / o for t, o in times)
+    a, b = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"| {what} | {a:.3g} s | {b:.3g} s | **{ratio:.3g}x** | {bar} | {'yes' if ratio >= float(bar) else 'NO'} |",
+          flush=True)
+
+
+def features(n, seed, d=2048):
+    """Correlated features, at least 0, in float32, as Inception's are."""
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(0).standard_normal((d, d), np.float32) / np.sqrt(np.arange(1, d + 1, dtype=np.float32))
+    return np.maximum(rng.standard_normal((n, d), np.float32) @ mix.T / 10 + 0.3 + 0.02 * seed, 0)
+
+
+def by_moments(distance):
+    return lambda x, y: distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
+
+
+def bench_extraction(pictures, rounds):
+    """Files to features: pytorch-fid's own pipeline and ours, two readers each, batches of 50 (or all)."""
+    net = inception.fid_inception().to_empty(device="cpu")
+    for name, value in net.state_dict().items():
+        value.copy_(torch.ones(()) if "running_var" in name or "bn.weight" in name else torch.randn(value.shape) / 50)
+    state = net.state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "checkpoints").mkdir()
+        torch.save(state, Path(folder, "checkpoints", Path(inception.WEIGHTS_URL).name))
+        torch.hub.set_dir(folder)  # where pytorch-fid finds its weights
+        theirs, ours = pytorch_fid.inception.InceptionV3([3]).eval(), fid_kid.InceptionV3(state)
+        rng = np.random.default_rng(0)
+        for i in range(pictures):
+            Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(Path(folder, f"{i}.jpg"))
+        files = list_images(folder)
+        compare(f"Inception features of {pictures} pictures, 256x256, against pytorch-fid",
+                lambda: pytorch_fid.fid_score.get_activations(files, theirs, 50, 2048, "cpu", 2),
+                lambda: fid_kid.extract(files, ours, 2048), "1.3", rounds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, fewer pictures for Inception")
+    args = parser.parse_args()
+    rounds = 1 if args.quick else args.rounds
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {rounds}\n")
+    print("| | theirs | ours | ratio | bar | met |\n|---|---|---|---|---|---|")
+    bench_extraction(50 if args.quick else 100, rounds)
+    pytorch_fid_distance = by_moments(pytorch_fid.fid_score.calculate_frechet_distance)
+    for n, bar in ((100, "50"), (5000, "3")):
+        x, y = features(n, 1), features(n, 2)
+        where = f"FID of {n} v {n} features, 2048 dimensions, against"
+        compare(f"{where} pytorch-fid", lambda x=x, y=y: pytorch_fid_distance(x, y),
+                lambda x=x, y=y: metrics.frechet_distance(x, y), bar, rounds)
+        compare(f"{where} clean-fid", lambda x=x, y=y: cleanfid.fid.fid_from_feats(x, y),
+                lambda x=x, y=y: metrics.frechet_distance(x, y), bar, rounds)
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    compare("KID, 50 subsets of 1000 of 5000 features, against torch-fidelity",
+            lambda: torch_fidelity.metric_kid.kid_features_to_metric(
+                *tensors, kid_subsets=50, kid_subset_size=1000, verbose=False),
+            lambda: metrics.kid(x, y, var=False), "5", rounds)
+    compare("the same, with its variance", lambda: torch_fidelity.metric_kid.kid_features_to_metric(
+                *tensors, kid_subsets=50, kid_subset_size=1000, verbose=False),
+            lambda: metrics.kid(x, y, var=True), "0", rounds)
+
+
+if __name__ == "__main__":
+    main()
