@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+import checkpoints
 import dataset
 import utils
 from networks import Discriminator, Encoder, ResnetGenerator
@@ -66,7 +67,7 @@ class NICE:
 
     def build_model(self, **architecture):
         """(Re)build networks and optimizers; architecture overrides args (a checkpoint's options)."""
-        a = {name: getattr(self.args, name) for name in (*utils.ARCHITECTURE, "img_size")} | architecture
+        a = {name: getattr(self.args, name) for name in (*checkpoints.ARCHITECTURE, "img_size")} | architecture
         self.architecture = a
         torch.manual_seed(self.args.seed)
         D_args = dict(n_layers=a["n_dis"], heads=a["heads"], shared=a["shared_layers"], ra=a["ra"])
@@ -210,7 +211,7 @@ class NICE:
         if not scaler.is_enabled():  # an fp16 scaler expects overflows and drops those updates itself
             norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             terms = {**terms, f"gradient of {which}": norm}
-        bad = self.guard.see(self.step, terms)
+        bad = self.guard.see(which, self.step, terms)
         if scaler.is_enabled():
             scaler.step(optimizer)
             scaler.update()
@@ -238,7 +239,7 @@ class NICE:
             if main:
                 stack.enter_context(utils.locked(self.results))
                 if self.step == 0:
-                    utils.keep_previous(self.results)
+                    checkpoints.keep_previous(self.results)
                 log = stack.enter_context(utils.Log(self.results / "log.jsonl", self.step))
             stream = stack.enter_context(
                 dataset.UnpairedStream(
@@ -332,7 +333,7 @@ class NICE:
             "position": self.position,  # pictures of each domain consumed, over all ranks
             "scalers": {which: scaler.state_dict() for which, scaler in self.scalers.items()},
             "guard": self.guard.state(),
-            "args": {k: v for k, v in vars(self.args).items() if k not in utils.NOT_SAVED},
+            "args": {k: v for k, v in vars(self.args).items() if k not in checkpoints.NOT_SAVED},
             "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
         }
 
@@ -340,22 +341,22 @@ class NICE:
         """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
         if self.rank != 0:
             return
-        latest = utils.latest_path(self.results)
-        utils.save_checkpoint(self.state(), latest)
+        latest = checkpoints.latest_path(self.results)
+        checkpoints.save_checkpoint(self.state(), latest)
         if numbered:
             name = f"{self.results.name}_params_{self.step:07d}.pt"
-            utils.link_or_copy(latest, self.results / "model" / name)
+            checkpoints.link_or_copy(latest, self.results / "model" / name)
             if self.args.keep:
-                for old in utils.numbered_paths(self.results)[: -self.args.keep]:
+                for old in checkpoints.numbered_paths(self.results)[: -self.args.keep]:
                     old.unlink()
 
     def load(self, found: tuple[dict, Path] | None = None):
         """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
-        state, path = found or utils.newest_checkpoint(self.results, self.args.checkpoint)
-        utils.refuse_contradictions(state, path, self.architecture, self.args)
+        state, path = found or checkpoints.newest_checkpoint(self.results, self.args.checkpoint)
+        checkpoints.refuse_contradictions(state, path, self.architecture, self.args)
         self._load_networks(state, path, self.networks())
         for name, optimizer in (("D_optimizer", self.D_optim), ("G_optimizer", self.G_optim)):
-            utils.load_optimizer(optimizer, state.get(name), path, name)
+            checkpoints.load_optimizer(optimizer, state.get(name), path, name)
         self.step = state.get("start_iter", 0)
         self.position = state.get("position", self.step * self.args.batch_size)
         for which, scaler in self.scalers.items():
@@ -408,9 +409,9 @@ class NICE:
         """
         args = self.args
         pictures = self._pictures("testA", "testB")
-        state, path = utils.newest_checkpoint(self.results, args.checkpoint, keys=utils.NETWORKS)
-        architecture = utils.architecture_of(state)
-        size = utils.option("img_size", args, state)
+        state, path = checkpoints.newest_checkpoint(self.results, args.checkpoint, keys=checkpoints.NETWORKS)
+        architecture = checkpoints.architecture_of(state)
+        size = checkpoints.option("img_size", args, state)
         if args.keep_size and not architecture.get("light", True):
             raise UserError("--keep_size true needs a light model; this checkpoint's is full: its size is fixed")
         if any(self.architecture.get(k) != v for k, v in architecture.items()):

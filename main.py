@@ -193,18 +193,20 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
 def main(argv: list[str] | None = None):
     args = parse_args(argv)
 
+    import checkpoints
     import demo
-
     import NICE
     import utils
 
     root, results = Path(args.dataset_dir) / args.dataset, Path(args.result_dir) / args.dataset
     with utils.process_group(args.device):
         if args.dataset == "demo":
+            import demo
+
             demo.ensure(root)
         found = None
         if args.phase == "train" and args.resume:
-            found = utils.newest_checkpoint(results, args.checkpoint)
+            found = checkpoints.newest_checkpoint(results, args.checkpoint)
             args = parse_args(argv, saved=found[0].get("args"))
         nice = NICE.NICE(args)
         if args.phase == "test":

@@ -32,7 +32,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
         d = m - M
         V = (v.sum(1, keepdim=True) * (n - 1) + (d * d).sum(1, keepdim=True) * n) / (C * n - 1)
         i, j = (v + eps).rsqrt(), (V + eps).rsqrt()  # 1 / std of the channel, of the sample
-        r0, r1 = rho.softmax(-1).view(1, C, 1, 2).unsqueeze(2).unbind(-1)  # (1,C,1,1) each
+        r0 = (rho[..., 0] - rho[..., 1]).sigmoid().view(1, C, 1, 1)  # softmax of two
+        r1 = 1 - r0
         p, q = r0 * i, r1 * j
         a, b = p + q, torch.addcmul(p * m, q, M).neg_()  # r0 IN(x) + r1 LN(x) = a x + b
         scale, shift = a * gamma, torch.addcmul(beta, b, gamma)
@@ -53,7 +54,7 @@ class _InstanceLayerNorm(torch.autograd.Function):
         slope = (dv + dV) * 2
         offset = d * dV * 2 + (dM - db * p) / n - slope * m
         dx = torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype)).addcmul_(g, scale.to(g.dtype))
-        drho = (r0 * r1 * ((dp * i).sum(0) - (dq * j).sum(0))).view(1, C)  # softmax of two
+        drho = (r0 * r1 * ((dp * i).sum(0) - (dq * j).sum(0))).view(1, C)
         dgamma = torch.addcmul(dscale * a, dshift, b)
         return (
             dx,
