@@ -456,9 +456,10 @@ def test_score_depends_on_no_batch_size_order_or_name(folders, tmp_path, capsys,
             assert found[key] == pytest.approx(expected[key], rel=1e-5)
 
 
-def test_inception_depends_on_no_batch_size(folders, weights, capsys):
-    found = [run(capsys, folders / "a", folders / "b", "--weights", weights, "--batch-size", batch)[1]
-             for batch in (1, 7, 50)]
+@pytest.mark.parametrize("dims", [192, pytest.param(2048, marks=pytest.mark.slow)])
+def test_inception_depends_on_no_batch_size(folders, weights, capsys, dims):
+    argv = [folders / "a", folders / "b", "--weights", weights, "--dims", dims]
+    found = [run(capsys, *argv, "--batch-size", batch)[1] for batch in (1, 7, 50)]
     for other in found[1:]:
         assert other["fid"] == pytest.approx(found[0]["fid"], rel=1e-6)
         assert other["kid"] == pytest.approx(found[0]["kid"], rel=1e-6)
