@@ -1,0 +1,182 @@
+"""What the options cost: `python main.py --phase info` prints modules, parameters, multiply-adds, memory.
+
+Networks and one training step run on meta tensors, which have shapes and no contents: no data set is
+needed, no memory for weights, and no arithmetic is done.
+"""
+
+import argparse
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import NICE
+
+
+class DryRun(NICE.NICE):
+    """A trainer on meta tensors, whose steps end where the optimizers would want real numbers.
+
+    args: from main.parse_args.  Mixed precision and compilation are left out.
+    """
+
+    def __init__(self, args):
+        with torch.device("meta"):
+            super().__init__(argparse.Namespace(**vars(args) | {"device": "meta", "compile": False, "amp": "none"}))
+
+    def _update(self, which, optimizer, terms):
+        optimizer.zero_grad(set_to_none=True)
+
+
+# ------------------------------------------------------------------------- parameters, multiply-adds
+
+
+def modules(net: torch.nn.Module, forward, x: torch.Tensor) -> list[tuple[str, tuple, int, int]]:
+    """Rows (module, output shape, parameters, multiply-adds) of what forward(x) runs of net, on meta.
+
+    Counted as for the paper's Table 2: half of the flops of convolutions and matrix products and one
+    for each addition of a bias; normalisation, activations and padding count nothing.  Rows are in
+    the order of execution, the attention's last.
+    """
+    rows, biases, start = [], [0], []
+
+    def enter(child, _):
+        start.append((counter.get_total_flops(), biases[0]))
+
+    def leave(name, child, y):
+        flops, bias = start.pop()
+        count = (counter.get_total_flops() - flops) // 2 + biases[0] - bias
+        rows.append((name, tuple(y.shape), _numel(child), count))
+
+    def add_bias(layer, _, y):
+        if getattr(layer, "bias", None) is not None:
+            biases[0] += y.numel()
+
+    net.eval()
+    handles = [layer.register_forward_hook(add_bias) for layer in net.modules()]
+    for name, child in net.named_children():
+        handles.append(child.register_forward_pre_hook(enter))
+        handles.append(child.register_forward_hook(lambda child, _, y, name=name: leave(name, child, y)))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        y = forward(x)
+    for handle in handles:
+        handle.remove()
+    called = {row[0] for row in rows}
+    for name, child in net.named_children():
+        if name == "conv1x1":  # run folded, at half of the cost that the paper counts: over [x, x]
+            z = getattr(y, "z", y)
+            rows.append((name, tuple(z.shape), _numel(child), _numel(child) * z.numel() // z.shape[1]))
+        elif name not in called:  # the CAM weights of an independent encoder: they scale, without a product
+            rows.append((name, (), _numel(child), 0))
+    return rows + [(name, tuple(p.shape), p.numel(), 0) for name, p in net.named_parameters(recurse=False)]
+
+
+def _numel(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+# -------------------------------------------------------------------------------------------- memory
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside: those alive `now`, and the most at once, `peak`."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.storages:
+                    self.storages[key] = weakref.finalize(storage, self._freed, key, size)
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+        return out
+
+    def _freed(self, key, size):
+        self.now -= size
+        del self.storages[key]
+
+
+def training_memory(args) -> dict[str, int]:
+    """Bytes of main memory (on a GPU: of its memory) that training with these options needs at most.
+
+    A training step on meta tensors tells the most bytes of weights, gradients and activations alive at
+    once.  To these come Adam's two moments of every weight, the copies that a convolution makes of its
+    weight in the layouts it computes in and, on the CPU, the program itself: what it takes already, and
+    what only a real training loads.  The last two are fitted to measured peaks.
+    """
+    parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
+    with LiveBytes() as live, torch.device("meta"):
+        dry = DryRun(args)
+        parts["weights"] = live.now
+        pictures = torch.empty(args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size)
+        dry.train_step(pictures, pictures.clone())
+    trained = [p for optimizer in (dry.D_optim, dry.G_optim) for p in optimizer.param_groups[0]["params"]]
+    parts["Adam's moments"] = 8 * sum(p.numel() for p in trained)
+    parts["gradients, activations"] = live.peak - parts["weights"]
+    parts["copies of a weight"] = 3 * 4 * max(p.numel() for p in trained if p.dim() == 4)
+    return parts | {"total": sum(parts.values())}
+
+
+LOADED_LATER = 220 * 2**20
+
+
+def _resident() -> int:
+    """Bytes of main memory that this process takes now; where the system does not tell, a usual value."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 550 * 2**20
+
+
+# -------------------------------------------------------------------------------------------- report
+
+
+def short(n: float) -> str:
+    """16.2M, 67.6G: one decimal and a unit of thousands."""
+    for unit in ("", "K", "M", "G"):
+        if n < 999.95 or unit == "G":
+            return f"{n:.1f}{unit}" if unit else f"{n:.0f}"
+        n /= 1000
+
+
+def report(args):
+    """Print the networks as tables, the totals of each pair, and the memory that training needs."""
+    memory = training_memory(args)  # first: what follows loads more than a training does
+    dry, size = DryRun(args), args.img_size
+    with torch.device("meta"):
+        picture = torch.empty(1, args.img_ch, size, size)
+        code = dry.E["A"].eval().encode(picture)
+    D, G, E = dry.D["A"], dry.G["A"], dry.E["A"]
+    pairs = [("discriminators", "disA, disB", D, D, picture), ("generators", "gen2A, gen2B", G, G, code)]
+    if E is not D:
+        pairs.append(("independent encoders", "encA, encB", E, E.encode, picture))
+    totals = []
+    for title, names, net, forward, x in pairs:
+        rows = modules(net, forward, x)
+        print(f"{title}: each of {names}, for one input of {_by(x.shape)}")
+        print(f"  {'module':12}{'output':>20}{'parameters':>14}{'multiply-adds':>16}")
+        for name, shape, parameters, count in rows:
+            print(f"  {name:12}{_by(shape):>20}{parameters:14,}{count:16,}")
+        totals.append((title, 2 * sum(row[2] for row in rows), 2 * sum(row[3] for row in rows)))
+        print(f"  {'sum':12}{'':20}{totals[-1][1] // 2:14,}{totals[-1][2] // 2:16,}\n")
+    print(f"  {'pair of':32}{'parameters':>14}{'multiply-adds':>16}")
+    for title, parameters, count in totals:
+        print(f"  {title:32}{short(parameters):>14}{short(count):>16}")
+    where = "GPU memory" if args.device.startswith("cuda") else "memory"
+    print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
+    for name, size in memory.items():
+        print(f"  {name:32}{size / 2**20:10,.0f} MiB")
+
+
+def _by(shape) -> str:
+    return " x ".join(map(str, shape))
