@@ -3,6 +3,7 @@
     python main.py --dataset cat2dog                  train on dataset/cat2dog/{trainA,trainB,testA,testB}
     python main.py --dataset cat2dog --resume True    continue exactly where it stopped
     python main.py --dataset cat2dog --phase test     translate testA -> fakeB, testB -> fakeA
+    python main.py --phase info                       what these options cost: parameters, operations, memory
     python main.py @configs/demo.txt                  options from a file, here the built-in demo
 """
 
@@ -185,6 +186,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
             f"--img_size {args.img_size} is too small for --n_dis {args.n_dis}, which needs {smallest}; "
             f"use --n_dis 6 (from 48 pixels) or a larger --img_size"
         )
+    if not args.nice and args.encoder_updates != "d":
+        parser.error("--nice false trains its encoders with the generators: leave --encoder_updates out")
     if args.amp == "fp16" and device.type != "cuda":
         parser.error(f"--amp fp16 needs a CUDA GPU; on {args.device} use bf16 or none")
     return args
@@ -198,6 +201,11 @@ def main(argv: list[str] | None = None):
     import NICE
     import utils
 
+    if args.phase == "info":
+        import info
+
+        info.report(args)
+        return
     root, results = Path(args.dataset_dir) / args.dataset, Path(args.result_dir) / args.dataset
     with utils.process_group(args.device):
         if args.dataset == "demo":
