@@ -257,16 +257,16 @@ class NICE:
                 )
             )
             bar = tqdm(total=args.iteration, initial=self.step, unit="step", disable=not main, dynamic_ncols=True)
-            self._loop(stream, stack.enter_context(bar), log, signals, pictures)
-        if main and signals.stop:
-            print(f"stopped after step {self.step}; continue with: {args.command} --resume True", file=sys.stderr)
-        return not signals.stop
+            finished = self._loop(stream, stack.enter_context(bar), log, signals, pictures)
+        if main and not finished:
+            print(f"stopped after step {self.step}; continue with: {args.command}", file=sys.stderr)
+        return finished
 
     def _loop(self, stream, bar, log, signals, pictures):
         args = self.args
         sums, count, waited, since = {}, 0, 0.0, time.perf_counter()
         show_every = 20 if self.device.type == "cuda" else 1  # showing a loss waits for the GPU
-        while self.step < args.iteration and not signals.stop:
+        while self.step < args.iteration:
             asked = time.perf_counter()
             try:
                 real = next(stream)
@@ -278,8 +278,8 @@ class NICE:
             self.position = stream.position
             sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
             count += 1
-            self._agree(signals)
-            last = self.step == args.iteration or signals.stop
+            stop, save = self._agree(*signals.asked())
+            last = self.step == args.iteration or stop
             bar.update()
             if last or self.step % show_every == 0:
                 self.guard.check()
@@ -291,9 +291,12 @@ class NICE:
             if self.step % args.print_freq == 0 or self.step == args.iteration:
                 self.guard.check()
                 self.sample(pictures)
-            if last or signals.save or self.step % args.print_freq == 0 or self.step % args.save_freq == 0:
-                signals.save = False
+            if last or save or self.step % args.print_freq == 0 or self.step % args.save_freq == 0:
+                self.guard.check()
                 self.save(numbered=self.step % args.save_freq == 0)
+            if stop:
+                return False
+        return True
 
     def _log(self, log, sums, count, seconds, waited):
         """One line: means over the interval, speed, and the share of time spent waiting for data."""
@@ -304,13 +307,14 @@ class NICE:
         means = {name: round(float(value) / count, 6) for name, value in sums.items()}
         log.write(step=self.step, lr=lr, dropped=int(self.guard.dropped), **speed, **means)
 
-    def _agree(self, signals):
+    def _agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """All ranks stop or save after the same step, whichever of them was asked to."""
-        if self.world > 1:
-            asked = torch.tensor([signals.stop, signals.save], dtype=torch.int32, device=self.device)
-            with _lost_peers():
-                dist.all_reduce(asked, dist.ReduceOp.MAX)
-                signals.stop, signals.save = (bool(x) for x in asked.tolist())
+        if self.world == 1:
+            return stop, save
+        asked = torch.tensor([stop, save], dtype=torch.int32, device=self.device)
+        with _lost_peers():
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            return tuple(bool(x) for x in asked.tolist())
 
     def _pictures(self, *folders) -> dict[str, list[Path]]:
         root = Path(self.args.dataset_dir) / self.args.dataset
@@ -341,14 +345,14 @@ class NICE:
         """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
         if self.rank != 0:
             return
-        latest = checkpoints.latest_path(self.results)
-        checkpoints.save_checkpoint(self.state(), latest)
-        if numbered:
+        state = self.state()
+        if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
             name = f"{self.results.name}_params_{self.step:07d}.pt"
-            checkpoints.link_or_copy(latest, self.results / "model" / name)
-            if self.args.keep:
-                for old in checkpoints.numbered_paths(self.results)[: -self.args.keep]:
-                    old.unlink()
+            checkpoints.save_checkpoint(state, self.results / "model" / name)
+        checkpoints.save_checkpoint(state, checkpoints.latest_path(self.results))
+        if numbered and self.args.keep:
+            for old in checkpoints.numbered_paths(self.results)[: -self.args.keep]:
+                old.unlink()
 
     def load(self, found: tuple[dict, Path] | None = None):
         """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
@@ -356,26 +360,24 @@ class NICE:
         checkpoints.refuse_contradictions(state, path, self.architecture, self.args)
         self._load_networks(state, path, self.networks())
         for name, optimizer in (("D_optimizer", self.D_optim), ("G_optimizer", self.G_optim)):
-            checkpoints.load_optimizer(optimizer, state.get(name), path, name)
+            checkpoints.load_optimizer(optimizer, state, name, path)
         self.step = state.get("start_iter", 0)
         self.position = state.get("position", self.step * self.args.batch_size)
-        for which, scaler in self.scalers.items():
-            scaler.load_state_dict(state.get("scalers", {}).get(which, {}))
-        self.guard.load(state.get("guard"))
-        if "rng" in state:
-            torch.set_rng_state(state["rng"]["cpu"])
-            if self.device.type == "cuda" and state["rng"]["cuda"]:
-                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+        with checkpoints.fitting(path, "scalers, guard or rng"):
+            for which, scaler in self.scalers.items():
+                scaler.load_state_dict(state.get("scalers", {}).get(which, {}))
+            self.guard.load(state.get("guard"))
+            if "rng" in state:
+                torch.set_rng_state(state["rng"]["cpu"])
+                if self.device.type == "cuda" and state["rng"]["cuda"]:
+                    torch.cuda.set_rng_state(state["rng"]["cuda"][0])
         if self.rank == 0:
             print(f"continuing from step {self.step} of {path}", file=sys.stderr)
 
     def _load_networks(self, state, path, networks):
         for name, net in networks.items():
-            try:
+            with checkpoints.fitting(path, name):
                 net.load_state_dict(state[name])
-            except (KeyError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:160]
-                raise UserError(f"{path} does not fit these networks: {name}: {reason}") from None
 
     # -------------------------------------------------------------------------- samples, translation
 
@@ -409,13 +411,14 @@ class NICE:
         """
         args = self.args
         pictures = self._pictures("testA", "testB")
-        state, path = checkpoints.newest_checkpoint(self.results, args.checkpoint, keys=checkpoints.NETWORKS)
-        architecture = checkpoints.architecture_of(state)
+        state, path = checkpoints.newest_checkpoint(self.results, args.checkpoint, keys=checkpoints.FOR_TEST)
+        architecture = checkpoints.architecture_of(state, path)
         size = checkpoints.option("img_size", args, state)
         if args.keep_size and not architecture.get("light", True):
             raise UserError("--keep_size true needs a light model; this checkpoint's is full: its size is fixed")
         if any(self.architecture.get(k) != v for k, v in architecture.items()):
-            self.build_model(**architecture)
+            with checkpoints.fitting(path, "args"):
+                self.build_model(**architecture)
         self._load_networks(state, path, self.networks())
         with evaluating(self.networks().values()):
             for s, t in DIRECTIONS:

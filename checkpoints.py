@@ -6,26 +6,34 @@ The released program's hold only the first seven, with stray total_ops and total
 """
 
 import hashlib
+import itertools
 import os
 import re
-import shutil
 import sys
-from contextlib import suppress
+import zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from utils import UserError, atomic
+from utils import UserError, atomic, shown, writing
 
 NETWORKS = ("gen2B", "gen2A", "disA", "disB")
+STRAY = ("total_ops", "total_params")
+FOR_TEST = (*NETWORKS, "encA", "encB", "args")  # what a translation depends on
 EXTRA_NETWORKS = ("encA", "encB")  # the independent encoders of --nice false
 
 # what a checkpoint's networks depend on: it cannot be continued with other values of these ...
 ARCHITECTURE = ("light", "ch", "n_res", "n_dis", "img_ch", "nice", "ra", "heads", "shared_layers")
 # ... nor with these, though its networks could be built
 IDENTITY = (*ARCHITECTURE, "img_size", "dataset", "encoder_updates")
-# options of one call, not of the run
+# options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
+NOT_SAVED += ("dataset_dir", "result_dir")
+
+# what else a checkpoint may hold; all but the optimizers and start_iter are ours alone
+TYPES = {"D_optimizer": dict, "G_optimizer": dict, "start_iter": int, "position": int}
+TYPES |= {"scalers": dict, "guard": dict, "args": dict, "rng": dict, "digest": dict}
 
 
 def latest_path(results: Path) -> Path:
@@ -103,37 +111,95 @@ def save_checkpoint(state: dict, path: Path):
 
 def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint of ours or of the released program.  UserError: missing, damaged, foreign."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint")
     try:
+        zipped = _is_sound_archive(path)
         # weights_only: no pickle of a stranger is ever executed; mmap: only what is used is read
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint {path}; train first, or name another with --checkpoint") from None
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:100]
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        _check_extent(state, path.stat().st_size)
+        if zipped and "digest" not in state:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} differs")
+    except Exception as error:  # parsers of damaged files trip in many ways
+        reason = _brief(error)
         raise UserError(
-            f"{path} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
+            f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(state.get(k), dict) for k in NETWORKS):
-        raise UserError(f"{path} is no NICE-GAN checkpoint: it lacks {', '.join(NETWORKS)}")
+        raise UserError(f"{shown(path)} is no NICE-GAN checkpoint: it lacks {', '.join(NETWORKS)}")
     for name in NETWORKS + EXTRA_NETWORKS:
         if name in state:  # thop, used by the released program, leaves its counters in the networks
-            net = {k: v for k, v in state[name].items() if str(k).split(".")[-1] not in ("total_ops", "total_params")}
-            if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in net.items()):
-                raise UserError(f"{path} is damaged: {name} holds something that is no tensor")
-            state[name] = net
-    if not isinstance(state.get("start_iter", 0), int):
-        raise UserError(f"{path} is damaged: start_iter is no number")
+            with fitting(path, name):
+                state[name] = {k: v for k, v in state[name].items() if k.split(".")[-1] not in STRAY}
+            if not all(isinstance(v, torch.Tensor) for v in state[name].values()):
+                raise UserError(f"{shown(path)} is damaged: {name} holds something that is no tensor")
+    for name, kind in TYPES.items():
+        if name in state and (not isinstance(state[name], kind) or (kind is int and state[name] < 0)):
+            raise UserError(f"{shown(path)} is damaged: {name} is no {kind.__name__} that makes sense")
     return state
 
 
+def _is_sound_archive(path: Path) -> bool:
+    """Whether the file is a zip archive, not of torch < 1.6.  ValueError, BadZipFile: what torch.load would trust."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                raise ValueError("a record is compressed")  # and might unfold to any size
+            if "/data/" not in record.filename:
+                archive.read(record)  # compares the checksum; for the tensors that of a digest is as good
+    return True
+
+
+def _check_extent(state, room: int):
+    """ValueError: a checkpoint that unfolds to more than the `room` bytes of its file.
+
+    Lists may contain one another many times over, and a tensor may repeat one number for ever.
+    """
+    todo = [state]
+    while todo:
+        x = todo.pop()
+        if isinstance(x, torch.Tensor):
+            if x.device.type != "cpu" or x.layout != torch.strided or x.is_quantized:
+                raise ValueError("it holds a tensor of an unknown kind")
+            room -= x.numel() * x.element_size()
+        elif isinstance(x, (dict, list, tuple, set, frozenset)):
+            room -= len(x)
+        if room < 0:
+            raise ValueError("it unfolds to more than the file holds")
+        if isinstance(x, dict):
+            todo.extend(x.values())
+        elif isinstance(x, (list, tuple)):
+            todo.extend(x)
+
+
 def verify(state: dict, path: Path, keys=None):
-    """Compare the stored digests (ours only; released checkpoints have none).  UserError: damaged."""
-    stored = state.get("digest")
-    if stored is None:
+    """Compare the digests of these entries; a released checkpoint has none.  UserError: damaged."""
+    if "digest" not in state:
         return
-    for key in keys or [k for k in state if k != "digest"]:
-        if not isinstance(stored, dict) or stored.get(key) != digest(state.get(key)):
-            raise UserError(f"{path} is damaged: the digest of {key} differs; name another with --checkpoint")
+    stored = state["digest"]
+    for key in {**stored, **state}:
+        with fitting(path, key):
+            if key == "digest" or (keys and key not in keys):
+                continue
+            if stored.get(key) != (digest(state[key]) if key in state else None):
+                raise ValueError("its digest differs; name another with --checkpoint")
+
+
+@contextmanager
+def fitting(path: Path, what: str):
+    """UserError: whatever an entry of a damaged or foreign checkpoint makes Python or torch raise."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{shown(path)} is damaged or does not fit: {what}: {_brief(error)}") from None
+
+
+def _brief(error: Exception) -> str:
+    return shown(" ".join(str(error).split())[:160] or type(error).__name__)
 
 
 def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tuple[dict, Path]:
@@ -142,7 +208,8 @@ def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tup
     candidates = [p for p in candidates if named or p.exists()]
     if not candidates:
         raise UserError(
-            f"no checkpoint {latest_path(results)}; train first, check --dataset and --result_dir, or use --checkpoint"
+            f"no checkpoint {shown(latest_path(results))}; "
+            "train first, check --dataset and --result_dir, or use --checkpoint"
         )
     for path in candidates:
         try:
@@ -156,51 +223,62 @@ def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tup
     raise AssertionError("unreachable")
 
 
-def infer_architecture(state: dict) -> dict:
-    """The architecture options that the shapes in a checkpoint imply; for checkpoints without options."""
-    try:
+def infer_architecture(state: dict, path: Path) -> dict:
+    """The architecture options that the shapes in a checkpoint imply, though not those of the ablations."""
+    with fitting(path, "the networks are not NICE-GAN's"):
         dis, gen = state["disA"], state["gen2B"]
-        stacks = ("model", "Dis0_0", "Dis1_0")
-        layers = {p: sum(k.startswith(f"{p}.") and k.endswith("weight_orig") for k in dis) for p in stacks}
         first, fc = dis["model.1.weight_orig"], gen["FC.0.weight"]
-        light = fc.shape[1] == fc.shape[0]
+        layers = sum(bool(re.fullmatch(r"(model|Dis0_0)\.\d+\.weight_orig", k)) for k in dis)
         found = {
             "ch": first.shape[0],
             "img_ch": first.shape[1],
-            "n_dis": layers["model"] + layers["Dis0_0"] + layers["Dis1_0"] + 2,
+            "n_dis": layers + 4,  # Dis1_0 has two more layers, and two are not counted
             "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in gen),
-            "light": light,
+            "light": fc.shape[1] == fc.shape[0],
         }
-        if not light:
+        if not found["light"]:
             found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)
         return found
-    except (KeyError, IndexError):
-        raise UserError("the checkpoint's networks are not NICE-GAN's: some layers are missing") from None
 
 
-def architecture_of(state: dict) -> dict:
+def architecture_of(state: dict, path: Path) -> dict:
     """The architecture options of a checkpoint: as stored, or inferred for a released one."""
-    stored = state.get("args")
-    if not isinstance(stored, dict):
-        return infer_architecture(state)
-    return {k: tuple(v) if k == "heads" else v for k, v in stored.items() if k in (*ARCHITECTURE, "img_size")}
+    inferred = infer_architecture(state, path)
+    if "args" not in state:
+        return inferred
+    with fitting(path, "args"):
+        stored = {k: v for k, v in state["args"].items() if k in (*ARCHITECTURE, "img_size")}
+        stored["heads"] = tuple(stored["heads"])
+        if stored["heads"] == (0,):
+            del inferred["n_dis"]  # such a discriminator ends before the layers that would tell
+        wrong = [k for k, v in inferred.items() if stored[k] != v]
+        if wrong:  # nothing is built that the file does not hold
+            raise ValueError(f"its networks have another {', '.join(wrong)}")
+    return stored
+
+
+def saved_options(state: dict) -> dict:
+    """The options of a checkpoint's run that continuing it takes over: none that says where to read or write."""
+    return {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
 
 
 def option(name: str, args, state: dict):
     """An option as given on the command line, else as the checkpoint has it, else its default."""
     if name in args.given:
         return getattr(args, name)
-    return (state.get("args") or {}).get(name, getattr(args, name))
+    return state.get("args", {}).get(name, getattr(args, name))
 
 
 def refuse_contradictions(state: dict, path: Path, architecture: dict, args):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
-    stored = state.get("args") or {}
-    saved = {**{k: v for k, v in stored.items() if k in IDENTITY}, **architecture_of(state)}
+    stored = state.get("args", {})
+    saved = {**{k: v for k, v in stored.items() if k in IDENTITY}, **architecture_of(state, path)}
     ours = {**{k: getattr(args, k) for k in IDENTITY}, **architecture}
     wrong = [f"--{k} is {ours[k]}, there {v}" for k, v in saved.items() if ours.get(k) != v]
     if wrong:
-        raise UserError(f"{path} is of another run: {'; '.join(wrong)}; give these options as there, or leave them out")
+        raise UserError(
+            f"{shown(path)} is of another run: {'; '.join(wrong)}; give these options as there, or leave them out"
+        )
     changed = [
         f"--{k} {v} -> {getattr(args, k)}"
         for k, v in stored.items()
@@ -210,35 +288,36 @@ def refuse_contradictions(state: dict, path: Path, architecture: dict, args):
         print(f"changed since the checkpoint: {', '.join(changed)}", file=sys.stderr)
 
 
-def load_optimizer(optimizer, saved, path: Path, name: str):
+def load_optimizer(optimizer, state: dict, name: str, path: Path):
     """Take over moments and step counts; rates and decays stay those of the options."""
-    ours = optimizer.state_dict()
-    parameters = optimizer.param_groups[0]["params"]
-    try:
-        for index, entry in saved["state"].items():
+    ours, parameters = optimizer.state_dict(), optimizer.param_groups[0]["params"]
+    with fitting(path, name):
+        moments = state[name]["state"]
+        # ours may lack parameters that an ablation never trains; there the digest tells what is missing
+        if not all(0 <= i < len(parameters) for i in moments) or (
+            "digest" not in state and len(moments) not in (0, len(parameters))
+        ):
+            raise ValueError("it is about other parameters")
+        for index, entry in moments.items():
             for key in ("exp_avg", "exp_avg_sq"):
-                if entry[key].shape != parameters[index].shape:
+                if entry[key].shape != parameters[index].shape or not entry[key].is_floating_point():
                     raise ValueError(f"{key} of parameter {index} has shape {tuple(entry[key].shape)}")
-        optimizer.load_state_dict({"state": saved["state"], "param_groups": ours["param_groups"]})
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged or does not fit: {name}: {' '.join(str(error).split())[:120]}") from None
+        own = {  # copies: the file must be free to go; a number of steps may be an int, as torch 1.x wrote it
+            i: {**{k: entry[k].clone() for k in ("exp_avg", "exp_avg_sq")}, "step": torch.tensor(float(entry["step"]))}
+            for i, entry in moments.items()
+        }
+        optimizer.load_state_dict({"state": own, "param_groups": ours["param_groups"]})
 
 
 def keep_previous(results: Path):
-    """A new run where an old one lies: the old latest checkpoint and log get a new name, not lost."""
-    for path in (latest_path(results), results / "log.jsonl"):
-        if path.exists():
-            kept = path.with_name(f"{path.stem}.previous{path.suffix}")
-            os.replace(path, kept)
-            print(f"starting anew; {path} of an earlier run is kept as {kept.name}", file=sys.stderr)
-
-
-def link_or_copy(source: Path, target: Path):
-    """A second name for a complete checkpoint: no second gigabyte where hard links exist."""
-    with atomic(target) as temporary:
-        with suppress(OSError):
-            temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+    """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
+    old = [p for p in (latest_path(results), results / "log.jsonl", results / "model") if p.exists()]
+    old = [p for p in old if p.is_dir() or p.stat().st_size]
+    if not old:
+        return
+    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
+    with writing(folder):
+        folder.mkdir()
+        for path in old:
+            os.replace(path, folder / path.name)
+    print(f"starting anew; the checkpoints and the log of an earlier run are now in {shown(folder)}", file=sys.stderr)

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from utils import UserError
+from utils import UserError, shown
 
 # All of these PIL can also write, so a translated picture can always keep its input's name.
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"}
@@ -170,12 +170,6 @@ def output_paths(paths, root):
         if not Path(path).is_relative_to(root) or ".." in Path(path).relative_to(root).parts:
             raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
     return [Path(path).relative_to(root) for path in paths]
-
-
-def shown(path):
-    """`path` as text for a message of one line: quoted and escaped only where it would not print."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
 
 
 # --- pixels --------------------------------------------------------------------------------------

@@ -148,26 +148,41 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def as_argv(options: dict) -> list[str]:
+    """What one would type for these options."""
+    words = {k: ",".join(map(str, v)) if isinstance(v, (tuple, list)) else v for k, v in options.items()}
+    return [f"--{k}={v}" for k, v in words.items() if v is not None]
+
+
+def resume_command(argv: list[str]) -> str:
+    """The call that continues what `argv` started: from its newest checkpoint, not from the one named then."""
+    once = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    once.add_argument("--resume", nargs="?")
+    once.add_argument("--checkpoint")
+    return shlex.join(["python", "main.py", *once.parse_known_args(argv)[1], "--resume", "True"])
+
+
 def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argparse.Namespace:
     """The options as a namespace, checked; what is wrong ends in parser.error (status 2).
 
-    saved: options of a checkpoint, which stand in for the defaults.  The namespace also has
-    `given`, the names of the options on the command line, and `command`, the call as typed.
+    saved: options of a checkpoint, which stand in for the defaults and are checked like typed ones.
+    The namespace also has `given`, the names of the options on the command line, and `command`,
+    the call that would continue this one.
     """
     import torch  # here, so that --help and a mistyped option answer at once
 
     parser = build_parser()
     known = {action.dest for action in parser._actions}
-    parser.set_defaults(**{k: tuple(v) if k == "heads" else v for k, v in (saved or {}).items() if k in known})
     argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
+    args = parser.parse_args([*as_argv({k: v for k, v in (saved or {}).items() if k in known}), *argv])
+    if args.phase == "train" and args.checkpoint:
+        args.resume = True
 
     silent = build_parser()  # a second look, without defaults, at what was really typed
     for action in silent._actions:
         action.default = argparse.SUPPRESS
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
-    resume = ("--resume", *("True", "true", "yes", "1"))
-    args.command = shlex.join(["python", "main.py", *(a for a in argv if a not in resume)])
+    args.command = resume_command(argv)
 
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -181,7 +196,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     if args.img_size % 4:
         parser.error(f"--img_size {args.img_size} must be divisible by 4: the networks halve it twice")
     smallest = 3 * 2 ** (args.n_dis - 2)
-    if args.phase != "test" and args.img_size < smallest:  # a test reads n_dis from its checkpoint
+    unknown = args.phase == "test" or (args.resume and saved is None)  # n_dis is in the checkpoint
+    if args.img_size < smallest and not unknown:
         parser.error(
             f"--img_size {args.img_size} is too small for --n_dis {args.n_dis}, which needs {smallest}; "
             f"use --n_dis 6 (from 48 pixels) or a larger --img_size"
@@ -215,13 +231,14 @@ def main(argv: list[str] | None = None):
         found = None
         if args.phase == "train" and args.resume:
             found = checkpoints.newest_checkpoint(results, args.checkpoint)
-            args = parse_args(argv, saved=found[0].get("args"))
+            args = parse_args(argv, saved=checkpoints.saved_options(found[0]))
         nice = NICE.NICE(args)
         if args.phase == "test":
             nice.test()
             return
         if found:
             nice.load(found)
+            del found  # it keeps the file mapped, even when a newer one has taken its name
         finished = nice.train()
         if finished and args.dataset == "demo":
             nice.test()

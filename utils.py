@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import signal
 import sys
@@ -37,26 +39,52 @@ def run(program, name: str):
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except KeyboardInterrupt:  # outside the training loop, which finishes its step
+        sys.exit(128 + signal.SIGINT)
+
+
+def shown(path) -> str:
+    """`path` as text for a message of one line: quoted and escaped only where it would not print."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+# --------------------------------------------------------------------------------------------- files
+
+
+@contextmanager
+def writing(path: Path):
+    """Turn an OSError into one line: RunError where the disk is full or broken, else UserError."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {shown(path)}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(f"{message}; free some space and start again, a training with --resume True") from None
+        if error.errno == errno.EIO:
+            raise RunError(f"{message}; check the disk and start again, a training with --resume True") from None
+        raise UserError(f"{message}; check the folder, or choose another --result_dir") from None
 
 
 @contextmanager
 def atomic(path: Path):
-    """A temporary path beside `path`; complete and on disk, it takes path's name, else it vanishes."""
+    """A temporary path beside `path`; complete and on disk, it takes path's name, else it vanishes.
+
+    UserError, RunError: it cannot be written; what lay at `path` is as it was.
+    """
     # a short name of its own: path.name may already have the 255 bytes a file system allows
     temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check it"
-            raise RunError(f"cannot write {path}: {error.strerror}; {hint}, then --resume True") from None
-        raise
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 # --------------------------------------------------------------------------------------------- guard
@@ -129,10 +157,17 @@ class Log:
         self.file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, **values):
-        try:
-            self.file.write((json.dumps(values) + "\n").encode())
-        except OSError as error:
-            raise RunError(f"cannot write {self.file.name}: {error.strerror}; free some space") from None
+        """Append one line; what is not finite becomes null, as JSON has no NaN.  RunError: disk full."""
+        values = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
+        with writing(self.file.name):
+            end = self.file.seek(0, os.SEEK_END)
+            try:
+                if self.file.write(line) < len(line):  # the disk took only a part of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self.file.truncate(end)
+                raise
 
     def __enter__(self):
         return self
@@ -147,22 +182,21 @@ class Log:
 @contextmanager
 def locked(folder: Path):
     """Only one training at a time in `folder`.  The kernel frees the lock when the process ends."""
-    try:
+    with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}; choose another --result_dir") from None
     with handle:
         try:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no flock on Windows: no protection there
-            pass
-        except OSError:
+            # not flock: that would pass to the worker processes, which outlive a killed parent by seconds
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise UserError(
-                f"another training runs in {folder}; wait for it, stop it, or choose another --result_dir"
+                f"another training runs in {shown(folder)}; wait for it, stop it, or choose another --result_dir"
             ) from None
+        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
+            pass
         yield
 
 
@@ -189,6 +223,11 @@ class Signals:
     def _save(self, _number, _frame):
         self.save = True
 
+    def asked(self) -> tuple[bool, bool]:
+        """Whether a stop, and whether a save was asked for; a save only once."""
+        save, self.save = self.save, False
+        return self.stop, save
+
     def __exit__(self, *_):
         for number, handler in self.old.items():
             signal.signal(number, handler)
@@ -213,13 +252,15 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic."""
+    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there."""
     suffix = path.suffix.lower()
     options = {"quality": 95, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
     if suffix == ".webp":
         options = {"lossless": True}
+    encoded = io.BytesIO()  # not straight to the disk: PIL hides why it could not write
+    Image.fromarray(array).save(encoded, format=Image.registered_extensions()[suffix], **options)
     with atomic(path) as temporary:
-        Image.fromarray(array).save(temporary, format=Image.registered_extensions()[suffix], **options)
+        temporary.write_bytes(encoded.getbuffer())
 
 
 # ------------------------------------------------------------------------------------------- machine
