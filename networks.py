@@ -27,7 +27,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, rho, gamma, beta, eps):
         C, n = x.shape[1], x.shape[2] * x.shape[3]
-        v, m = torch.var_mean(x.float(), dim=(2, 3), keepdim=True)  # (N,C,1,1), unbiased
+        wide = torch.promote_types(x.dtype, torch.float32)  # moments of half-precision maps too
+        v, m = torch.var_mean(x.to(wide), dim=(2, 3), keepdim=True)  # (N,C,1,1), unbiased
         M = m.mean(1, keepdim=True)  # (N,1,1,1)
         d = m - M
         V = (v.sum(1, keepdim=True) * (n - 1) + (d * d).sum(1, keepdim=True) * n) / (C * n - 1)
@@ -44,8 +45,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
     def backward(ctx, g):
         x, scale, gamma, m, M, d, i, j, r0, r1, p, q, a, b = ctx.saved_tensors
         C, n = x.shape[1], x.shape[2] * x.shape[3]
-        dshift = g.sum((2, 3), keepdim=True, dtype=torch.float32)
-        dscale = (g * x).sum((2, 3), keepdim=True, dtype=torch.float32)
+        dshift = g.sum((2, 3), keepdim=True, dtype=m.dtype)
+        dscale = (g * x).sum((2, 3), keepdim=True, dtype=m.dtype)
         da, db = dscale * gamma, dshift * gamma
         dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
         dv = dp * p * i * i * (-0.5 / (n - 1))

@@ -1,0 +1,96 @@
+"""What the tests share: small settings, small folders of pictures, the parity fixtures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+import NICE
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for reference.py
+
+TINY = "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --num_workers 0 --device cpu"
+
+
+def options(text: str = "", **more):
+    """A checked namespace from a line of options; the tiny settings unless overridden."""
+    argv = TINY.split() + text.split()
+    for name, value in more.items():
+        argv += [f"--{name}", str(value)]
+    return main.parse_args(argv)
+
+
+def images(n: int = 1, size: int = 48, seed: int = 0) -> torch.Tensor:
+    """(n,3,size,size) in [-1,1]."""
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def weights(nice) -> dict[str, torch.Tensor]:
+    """A copy of every weight and buffer of a trainer, by network and name."""
+    nets = nice.networks().items()
+    return {f"{name}/{k}": v.clone() for name, net in nets for k, v in net.state_dict().items()}
+
+
+def differing(a: dict, b: dict) -> set[str]:
+    """The names under which two such copies are not bit-identical."""
+    assert a.keys() == b.keys()
+    return {k for k in a if not torch.equal(a[k], b[k])}
+
+
+class Parity:
+    """Numbers measured on the released program: inputs, initial weights, what came out."""
+
+    def __init__(self, form: str):
+        self.data = data = np.load(HERE / "fixtures" / f"parity_{form}.npz")
+        self.config = {k.split("/")[1]: data[k].item() for k in data.files if k.startswith("config/")}
+        self.steps = self.config.pop("steps")
+        real = [torch.from_numpy(data[k]) / 127.5 - 1 for k in ("real_A", "real_B")]
+        self.batches = list(zip(*real, strict=True))
+
+    def initial(self, net: str) -> dict[str, torch.Tensor]:
+        prefix = f"init/{net}/"
+        return {k[len(prefix) :]: torch.from_numpy(self.data[k]) for k in self.data.files if k.startswith(prefix)}
+
+    def final(self, net: str) -> dict[str, torch.Tensor]:
+        """Kept as 8-bit differences from the initial ones where that is exact to 5e-6."""
+        found = {}
+        for key, value in self.initial(net).items():
+            if f"final/{net}/{key}" in self.data:
+                found[key] = torch.from_numpy(self.data[f"final/{net}/{key}"])
+            else:
+                found[key] = value + torch.from_numpy(self.data[f"moved/{net}/{key}"] * self.data[f"unit/{net}/{key}"])
+        return found
+
+
+@pytest.fixture(scope="session", params=["light", "full"])
+def parity(request):
+    return Parity(request.param)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """dataset/toy with a few pictures of unequal sizes in each folder: (dataset_dir, result_dir)."""
+    rng = np.random.default_rng(0)
+    for name, count in (("trainA", 5), ("trainB", 3), ("testA", 2), ("testB", 2)):
+        for i in range(count):
+            path = tmp_path / "dataset" / "toy" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (40 + 9 * i, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    return tmp_path / "dataset", tmp_path / "results"
+
+
+@pytest.fixture
+def toy(folders):
+    """Makes a trainer for that data set: toy("--iteration 4")."""
+    data, results = folders
+
+    def make(text: str = ""):
+        return NICE.NICE(options(text, dataset="toy", dataset_dir=data, result_dir=results))
+
+    return make
