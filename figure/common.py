@@ -1,0 +1,155 @@
+"""What the figures share: options, a trained model, pictures, and plots as wide as a README.
+
+Importing it makes the program's modules, one folder up, importable.
+"""
+
+import argparse
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import checkpoints  # noqa: E402
+import dataset  # noqa: E402
+import main as program  # noqa: E402
+import NICE  # noqa: E402
+from utils import UserError, atomic, jet, run  # noqa: E402
+
+__all__ = ["UserError", "jet", "parser", "run"]
+
+INSTALL = "pip install -r requirements-figures.txt"
+WIDTH = 9.0  # inches at most, at 100 dots each: a README shows about 900 pixels
+
+
+# ------------------------------------------------------------------------------------------- options
+
+
+def parser(description: str, model: bool = False) -> argparse.ArgumentParser:
+    """A parser with --out and, for figures of a trained model, the options that say which."""
+    parser = argparse.ArgumentParser(
+        description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="folder that the figure is written into")
+    if model:
+        parser.add_argument("--dataset", required=True, type=program.name, help="data set that it was trained on")
+        parser.add_argument("--dataset_dir", default="dataset", help="where the data sets are")
+        parser.add_argument("--result_dir", default="results", help="where the training wrote its results")
+        parser.add_argument("--checkpoint", help="use this checkpoint file, not the newest", metavar="FILE")
+        parser.add_argument("--device", help="cuda, mps or cpu; by default the best present")
+    return parser
+
+
+def at_least(lowest: int):
+    """A whole number that is not below `lowest`."""
+    return program.bounded(int, lowest)
+
+
+# --------------------------------------------------------------------------------- model and pictures
+
+
+def load(args, keys=checkpoints.NETWORKS) -> tuple[NICE.NICE, dict, Path]:
+    """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
+    state, path = checkpoints.newest_checkpoint(Path(args.result_dir) / args.dataset, args.checkpoint, keys=keys)
+    nice = build(args, state, path)
+    nice._load_networks(state, path, nice.networks())
+    return nice, state, path
+
+
+def build(args, state: dict, path: Path) -> NICE.NICE:
+    """The checkpoint's model in evaluation mode, with the initial weights that its seed gives."""
+    argv = [f"--{k}={getattr(args, k)}" for k in ("dataset", "dataset_dir", "result_dir", "device") if getattr(args, k)]
+    saved = checkpoints.saved_options(state) | checkpoints.architecture_of(state, path)
+    nice = NICE.NICE(program.parse_args(["--phase", "test", *argv], saved=saved))
+    for net in nice.networks().values():
+        net.eval()
+    return nice
+
+
+def pictures(args, nice: NICE.NICE, folder: str, n: int) -> torch.Tensor:
+    """Up to n pictures of a folder of the data set, evenly spread: (n,C,S,S) in [-1,1] on the model's device."""
+    paths = dataset.list_images(Path(args.dataset_dir) / args.dataset / folder)
+    chosen = np.linspace(0, len(paths) - 1, min(n, len(paths))).round().astype(int)
+    size, channels = nice.args.img_size, nice.args.img_ch
+    return torch.stack([dataset.load_for_test(paths[i], size, channels) for i in chosen]).to(nice.device)
+
+
+@torch.no_grad()
+def one_by_one(network, batch: torch.Tensor) -> torch.Tensor:
+    """network(batch) without the memory that a large batch would take: (n,...)."""
+    return torch.cat([network(x) for x in batch.split(1)])
+
+
+def steps(state: dict) -> str:
+    return f"{state.get('start_iter', 0):,} steps"
+
+
+# ---------------------------------------------------------------------------------------------- plots
+
+
+def pyplot():
+    """matplotlib.pyplot, drawing to files.  UserError: not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError(f"matplotlib is not installed; the figures need it: {INSTALL}") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 10, "figure.titlesize": 12, "axes.titlesize": 10, "savefig.dpi": 100})
+    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+    return pyplot
+
+
+def to_rgb(x: torch.Tensor) -> np.ndarray:
+    """(3 or 1,H,W) in [-1,1] to (H,W,3) in [0,1]."""
+    return ((x.detach().float().cpu().expand(3, -1, -1) + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: list[str] | None = None):
+    """A figure of pictures in rows, titles above the columns and labels before the rows; None leaves a gap.
+
+    rows: pictures (H,W,3) in [0,1] or uint8, all of one shape.
+    """
+    plt = pyplot()
+    height, width = next(p.shape[:2] for row in rows for p in row if p is not None)
+    left = 0.0 if labels is None else 0.9  # inches
+    wide = min(WIDTH, 0.2 + left + 2.2 * len(columns))
+    tall = len(rows) * (wide - 0.2 - left) / len(columns) * height / width
+    top = 0.36 + 0.2 * (1 + max(c.count("\n") for c in columns))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(wide, tall + top + 0.1), squeeze=False)
+    figure.subplots_adjust(
+        left=(0.1 + left) / wide,
+        right=1 - 0.1 / wide,
+        bottom=0.1 / (tall + top + 0.1),
+        top=1 - top / (tall + top + 0.1),
+        wspace=0.04,
+        hspace=0.04 * width / height,
+    )
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            axes[i, j].set_axis_off()
+            if picture is not None:
+                axes[i, j].imshow(picture, interpolation="lanczos", aspect="auto")
+        if labels is not None:
+            axes[i, 0].text(-0.06, 0.5, labels[i], transform=axes[i, 0].transAxes, ha="right", va="center")
+    for j, text in enumerate(columns):
+        axes[0, j].set_title(text, pad=4)
+    figure.suptitle(title, y=1 - 0.08 / (tall + top + 0.1), va="top")
+    return figure
+
+
+def save(figure, folder: Path, name: str):
+    """Write the figure as folder/name.png, whole or not at all, and say where."""
+    path = Path(folder) / f"{name}.png"
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"--out {folder} is not a folder; name another")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
+    with suppress(ValueError):  # shorter to read, where it is below the current folder
+        path = path.relative_to(Path.cwd())
+    print(f"wrote {path}")

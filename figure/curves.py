@@ -1,0 +1,106 @@
+"""Loss and score curves of several runs in one plot, from their log.jsonl: the analysis of decoupled training.
+
+    python figure/curves.py results/cat2dog
+    python figure/curves.py decoupled=results/d/demo coupled=results/both/demo "only with G"=results/g/demo
+
+RUN is a run's folder or its log, with a name before it if the folder's will not do.  Runs of one name
+(seeds) share a colour.  A panel appears for each quantity that any log has.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import common
+from common import UserError, run
+
+PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start so
+    "d_loss": "discriminator's loss",
+    "g_loss": "generator's loss (weighted sum)",
+    "cycle": "cycle: mean |cyc - x|",
+    "recon": "reconstruction: mean |rec - x|",
+    "fid": "FID",
+    "kid": "KID",
+    "fd": "Fréchet distance, EfficientNet-Lite0",
+    "background": "change of the background",
+    "coat_colour": "error of the coat's colour",
+    "coat_texture": "strength of the coat's pattern (right: 1)",
+}
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a run's log, torn ones left out.  UserError: none."""
+    path = path / "log.jsonl" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} is no readable log; name the folder of a run, such as results/cat2dog") from None
+    lines = []
+    for line in text.splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            values = json.loads(line)
+            values["step"] = int(values["step"])
+            lines.append(values)
+    if not lines:
+        raise UserError(f"{path} has no line of a training yet; train first, or lower --log_freq")
+    return sorted(lines, key=lambda values: values["step"])
+
+
+def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a quantity; several of its name (both domains, both directions) are averaged."""
+    steps, values = [], []
+    for line in lines:
+        exact = [quantity] if quantity in line else [k for k in line if k.startswith(f"{quantity}_")]
+        found = [line[k] for k in exact if isinstance(line[k], (int, float))]
+        if found:
+            steps.append(line["step"])
+            values.append(sum(found) / len(found))
+    return steps, values
+
+
+def named(text: str) -> tuple[str, Path]:
+    """NAME=RUN, or RUN, which is named after its folder."""
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).exists():
+        path = Path(text)
+        return (path.parent if path.is_file() else path).resolve().name, path
+    return name, Path(path)
+
+
+def main():
+    parser = common.parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
+    parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot; by default all there are")
+    parser.add_argument("--title", default="Training curves", help="what the runs are")
+    parser.add_argument("--name", default="curves", help="name of the picture, without .png")
+    args = parser.parse_args()
+    plt = common.pyplot()
+    runs = [(name, read(path)) for name, path in args.runs]
+    panels = [q for q in args.panels or PANELS if any(curve(lines, q)[0] for _, lines in runs)]
+    if not panels:
+        raise UserError(f"the logs hold none of {', '.join(args.panels or PANELS)}; choose other --panels")
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (common.WIDTH, 0.8 + 2.5 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    names = list(dict.fromkeys(name for name, _ in runs))
+    for axis, quantity in zip(axes.flat, panels, strict=False):
+        for name, lines in runs:
+            steps, values = curve(lines, quantity)
+            marker = "o" if 0 < len(steps) <= 12 else None
+            axis.plot(steps, values, color=f"C{names.index(name) % 10}", lw=1.3, marker=marker, ms=3.5, label=name)
+        axis.set_title(PANELS[quantity])
+        axis.grid(alpha=0.25)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
+        axis.set_xlabel("step")
+    handles = dict(zip(*axes.flat[0].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+    figure.suptitle(args.title)
+    common.save(figure, args.out, args.name)
+
+
+if __name__ == "__main__":
+    run(main, "curves.py")
