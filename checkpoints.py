@@ -249,7 +249,7 @@ def architecture_of(state: dict, path: Path) -> dict:
     with fitting(path, "args"):
         stored = {k: v for k, v in state["args"].items() if k in (*ARCHITECTURE, "img_size")}
         stored["heads"] = tuple(stored["heads"])
-        if stored["heads"] == (0,):
+        if 2 not in stored["heads"]:
             del inferred["n_dis"]  # such a discriminator ends before the layers that would tell
         wrong = [k for k, v in inferred.items() if stored[k] != v]
         if wrong:  # nothing is built that the file does not hold
