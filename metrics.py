@@ -48,8 +48,8 @@ def moments(x):
     """Mean (d,) and unbiased covariance (d, d) of features (n, d), in double precision."""
     mu = x.mean(0, dtype=np.float64)
     sigma = np.zeros((len(mu), len(mu)))
-    for i in range(0, len(x), BLOCK):
-        centred = x[i:i + BLOCK] - mu
+    for i in range(0, len(x), 8 * BLOCK):
+        centred = x[i:i + 8 * BLOCK] - mu
         sigma += centred.T @ centred
     return mu, sigma / (len(x) - 1)
 
