@@ -79,7 +79,7 @@ def polynomial_mmd2(x, y, degree=3, gamma=None, coef0=1.0, var_at_m=None):
     """Unbiased MMD^2 of features x (m, d), y (n, d) under k(a, b) = (gamma a.b + coef0)^degree.
 
     gamma defaults to 1/d. Returns (mmd2, var): var estimates the variance the estimate would have on
-    var_at_m (default m) points of each (Sutherland et al. 2017, eq. 5); it may come out negative, and
+    var_at_m (default m) points of each (Sutherland et al. 2017); it may come out negative, and
     it is NaN when m != n or m < 3, where the formula does not apply. Double precision throughout.
     """
     x, y = (torch.as_tensor(a, dtype=torch.float64) for a in _comparable(x, y))
