@@ -228,11 +228,11 @@ def infer_architecture(state: dict, path: Path) -> dict:
     with fitting(path, "the networks are not NICE-GAN's"):
         dis, gen = state["disA"], state["gen2B"]
         first, fc = dis["model.1.weight_orig"], gen["FC.0.weight"]
-        layers = sum(bool(re.fullmatch(r"(model|Dis0_0)\.\d+\.weight_orig", k)) for k in dis)
+        layers = sum(bool(re.fullmatch(r"(model|Dis0_0|Dis1_0)\.\d+\.weight_orig", k)) for k in dis)
         found = {
             "ch": first.shape[0],
             "img_ch": first.shape[1],
-            "n_dis": layers + 4,  # Dis1_0 has two more layers, and two are not counted
+            "n_dis": layers + 2,  # Dis1_1 and conv1
             "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in gen),
             "light": fc.shape[1] == fc.shape[0],
         }
