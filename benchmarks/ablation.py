@@ -152,6 +152,8 @@ def spread(values: list[float], digits: int) -> str:
 
 def report(args, runs: list[Run]):
     command = f"python benchmarks/ablation.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
+    if args.rows != list(ROWS):
+        command += f" --rows {' '.join(args.rows)}"
     bars = [
         f"{name.replace('_', ' ')} " + (f"{low} to {high}" if low else f"at most {high}")
         for name, (low, high, _) in demo.BARS.items()

@@ -36,7 +36,7 @@ def choose(found: dict[Path, Path], names: list[str] | None, n: int, folder: Pat
     return [Path(name) if Path(name) in found else Path(name).with_suffix("") for name in names]
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its pictures")
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the pictures translated")
@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--size", type=common.at_least(16), default=256, help="side that all are scaled to, in pixels")
     parser.add_argument("--title", help="by default the input's folder")
     parser.add_argument("--name", default="compare", help="name of the picture, without .png")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     sources = {"input": by_stem(args.input)}
     for text in args.methods:
         name, folder = method(text)

@@ -67,13 +67,13 @@ def named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
     parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot; by default all there are")
     parser.add_argument("--title", default="Training curves", help="what the runs are")
     parser.add_argument("--name", default="curves", help="name of the picture, without .png")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     plt = common.pyplot()
     runs = [(name, read(path)) for name, path in args.runs]
     panels = [q for q in args.panels or PANELS if any(curve(lines, q)[0] for _, lines in runs)]

@@ -28,10 +28,10 @@ def row(D, x):
     return shown
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__, model=True)
     parser.add_argument("--pictures", type=common.at_least(1), default=4, help="test pictures of each domain")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     nice, state, _ = common.load(args)
     sides = []  # of each domain, its rows of maps
     for d in "AB":

@@ -52,11 +52,11 @@ def tsne(square, seed):
     return fit.fit_transform(np.sqrt(square))
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__, model=True)
     parser.add_argument("--pictures", type=common.at_least(2), default=200, help="test pictures of each domain at most")
     parser.add_argument("--seed", type=common.at_least(0), default=0, help="of the t-SNE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     plt = common.pyplot()
     trained, state, path = common.load(args)
     panels = {"before training": common.build(args, state, path), f"after {common.steps(state)}": trained}

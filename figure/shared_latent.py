@@ -23,10 +23,10 @@ def between(G, first, second):
     return [common.to_rgb(G(torch.lerp(first, second, k / (STEPS - 1)))[0]) for k in range(STEPS)]
 
 
-def main():
+def main(argv=None):
     parser = common.parser(__doc__, model=True)
     parser.add_argument("--pictures", type=common.at_least(2), default=2, help="test pictures of each domain")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     nice, state, _ = common.load(args)
     batch = {d: common.pictures(args, nice, f"test{d}", args.pictures).split(1) for d in "AB"}
     if min(map(len, batch.values())) < 2:

@@ -1,0 +1,78 @@
+"""The ablation's option files and its table; its trainings are ordinary ones."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from utils import UserError
+
+HOME = Path(__file__).parents[1]
+sys.path.insert(0, str(HOME / "benchmarks"))
+
+import ablation  # noqa: E402
+
+DIFFERS = {  # from the demo's options
+    "none": {"nice": False, "ra": False},
+    "ra": {"nice": False},
+    "nice": {"ra": False},
+    "minus": {"shared_layers": 1},
+    "full": {},
+    "plus": {"shared_layers": 3},
+    "without_c2": {"heads": (0, 1)},
+    "only_c0": {"heads": (0,)},
+    "encoder_both": {"encoder_updates": "both"},
+    "encoder_g": {"encoder_updates": "g"},
+}
+
+
+def test_option_files(monkeypatch):
+    monkeypatch.chdir(HOME)
+    assert {p.stem for p in Path("configs/ablation").glob("*.txt")} == set(ablation.ROWS) == set(DIFFERS)
+    plain = vars(main.parse_args(["@configs/demo.txt", "--device", "cpu"]))
+    for row, differs in DIFFERS.items():
+        options = vars(main.parse_args([f"@configs/ablation/{row}.txt", "--device", "cpu"]))
+        found = {k: v for k, v in options.items() if v != plain[k] and k not in ("given", "command")}
+        assert found == differs, row
+
+
+@pytest.fixture
+def complete(tmp_path):
+    """Two complete seeds of a row and one of another, all of 30 steps."""
+    for row, seed, add in (("full", 0, 0.0), ("full", 1, 0.2), ("none", 0, 0.5)):
+        scores = {f"{c}_{d}": add + i + (d == "B2A") for i, c in enumerate(ablation.COLUMNS) for d in ("A2B", "B2A")}
+        folder = tmp_path / f"{row}-30-{seed}"
+        folder.mkdir()
+        early = {name: 99.0 for name in scores}
+        (folder / "scores.json").write_text(json.dumps({"9": early, "30": scores}))
+    (tmp_path / "nice-30-0").mkdir()  # one under way
+    return tmp_path
+
+
+def test_table(complete, capsys):
+    ablation.main(["--steps", "30", "--table-only", "--result_dir", str(complete)])
+    text = (complete / "ablation.md").read_text()
+    assert text in capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    rows = {line[0]: line[1:] for line in lines[2:]}
+    assert list(rows) == [ablation.ROWS["none"], ablation.ROWS["full"]]  # in the paper's order
+    assert rows[ablation.ROWS["none"]] == ["1", "0.500 / 1.500", "1.500 / 2.500", "2.500 / 3.500", "3.5 / 4.5"]
+    assert rows[ablation.ROWS["full"]][:2] == ["2", "0.100 ± 0.141 / 1.100 ± 0.141"]
+
+
+def test_what_is_complete_is_not_done_again(complete, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a training was started")
+
+    monkeypatch.setattr(ablation.subprocess, "run", never)
+    argv = ["--steps", "30", "--rows", "full", "--seeds", "0", "1", "--result_dir", str(complete)]
+    ablation.main([*argv, "--out", str(complete / "t.md")])
+    assert "--steps 30 --seeds 0 1 --rows full" in (complete / "t.md").read_text()
+
+
+def test_no_complete_run(complete):
+    with pytest.raises(UserError, match="no complete run of 31 steps"):
+        ablation.main(["--steps", "31", "--table-only", "--result_dir", str(complete)])

@@ -1,0 +1,134 @@
+"""The figures' scripts on a tiny real run, and the arithmetic in them."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+
+HOME = Path(__file__).parents[1]
+sys.path.insert(0, str(HOME / "figure"))
+
+import common  # noqa: E402
+import curves  # noqa: E402
+import latent  # noqa: E402
+
+from utils import UserError, run  # noqa: E402
+
+OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu --out {out}"
+GOOD = {  # what is drawn: the call
+    "heatmaps_toy": f"heatmaps.py {OF_MODEL} --pictures 2",
+    "latent_toy": f"latent.py {OF_MODEL}",
+    "shared_latent_toy": f"shared_latent.py {OF_MODEL}",
+    "curves": "curves.py {results}/toy again={results}/toy/log.jsonl --out {out}",
+    "compare": "compare.py --input {data}/toy/testA ours={results}/toy/fakeB same={data}/toy/testA --out {out}",
+}
+BAD = {  # the script: a bad call, and what the message names
+    "heatmaps": ("heatmaps.py --dataset absent --result_dir {results} --out {out}", "absent_params_latest.pt"),
+    "latent": (f"latent.py {OF_MODEL} --checkpoint {{data}}/toy/testA/0.png", "0.png"),
+    "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{out}}", "testA"),
+    "curves": ("curves.py {data} --out {out}", "log.jsonl"),
+    "compare": ("compare.py --input {data}/toy/testA ours={data}/toy/trainB --out {out}", "has no picture"),
+}
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """Status, output and errors of each call by the name of its figure; the folders that they name."""
+    top = tmp_path_factory.mktemp("figures")
+    at = {name: str(top / name) for name in ("data", "results", "out")}
+    rng = np.random.default_rng(0)
+    for folder, count in (("trainA", 2), ("trainB", 2), ("testA", 3), ("testB", 4)):
+        for i in range(count):
+            path = top / "data" / "toy" / folder / f"{i}{folder[-1] if folder == 'trainB' else ''}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(path)
+    options = "--img_size 64 --ch 3 --n_res 1 --n_dis 6 --num_workers 0 --iteration 2 --log_freq 1 --device cpu"
+    where = ["--dataset", "toy", "--dataset_dir", at["data"], "--result_dir", at["results"]]
+    main.main([*options.split(), *where])
+    main.main(["--phase", "test", "--device", "cpu", *where])
+    started = {}
+    for name, call in GOOD.items():
+        started[name] = start(call, at)
+    started["bad"] = start(BAD["curves"][0], at)
+    done = {}
+    for name, process in started.items():
+        out, err = process.communicate(timeout=300)
+        done[name] = (process.returncode, out, err)
+    return done, at
+
+
+def start(call: str, at: dict):
+    command = [sys.executable, str(HOME / "figure" / call.split()[0]), *call.format(**at).split()[1:]]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "interpolation_toy"])
+def test_picture(name, calls):
+    done, at = calls
+    status, said, err = done.get(name, done["shared_latent_toy"])
+    assert (status, err) == (0, "")
+    assert f"{name}.png" in said
+    picture = Image.open(Path(at["out"]) / f"{name}.png")
+    picture.load()
+    assert 600 <= picture.width <= 1000 and 150 <= picture.height <= 1200
+    assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name, calls, capsys):
+    call, wanted = BAD[name]
+    with pytest.raises(SystemExit) as end:
+        run(lambda: importlib.import_module(name).main(call.format(**calls[1]).split()[1:]), f"{name}.py")
+    said, err = capsys.readouterr()
+    assert (end.value.code, said) == (2, "")
+    assert err.startswith(f"{name}.py: error: ") and err.count("\n") == 1 and wanted in err
+    if name == "curves":
+        assert calls[0]["bad"] == (2, "", err)
+
+
+def test_nothing_else_is_written(calls):
+    assert {p.stem for p in Path(calls[1]["out"]).iterdir()} == {*GOOD, "interpolation_toy"}
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "sklearn.manifold"])
+def test_missing_package(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match="pip install -r requirements-figures.txt"):
+        common.pyplot() if package == "matplotlib" else latent.tsne(np.zeros((5, 5)), 0)
+
+
+def test_mmd():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(60, 300, generator=generator) for _ in range(2))
+    square = latent.distances(a, b)
+    assert square == pytest.approx((torch.cdist(torch.cat((a, b)), torch.cat((a, b))) ** 2).numpy(), abs=1e-3)
+    assert latent.mmd2(square, 60) == pytest.approx(0, abs=0.003)  # one law
+    far = latent.mmd2(latent.distances(a, b + 1), 60)
+    assert far > 0.05
+    assert latent.mmd2(latent.distances(7 * a, 7 * b + 7), 60) == pytest.approx(far, rel=1e-4)  # scale plays no part
+
+
+def test_curves_average_what_starts_alike(tmp_path):
+    lines = [
+        {"step": 2, "cycle_A": 1.0, "cycle_B": 3.0, "d_loss": 5},
+        {"step": 1, "cycle_A": 4.0},
+        {"step": 3, "lr": 1},
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "d_lo')
+    read = curves.read(tmp_path)
+    assert curves.curve(read, "cycle") == ([1, 2], [4.0, 2.0])
+    assert curves.curve(read, "d_loss") == ([2], [5])
+    assert curves.curve(read, "fd") == ([], [])
+    assert curves.named(f"ours={tmp_path}") == ("ours", tmp_path)
+    assert curves.named(str(tmp_path)) == (tmp_path.name, tmp_path)
