@@ -302,10 +302,10 @@ def load_optimizer(optimizer, state: dict, name: str, path: Path):
             for key in ("exp_avg", "exp_avg_sq"):
                 if entry[key].shape != parameters[index].shape or not entry[key].is_floating_point():
                     raise ValueError(f"{key} of parameter {index} has shape {tuple(entry[key].shape)}")
-        own = {  # copies: the file must be free to go; a number of steps may be an int, as torch 1.x wrote it
-            i: {**{k: entry[k].clone() for k in ("exp_avg", "exp_avg_sq")}, "step": torch.tensor(float(entry["step"]))}
-            for i, entry in moments.items()
-        }
+        own = {}  # copies: the file must be free to go, and the fused update walks memory in order, so
+        for i, entry in moments.items():  # that moments need the layout (channels_last) of their parameter
+            own[i] = {"step": torch.tensor(float(entry["step"]))}  # torch 1.x wrote an int
+            own[i] |= {k: torch.empty_like(parameters[i]).copy_(entry[k]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.load_state_dict({"state": own, "param_groups": ours["param_groups"]})
 
 

@@ -1,0 +1,402 @@
+"""Long trainings: signals, kills, full disks, locks, divergence, leaks, and what users get wrong.
+
+Everything here happens in real processes, on real files.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import ROOT, TINY, pictures, train, trained, until
+
+import checkpoints
+
+STEPS = 10
+OFTEN = f"--iteration {STEPS} --print_freq 4 --save_freq 2 --keep 2"
+KILL, TERM, INT, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    """A place of one's own with the pictures in it."""
+    (tmp_path / "dataset").symlink_to(data / "dataset")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data):
+    """A training from first step to last: what it ends in, what its log says, how long it takes."""
+    trained(data, "--iteration 1")  # what only the first run pays for
+    shutil.rmtree(data / "results")
+    start = time.monotonic()
+    run = trained(data, OFTEN)
+    return ending(data), losses(run), time.monotonic() - start
+
+
+def latest(folder) -> Path:
+    return folder / "results" / "tiny_params_latest.pt"
+
+
+def ending(folder) -> dict:
+    """The digests of everything in a run's latest checkpoint, which are first compared with it."""
+    state = checkpoints.load_checkpoint(latest(folder))
+    checkpoints.verify(state, latest(folder))
+    return state["digest"]
+
+
+def losses(run) -> list[dict]:
+    """The log without its times."""
+    return [{k: v for k, v in line.items() if k not in ("steps_per_second", "data_wait")} for line in run.lines()]
+
+
+def debris(folder) -> list[Path]:
+    return [path for path in (folder / "results").rglob("*") if path.suffix == ".tmp"]
+
+
+def snapshot(folder) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*") if "output_" not in p.name}
+
+
+def complaint(run, *words) -> str:
+    """The one line that a run printed, which must be an error that holds these words."""
+    lines = run.output.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("main.py: error: "), run.output
+    assert all(str(word) in lines[0] for word in words), run.output
+    return lines[0]
+
+
+# ------------------------------------------------------------------------------------------- signals
+
+
+def test_a_stop_finishes_the_step_saves_and_says_how_to_continue(folder, undisturbed):
+    process = subprocess.Popen(  # the real command line, from start to end
+        [sys.executable, "main.py", *f"{TINY} {OFTEN}".split(), "--dataset_dir", folder / "dataset",
+         "--result_dir", folder / "results"], cwd=ROOT, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    log = folder / "results" / "tiny" / "log.jsonl"
+    while not log.exists() or not log.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(INT)
+    error = process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 0
+
+    step = checkpoints.load_checkpoint(latest(folder))["start_iter"]
+    assert 1 <= step < STEPS and error.startswith(f"stopped after step {step}; continue with: python main.py ")
+    argv = shlex.split(error.split("continue with: ")[1])[2:]
+    assert argv[-2:] == ["--resume", "True"]
+    run = trained(folder, shlex.join(argv[len(TINY.split()) :]))
+    assert (ending(folder), losses(run)) == undisturbed[:2]
+
+
+def test_stops_at_any_moment_lose_no_step(folder, undisturbed):
+    """Also one that arrives while a picture grid or a checkpoint is written."""
+    noise = np.random.default_rng(1)
+    resume = ""
+    for _ in range(10 * STEPS):
+        run = train(folder, f"{OFTEN} {resume}")
+        time.sleep(noise.uniform(0.05, 0.5) * undisturbed[2])
+        run.signal(TERM)
+        if run.wait() == 0 and "stopped after step" in run.output:
+            step = int(run.output.split("stopped after step ")[1].split(";")[0])
+            assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == step == run.lines()[-1]["step"]
+        elif run.status == 0:
+            break
+        else:  # before the first step there is nothing to finish
+            assert run.status == -TERM
+        resume = "--resume True" if latest(folder).exists() else ""
+    assert (ending(folder), losses(run)) == undisturbed[:2]
+
+
+def test_usr1_saves_and_goes_on_and_a_second_signal_stops_at_once(folder):
+    run = train(folder, "--iteration 1000000")
+    run.reach(1)
+    run.signal(USR1)
+    until(latest(folder).exists, run)
+    before, step = latest(folder).read_bytes(), run.lines()[-1]["step"]
+    run.reach(step + 2)
+    run.signal(TERM, INT)
+    assert run.wait() in (-TERM, -INT)
+    assert latest(folder).read_bytes() == before
+
+
+# --------------------------------------------------------------------------------------------- kills
+
+
+def killed_until_done(folder, noise, seconds) -> int:
+    """Kill a training at random times and resume it until one comes to its end; the number of kills."""
+    kills = 0
+    while True:
+        resume = "--resume True" if latest(folder).exists() else ""
+        run = train(folder, f"{OFTEN} {resume}")
+        time.sleep(noise.uniform(0, seconds))
+        run.signal(KILL)
+        if run.wait() == 0:
+            return kills
+        assert run.status == -KILL, run.output
+        kills += 1
+        if (folder / "results" / "tiny" / "log.jsonl").exists() and run.lines():  # every line is whole
+            assert [line["step"] for line in run.lines()] == list(range(1, run.lines()[-1]["step"] + 1))
+
+
+@pytest.mark.parametrize("wanted", [6, pytest.param(200, marks=pytest.mark.slow)])
+def test_kills_at_random_times_change_no_bit(folder, undisturbed, wanted):
+    noise, kills = np.random.default_rng(wanted), 0
+    while kills < wanted:
+        shutil.rmtree(folder / "results", ignore_errors=True)
+        kills += killed_until_done(folder, noise, undisturbed[2])
+        run = trained(folder, f"{OFTEN} --resume True")  # at the end already: changes nothing
+        assert (ending(folder), losses(run)) == undisturbed[:2]
+        assert [p.name for p in checkpoints.numbered_paths(folder / "results" / "tiny")] == [
+            f"tiny_params_{step:07d}.pt" for step in (STEPS - 2, STEPS)
+        ]
+        assert not debris(folder)
+    print(f"{kills} kills")
+
+
+def test_a_killed_training_leaves_no_lock_and_no_workers(folder):
+    first = train(folder, "--iteration 1000000 --print_freq 2 --num_workers 1")
+    first.reach(3)
+    before = snapshot(folder / "results" / "tiny" / "img")
+    assert trained(folder, "--resume True", status=2).lines()
+    second = train(folder, "--iteration 1000000")
+    assert second.wait() == 2
+    complaint(second, "another training runs in", folder / "results" / "tiny", "--result_dir")
+    assert before.items() <= snapshot(folder / "results" / "tiny" / "img").items()
+
+    workers = first.workers()
+    assert len(workers) == 1
+    first.signal(KILL)
+    first.wait()
+    trained(folder, "--iteration 4 --resume True")  # at once, though the worker may live for seconds yet
+    until(lambda: not any(alive(pid) for pid in workers), first)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ----------------------------------------------------------------------------------------- full disks
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def shrink(request, folder):
+    """shrink(room): from now on results has that many bytes left; returns the limits for a run."""
+    results = folder / "results"
+    results.mkdir()
+    if request.param == "limit":
+        yield lambda room: {"RLIMIT_FSIZE": room}
+        return
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(results)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here; the file-size limit stands in")
+
+    def fill(room):
+        free = os.statvfs(results).f_bavail * os.statvfs(results).f_frsize
+        (results / "filler").write_bytes(bytes(free - room))
+        return {}
+
+    yield fill
+    subprocess.run(["umount", "-l", str(results)], check=True)
+
+
+@pytest.mark.parametrize(
+    "room, options, what",
+    [
+        (300_000, "--print_freq 2", "tiny_params_latest.pt"),
+        (300_000, "--save_freq 2", "model/tiny_params_0000004.pt"),
+        (50_000, "--print_freq 4", "tiny/img/A2B_0000004.png"),
+        (12_000, "", "log.jsonl"),
+        (4096, "--phase test", "fakeB/0.png"),
+    ],
+)
+def test_a_full_disk_is_told_and_costs_only_the_steps_since_the_last_checkpoint(folder, shrink, room, options, what):
+    trained(folder, "--iteration 2 --print_freq 1000000 --save_freq 1000000")
+    before = latest(folder).read_bytes()
+    limits = shrink(room)
+    run = trained(folder, f"--resume True --iteration 1000 {options}", status=1, **limits)
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: cannot write ") and what in line and "free some space" in line
+    assert "Traceback" not in run.output and not debris(folder)
+    assert latest(folder).read_bytes() == before
+    assert not (folder / "results" / "tiny" / "fakeB" / "0.png").exists()
+    assert all(line["step"] for line in run.lines())
+
+    (folder / "results" / "filler").unlink(missing_ok=True)
+    assert trained(folder, "--resume True --iteration 5").lines()[-1]["step"] == 5
+
+
+# ----------------------------------------------------------------------------------------- divergence
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(folder):
+    trained(folder, "--iteration 2")
+    state = checkpoints.load_checkpoint(latest(folder))
+    del state["digest"]
+    state["gen2B"]["UpBlock2.17.weight"] = state["gen2B"]["UpBlock2.17.weight"].clone()
+    state["gen2B"]["UpBlock2.17.weight"][0] = torch.nan
+    checkpoints.save_checkpoint(state, latest(folder))
+    before = latest(folder).read_bytes()
+    run = trained(folder, "--iteration 4 --resume True", status=2)
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: step 3: not finite: d_local_B, d_global_B, d_cam_B, d_loss")
+    assert "_A" not in line.split(";")[0] and "--on_nan skip" in line and "Traceback" not in run.output
+    assert latest(folder).read_bytes() == before
+
+
+def test_an_absurd_learning_rate_is_caught_before_it_spoils_a_checkpoint(folder):
+    trained(folder, "--iteration 2")
+    run = trained(folder, "--resume True --iteration 100 --lr 1e30 --print_freq 1", status=2)
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: step ") and "not finite: " in line and "lower --lr" in line
+    state = checkpoints.load_checkpoint(latest(folder))
+    assert all(v.isfinite().all() for name in checkpoints.NETWORKS for v in state[name].values())
+    assert f"step {state['start_iter'] + 1}:" in line
+
+
+def test_skipping_drops_updates_counts_them_and_ends_after_ten_in_a_row(folder):
+    trained(folder, "--iteration 3 --print_freq 1000 --save_freq 1000")
+    good = ending(folder)
+    overflow = "--resume True --on_nan skip --cycle_weight 1e39"
+    run = trained(folder, f"{overflow} --iteration 7")
+    assert [line["dropped"] for line in run.lines()] == [0, 0, 0, 1, 2, 3, 4]
+    assert run.lines()[-1]["g_loss"] is None and run.lines()[-1]["cycle_A"] > 0
+    assert all(ending(folder)[name] == good[name] for name in ("gen2A", "gen2B", "G_optimizer"))
+
+    run = trained(folder, "--resume True --on_nan skip --cycle_weight 10 --iteration 8 --decay_flag false")
+    assert run.lines()[-1]["dropped"] == 4 and run.lines()[-1]["g_loss"] > 0
+    assert ending(folder)["gen2A"] != good["gen2A"]
+
+    before = latest(folder).read_bytes()
+    run = trained(folder, f"{overflow} --iteration 1000", status=2)
+    assert run.lines()[-1]["step"] == 17 and "step 9: not finite: g_loss, gradient of G" in run.output
+    assert "10 in a row" in run.output and latest(folder).read_bytes() == before
+
+
+# -------------------------------------------------------------------------------------------- hygiene
+
+
+@pytest.mark.parametrize("steps", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_memory_files_and_threads_do_not_grow(folder, steps):
+    run = train(folder, f"--iteration {steps} --print_freq 10 --save_freq 20 --keep 2 --num_workers 1")
+
+    def use():
+        process = Path(f"/proc/{run.pid}")
+        memory = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return memory, len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+
+    run.reach(steps // 4)
+    early = use()
+    for part in (2, 3):
+        run.reach(part * steps // 4)
+    run.reach(steps - 5)
+    late = use()
+    assert run.wait() == 0, run.output
+    print(f"MiB, files, threads: {early} at step {steps // 4}, {late} at step {steps - 5}")
+    assert late[0] < early[0] + 10 and late[1] <= early[1] + 1 and late[2] <= early[2] + 1
+
+
+# ------------------------------------------------------------------------------------------- mistakes
+
+
+def misplace(folder, *places):
+    """A data set of our own, without these parts."""
+    shutil.copytree(folder / "dataset" / "tiny", folder / "own" / "tiny")
+    for place in places:
+        path = folder / "own" / "tiny" / place
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def empty(folder):
+    misplace(folder, "testA")
+    (folder / "own" / "tiny" / "testA").mkdir()
+
+
+def spoil(folder):
+    misplace(folder)
+    (folder / "own" / "tiny" / "trainB" / "1.png").write_bytes(b"no picture")
+
+
+OWN = "--dataset_dir {0}/own"
+MISTAKES = [
+    (None, "--resume True --result_dir {0}/elsewhere", "no checkpoint", "train first"),
+    (None, "--phase test --result_dir {0}/elsewhere", "no checkpoint", "train first"),
+    (None, "--resume True --checkpoint {0}/nothing.pt", "no checkpoint", "nothing.pt"),
+    (None, "--resume True --checkpoint {0}", "no checkpoint", "--checkpoint"),
+    (None, "--dataset nowhere", "no data set", "nowhere"),
+    (misplace, OWN + " --dataset nowhere", "no data set", "nowhere"),
+    (lambda folder: misplace(folder, "trainB"), OWN, "trainB", "does not exist"),
+    (lambda folder: misplace(folder, "testA"), OWN, "testA", "does not exist"),
+    (empty, OWN, "no picture in", "testA"),
+    (spoil, OWN, "trainB/1.png", "--skip_bad_images"),
+    (None, "--result_dir {0}/dataset/tiny/trainA/0.png", "cannot write", "0.png"),
+    (None, "--result_dir /proc/nowhere", "cannot write", "/proc/nowhere"),
+    (None, "--resume True --n_res 2", "is of another run", "--n_res is 2, there 1"),
+]
+
+
+@pytest.mark.parametrize("prepare, options, words", [(first, second, words) for first, second, *words in MISTAKES])
+def test_a_mistake_is_one_line_and_touches_nothing(tmp_path, undisturbed, data, prepare, options, words):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("output_*"))
+    if prepare:
+        prepare(tmp_path)
+    before = snapshot(tmp_path)
+    complaint(trained(tmp_path, options.format(tmp_path), status=2), *words)
+    assert snapshot(tmp_path) == before
+
+
+OPTIONS = [
+    ("--n_dis 7", "too small for --n_dis 7, which needs 96"),
+    ("--n_dis 5", "5 must be at least 6"),
+    ("--img_size 50", "must be divisible by 4"),
+    ("--batch_size 0", "0 must be at least 1"),
+    ("--iteration 0", "0 must be at least 1"),
+    ("--dataset ../up", "is no folder name"),
+    ("--device tpu9", "no such device"),
+    ("--lr nan", "nan must be above 0"),
+]
+
+
+def test_an_impossible_option_is_named_and_touches_nothing(folder):
+    before = snapshot(folder)
+    for options, words in OPTIONS:
+        run = trained(folder, options, status=2)
+        assert words in run.output.splitlines()[-1] and "Traceback" not in run.output, run.output
+    assert snapshot(folder) == before
+
+
+def test_unreadable_pictures_can_be_left_out(folder):
+    spoil(folder)
+    run = trained(folder, OWN.format(folder) + " --iteration 1 --skip_bad_images true")
+    assert "left out 1 of 2" in run.output and "1.png" in run.output
+
+
+def test_a_new_run_puts_an_earlier_one_aside(folder):
+    kept = []
+    for n in range(3):
+        run = trained(folder, f"--iteration 2 --save_freq 2 --seed {n}")
+        assert n == 0 or f"previous_{n}" in run.output
+        kept.append(latest(folder).read_bytes())
+    results = folder / "results" / "tiny"
+    for n in (1, 2):
+        names = {p.name for p in (results / f"previous_{n}").rglob("*.*")}
+        assert names == {"tiny_params_latest.pt", "tiny_params_0000002.pt", "log.jsonl"}
+        assert (results / f"previous_{n}" / "tiny_params_latest.pt").read_bytes() == kept[n - 1]
+    old = results / "previous_1" / "tiny_params_latest.pt"
+    run = trained(folder, f"--checkpoint {old} --iteration 3 --seed 0")
+    assert f"continuing from step 2 of {old}" in run.output
