@@ -213,10 +213,10 @@ def main(argv: list[str] | None = None):
     args = parse_args(argv)
 
     import checkpoints
-    import demo
     import NICE
     import utils
 
+    utils.keep_freed_memory()
     if args.phase == "info":
         import info
 

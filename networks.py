@@ -184,9 +184,21 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
         super().__init__(*args, **kwargs)
         self._init_spectral_norm()
 
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        (k, _), (stride, _) = self.kernel_size, self.stride
+        h, w = ((side - k) // stride + 1 for side in x.shape[2:])
+        if x.device.type != "cpu":
+            return F.conv2d(x, weight, None, stride)
+        if h * w > 64:
+            return F.conv2d(x.contiguous(), weight, None, stride)  # in the layout of the weights
+        # Few positions, huge weights: one matrix product reads the weights in place, where the CPU's
+        # convolution would first copy them into a layout of its own, in every forward and backward.
+        patches = F.unfold(x, k, stride=stride).transpose(1, 2).flatten(0, 1).contiguous()  # (N*h*w,C*k*k)
+        return F.linear(patches, weight.flatten(1)).view(-1, h, w, len(weight)).permute(0, 3, 1, 2)
+
     def forward(self, x: Tensor, at=None) -> Tensor:
         weight, inv_sigma = self._inverse_sigma(at, len(x), 4)
-        y = F.conv2d(x, weight, None, self.stride)
+        y = self._convolve(x, weight)
         if self.bias is None:
             return y * inv_sigma.to(y.dtype)
         return torch.addcmul(self.bias.to(y.dtype).view(-1, 1, 1), y, inv_sigma.to(y.dtype))
