@@ -300,11 +300,16 @@ class NICE:
 
     def _log(self, log, sums, count, seconds, waited):
         """One line: means over the interval, speed, and the share of time spent waiting for data."""
+        values = torch.stack(list(sums.values())) / count
+        if self.world > 1:
+            with _lost_peers():
+                dist.all_reduce(values)
+            values /= self.world
         if log is None:
             return
         lr = lr_at(self.step, self.args.iteration, self.args.lr, self.args.decay_flag)
         speed = {"steps_per_second": round(count / seconds, 4), "data_wait": round(waited / seconds, 4)}
-        means = {name: round(float(value) / count, 6) for name, value in sums.items()}
+        means = {name: round(value, 6) for name, value in zip(sums, values.tolist(), strict=True)}
         log.write(step=self.step, lr=lr, dropped=int(self.guard.dropped), **speed, **means)
 
     def _agree(self, stop: bool, save: bool) -> tuple[bool, bool]:

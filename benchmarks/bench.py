@@ -81,7 +81,8 @@ def serve(side: str, options: str):
         with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
             model.train_step(*real)
             finish()
-        rows = [(e.key.lower(), e.self_device_time_total if cuda else e.self_cpu_time_total) for e in profiler.key_averages()]
+        kind = "self_device_time_total" if cuda else "self_cpu_time_total"
+        rows = [(event.key.lower(), getattr(event, kind)) for event in profiler.key_averages()]
         inside = ("conv", "aten::mm", "im2col", "col2im", "gemm", "cutlass", "cudnn")
         return sum(t for key, t in rows if any(word in key for word in inside)) / sum(t for _, t in rows)
 
@@ -197,7 +198,7 @@ def start_up():
         first += ["--result_dir", folder, "--iteration", "1"]
         pairs = [(run("-c", "import torch, torchvision"), run(*first)) for _ in range(3)]
     imports, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"\nimporting torch and torchvision: {imports:.1f} s; start to first step, grid and checkpoint: {whole:.1f} s")
+    print(f"importing torch and torchvision: {imports:.1f} s; start to first step, grid, checkpoint: {whole:.1f} s")
 
 
 def main():
