@@ -382,6 +382,19 @@ def test_unreadable_pictures_can_be_left_out(folder):
     assert "left out 1 of 2" in run.output and "1.png" in run.output
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_gone_bad_amid_training_costs_no_step(folder, workers):
+    misplace(folder)
+    run = train(folder, OWN.format(folder) + f" --iteration 1000000 --num_workers {workers}")
+    run.reach(2)
+    for name in ("0.png", "1.png"):
+        (folder / "own" / "tiny" / "trainA" / name).write_bytes(b"no picture")
+    assert run.wait() == 2
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: cannot read the picture") and "Traceback" not in run.output
+    assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == run.lines()[-1]["step"] >= 2
+
+
 def test_a_new_run_puts_an_earlier_one_aside(folder):
     kept = []
     for n in range(3):
