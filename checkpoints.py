@@ -195,7 +195,7 @@ def fitting(path: Path, what: str):
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{shown(path)} is damaged or does not fit: {what}: {_brief(error)}") from None
+        raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {_brief(error)}") from None
 
 
 def _brief(error: Exception) -> str:

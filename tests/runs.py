@@ -103,6 +103,22 @@ def trained(folder: Path, options: str = "", status=0, **limits: int) -> Run:
     return run
 
 
+def latest(folder) -> Path:
+    return folder / "results" / "tiny_params_latest.pt"
+
+
+def snapshot(folder) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*") if "output_" not in p.name}
+
+
+def complaint(run, *words) -> str:
+    """The one line that a run printed, which must be an error that holds these words."""
+    lines = run.output.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("main.py: error: "), run.output
+    assert all(str(word) in lines[0] for word in words), run.output
+    return lines[0]
+
+
 # ------------------------------------------------------------------------------------- in the server
 
 

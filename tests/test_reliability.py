@@ -1,4 +1,4 @@
-"""Long trainings: signals, kills, full disks, locks, divergence, leaks, and what users get wrong.
+"""Long trainings: signals, kills, locks, full disks, divergence, leaks.
 
 Everything here happens in real processes, on real files.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, TINY, pictures, train, trained, until
+from runs import ROOT, TINY, complaint, latest, pictures, snapshot, train, trained, until
 
 import checkpoints
 
@@ -46,10 +46,6 @@ def undisturbed(data):
     return ending(data), losses(run), time.monotonic() - start
 
 
-def latest(folder) -> Path:
-    return folder / "results" / "tiny_params_latest.pt"
-
-
 def ending(folder) -> dict:
     """The digests of everything in a run's latest checkpoint, which are first compared with it."""
     state = checkpoints.load_checkpoint(latest(folder))
@@ -64,18 +60,6 @@ def losses(run) -> list[dict]:
 
 def debris(folder) -> list[Path]:
     return [path for path in (folder / "results").rglob("*") if path.suffix == ".tmp"]
-
-
-def snapshot(folder) -> dict[Path, bytes | None]:
-    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*") if "output_" not in p.name}
-
-
-def complaint(run, *words) -> str:
-    """The one line that a run printed, which must be an error that holds these words."""
-    lines = run.output.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("main.py: error: "), run.output
-    assert all(str(word) in lines[0] for word in words), run.output
-    return lines[0]
 
 
 # ------------------------------------------------------------------------------------------- signals
@@ -305,107 +289,3 @@ def test_memory_files_and_threads_do_not_grow(folder, steps):
     assert run.wait() == 0, run.output
     print(f"MiB, files, threads: {early} at step {steps // 4}, {late} at step {steps - 5}")
     assert late[0] < early[0] + 10 and late[1] <= early[1] + 1 and late[2] <= early[2] + 1
-
-
-# ------------------------------------------------------------------------------------------- mistakes
-
-
-def misplace(folder, *places):
-    """A data set of our own, without these parts."""
-    shutil.copytree(folder / "dataset" / "tiny", folder / "own" / "tiny")
-    for place in places:
-        path = folder / "own" / "tiny" / place
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def empty(folder):
-    misplace(folder, "testA")
-    (folder / "own" / "tiny" / "testA").mkdir()
-
-
-def spoil(folder):
-    misplace(folder)
-    (folder / "own" / "tiny" / "trainB" / "1.png").write_bytes(b"no picture")
-
-
-OWN = "--dataset_dir {0}/own"
-MISTAKES = [
-    (None, "--resume True --result_dir {0}/elsewhere", "no checkpoint", "train first"),
-    (None, "--phase test --result_dir {0}/elsewhere", "no checkpoint", "train first"),
-    (None, "--resume True --checkpoint {0}/nothing.pt", "no checkpoint", "nothing.pt"),
-    (None, "--resume True --checkpoint {0}", "no checkpoint", "--checkpoint"),
-    (None, "--dataset nowhere", "no data set", "nowhere"),
-    (misplace, OWN + " --dataset nowhere", "no data set", "nowhere"),
-    (lambda folder: misplace(folder, "trainB"), OWN, "trainB", "does not exist"),
-    (lambda folder: misplace(folder, "testA"), OWN, "testA", "does not exist"),
-    (empty, OWN, "no picture in", "testA"),
-    (spoil, OWN, "trainB/1.png", "--skip_bad_images"),
-    (None, "--result_dir {0}/dataset/tiny/trainA/0.png", "cannot write", "0.png"),
-    (None, "--result_dir /proc/nowhere", "cannot write", "/proc/nowhere"),
-    (None, "--resume True --n_res 2", "is of another run", "--n_res is 2, there 1"),
-]
-
-
-@pytest.mark.parametrize("prepare, options, words", [(first, second, words) for first, second, *words in MISTAKES])
-def test_a_mistake_is_one_line_and_touches_nothing(tmp_path, undisturbed, data, prepare, options, words):
-    shutil.copytree(data, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("output_*"))
-    if prepare:
-        prepare(tmp_path)
-    before = snapshot(tmp_path)
-    complaint(trained(tmp_path, options.format(tmp_path), status=2), *words)
-    assert snapshot(tmp_path) == before
-
-
-OPTIONS = [
-    ("--n_dis 7", "too small for --n_dis 7, which needs 96"),
-    ("--n_dis 5", "5 must be at least 6"),
-    ("--img_size 50", "must be divisible by 4"),
-    ("--batch_size 0", "0 must be at least 1"),
-    ("--iteration 0", "0 must be at least 1"),
-    ("--dataset ../up", "is no folder name"),
-    ("--device tpu9", "no such device"),
-    ("--lr nan", "nan must be above 0"),
-]
-
-
-def test_an_impossible_option_is_named_and_touches_nothing(folder):
-    before = snapshot(folder)
-    for options, words in OPTIONS:
-        run = trained(folder, options, status=2)
-        assert words in run.output.splitlines()[-1] and "Traceback" not in run.output, run.output
-    assert snapshot(folder) == before
-
-
-def test_unreadable_pictures_can_be_left_out(folder):
-    spoil(folder)
-    run = trained(folder, OWN.format(folder) + " --iteration 1 --skip_bad_images true")
-    assert "left out 1 of 2" in run.output and "1.png" in run.output
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_gone_bad_amid_training_costs_no_step(folder, workers):
-    misplace(folder)
-    run = train(folder, OWN.format(folder) + f" --iteration 1000000 --num_workers {workers}")
-    run.reach(2)
-    for name in ("0.png", "1.png"):
-        (folder / "own" / "tiny" / "trainA" / name).write_bytes(b"no picture")
-    assert run.wait() == 2
-    line = run.output.splitlines()[-1]
-    assert line.startswith("main.py: error: cannot read the picture") and "Traceback" not in run.output
-    assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == run.lines()[-1]["step"] >= 2
-
-
-def test_a_new_run_puts_an_earlier_one_aside(folder):
-    kept = []
-    for n in range(3):
-        run = trained(folder, f"--iteration 2 --save_freq 2 --seed {n}")
-        assert n == 0 or f"previous_{n}" in run.output
-        kept.append(latest(folder).read_bytes())
-    results = folder / "results" / "tiny"
-    for n in (1, 2):
-        names = {p.name for p in (results / f"previous_{n}").rglob("*.*")}
-        assert names == {"tiny_params_latest.pt", "tiny_params_0000002.pt", "log.jsonl"}
-        assert (results / f"previous_{n}" / "tiny_params_latest.pt").read_bytes() == kept[n - 1]
-    old = results / "previous_1" / "tiny_params_latest.pt"
-    run = trained(folder, f"--checkpoint {old} --iteration 3 --seed 0")
-    assert f"continuing from step 2 of {old}" in run.output
