@@ -233,7 +233,7 @@ def test_a_bomb_does_not_go_off(nice, tmp_path):
     refused(file)
     torch.save({**nice.state(), "D_optimizer": Bomb(victim)}, file, _use_new_zipfile_serialization=False)
     refused(file)
-    file.write_bytes(pickle.dumps(Bomb(victim)))
+    file.write_bytes(pickle.dumps(Bomb(victim), protocol=2))
     refused(file)
     np.savez(tmp_path / "bomb.npz", features=np.array([Bomb(victim)], dtype=object))
     with pytest.raises(UserError, match="no .npz of plain arrays"):

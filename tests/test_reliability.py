@@ -282,8 +282,8 @@ def test_memory_files_and_threads_do_not_grow(folder, steps):
 
     run.reach(steps // 4)
     early = use()
-    for part in (2, 3):
-        run.reach(part * steps // 4)
+    for step in range(steps // 4, steps - 5, 25):
+        run.reach(step)
     run.reach(steps - 5)
     late = use()
     assert run.wait() == 0, run.output
