@@ -39,7 +39,9 @@ CASES = {  # name: options; the first three are the bars of the project
 
 def serve(side: str, options: str):
     """Build one side, then answer lines: 'step', 'translate', 'share', 'memory', each with a number."""
-    os.environ["THP_MEM_ALLOC_ENABLE"] = "1" if side == "ours" else "0"  # as main.py sets it
+    if side == "ours":
+        import main  # first: it sets what torch reads when it is imported
+
     import torch
 
     import main

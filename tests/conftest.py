@@ -1,5 +1,7 @@
 """What the tests share: small settings, small folders of pictures, the parity fixtures."""
 
+import main  # isort: skip  (first: it sets what torch reads when it is imported)
+
 import sys
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import main
 import NICE
 
 HERE = Path(__file__).parent
