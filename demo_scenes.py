@@ -91,8 +91,7 @@ def limb(x, y, points):
 def landscape(dice, x, y):
     """Sky over grass, in 0..255 (3,H,W), and the row of the horizon."""
     horizon = dice(27, 36)
-    top, low = mix((92, 152, 218), (104, 164, 224), dice()), mix((168, 206, 234), (184, 216, 236), dice())
-    picture = mix(top, low, ramp(y, -2, horizon) + 0 * x)
+    picture = mix((98, 158, 221), (176, 211, 235), ramp(y, -2, horizon) + 0 * x)
     for _ in range(dice.pick(1, 1, 2)):  # clouds, flat below
         cx, cy, width, cloud = dice(0, 64), dice(5, horizon - 14), dice(6, 9), 99.0
         for i, size in enumerate((0.34, 0.5, 0.5, 0.34)):
@@ -106,8 +105,7 @@ def landscape(dice, x, y):
             centre, width, height = dice(-10, 74), dice(16, 30), dice(2, 6)
             ridge = np.maximum(ridge, height * np.clip(1 - ((x - centre) / width) ** 2, 0, 1) ** 2)
         picture = mix(picture, tone, np.clip(y - horizon + ridge, 0, 1))
-    far, near = mix((156, 196, 104), (144, 188, 98), dice()), mix((92, 150, 68), (82, 140, 64), dice())
-    grass = mix(far, near, ramp(y, horizon, 64) + 0 * x)
+    grass = mix((150, 192, 101), (90, 146, 67), ramp(y, horizon, 64) + 0 * x)
     picture = mix(picture, grass, np.clip(0.5 + y - horizon, 0, 1))
     for _ in range(dice.pick(0, 0, 1)):  # a tree on the horizon
         tx, radius = dice(3, 61), dice(2.6, 4.6)
@@ -127,7 +125,7 @@ def landscape(dice, x, y):
         for lean in (-0.45, 0, 0.45):
             blade = np.abs(x - gx - lean * height * rise) - 0.55 * (1 - rise)
             blades = np.minimum(blades, np.maximum(blade, np.abs(gy - y - height / 2) - height / 2))
-    picture = mix(picture, near * 0.8, 0.7 * np.clip(0.5 - 1.2 * blades, 0, 1))
+    picture = mix(picture, (70, 117, 53), 0.7 * np.clip(0.5 - 1.2 * blades, 0, 1))
     petal, petals = dice.pick((255, 252, 240), (252, 220, 88), (240, 150, 176)), 99.0
     for _ in range(dice.pick(0, 3, 4, 5)):  # flowers
         gx, gy = dice(1, 63), dice(horizon + 5, 63)
@@ -213,7 +211,7 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     px = min(dice(*size), 60 / (right - left), 57 / (ground - top))
     foot = max(2 + px * (ground - top), dice(max(horizon + 8, 50), 62))
     x, y = (x - dice(1.5, 62.5 - px * (right - left))) / px + left, (y - foot) / px + ground
-    picture = picture * (1 - 0.3 * np.clip(1.25 - (x / 0.66) ** 2 - ((y - ground) / 0.085) ** 2, 0, 1))
+    picture = picture * (1 - 0.24 * np.clip(1.25 - (x / 0.66) ** 2 - ((y - ground) / 0.085) ** 2, 0, 1))
 
     part = {name: limb(x, y, points) for name, points in bones.items()}
     for name in ("hind", "fore", "far hind", "far fore"):  # hooves stand flat
@@ -268,7 +266,7 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     shades = {"far": 0.7, "far ear": 0.75, "body": shading}
     colours = {
         "A": (mix((96, 54, 34), (198, 130, 76), shade), mix((38, 24, 20), (82, 48, 30), shade), plain),
-        "B": (mix((202, 197, 190), (242, 238, 230), shade), mix((34, 31, 34), (62, 56, 56), shade), zebra),
+        "B": (mix((198, 193, 186), (238, 234, 226), shade), mix((42, 38, 40), (68, 62, 60), shade), zebra),
     }
     pictures = {"mask": np.ceil(np.maximum.reduce(list(cover.values())) * 255)}
     for domain in domains:
