@@ -57,11 +57,10 @@ class _InstanceLayerNorm(torch.autograd.Function):
         dscale = (g * x).sum((2, 3), keepdim=True, dtype=m.dtype)
         da, db = dscale * gamma, dshift * gamma
         dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
-        dv = dp * p * i * i * (-0.5 / (n - 1))
-        dV = (dq * q).sum(1, keepdim=True) * j * j * (-0.5 / (C * n - 1))
-        dM = (db * q).sum(1, keepdim=True) * (-1 / C)
-        slope = (dv + dV) * 2
-        offset = d * dV * 2 + (dM - db * p) / n - slope * m
+        dV = (dq * q).sum(1, keepdim=True) * j * j * (-1 / (C * n - 1))
+        dM = (db * q).sum(1, keepdim=True) * (-1 / (C * n))
+        slope = torch.addcmul(dV, dp * p, i * i, value=-1 / (n - 1))
+        offset = torch.addcmul(dM, d, dV).addcmul_(db, p, value=-1 / n).addcmul_(slope, m, value=-1)
         dx = torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype)).addcmul_(g, scale.to(g.dtype))
         drho = (r0 * r1 * ((dp * i).sum(0) - (dq * j).sum(0))).view(1, C)
         dgamma = torch.addcmul(dscale * a, dshift, b)
