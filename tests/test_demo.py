@@ -164,7 +164,9 @@ def test_someone_elses_folder_is_left_alone(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_drawing_leaves_no_half_data_set(tmp_path, how):
     process = subprocess.Popen([sys.executable, "demo.py", "--root", str(tmp_path / "demo")], cwd=HOME,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               # a shell may have started the tests in the background, deaf to SIGINT
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while not (drawn := sum(1 for _ in tmp_path.rglob("*.png"))) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -68,7 +68,8 @@ def debris(folder) -> list[Path]:
 def test_a_stop_finishes_the_step_saves_and_says_how_to_continue(folder, undisturbed):
     process = subprocess.Popen(  # the real command line, from start to end
         [sys.executable, "main.py", *f"{TINY} {OFTEN}".split(), "--dataset_dir", folder / "dataset",
-         "--result_dir", folder / "results"], cwd=ROOT, stderr=subprocess.PIPE, text=True)  # fmt: skip
+         "--result_dir", folder / "results"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"})  # as the undisturbed run: more threads round otherwise  # fmt: skip
     log = folder / "results" / "tiny" / "log.jsonl"
     while not log.exists() or not log.read_text():
         assert process.poll() is None
