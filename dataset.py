@@ -8,18 +8,19 @@
 import os
 import re
 import shutil
-import signal
 import sys
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
+from multiprocessing import Pipe, Process
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from utils import UserError, shown
@@ -35,7 +36,6 @@ MARGIN = 30               # training pictures are resized to (S + MARGIN)^2, the
 
 Image.MAX_IMAGE_PIXELS = None  # read_image has its own, stricter check, which names the file
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
-warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is the user's choice
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -251,22 +251,17 @@ class UnpairedStream:
 
     def __next__(self):
         # Held here alone until all is well: after an error what was prefetched no longer fits `position`.
-        batches, self._batches = self._start() if self._batches is None else self._batches, None
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):
-                raise
-            raise UserError("a process that reads the pictures was killed, most likely for want of memory "
-                            "or of /dev/shm: use fewer --num_workers or free some, then --resume True") from error
-        if isinstance(batch, UserError):
+        batches, self._batches = self._batches or self._start(), None
+        batch = next(batches)
+        if isinstance(batch, Exception):
             raise batch
         self._batches = batches
         self._position += self._batch_size * self._world
-        return dict(zip("AB", batch, strict=True))
+        tensors = map(to_tensor, np.moveaxis(batch, 1, 0))
+        return dict(zip("AB", (x.pin_memory() for x in tensors) if self._pin_memory else tensors, strict=True))
 
     def close(self):
-        self._batches = None  # the iterator stops its workers when it goes
+        self._batches = None  # the workers are stopped when it goes
 
     def __enter__(self):
         return self
@@ -275,53 +270,76 @@ class UnpairedStream:
         self.close()
 
     def _start(self):
-        batches = iter(DataLoader(
-            self._samples,
-            batch_sampler=self._numbers(),
-            num_workers=self._workers,
-            collate_fn=_collate,
-            pin_memory=self._pin_memory,
-            worker_init_fn=_leave_process_group,
-            generator=torch.Generator(),  # the loader draws from it; the global one is the training's
-        ))
-        # PyTorch's handler raises wherever the program is when a worker dies, even amid saving a
-        # checkpoint. Without it the death comes up in the next __next__.
-        with suppress(AttributeError, ValueError):  # on Windows; outside the main thread
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
-
-    def _numbers(self):
-        """This rank's sample numbers, batch after batch."""
-        start = self._position + self._rank * self._batch_size
-        while True:
-            yield range(start, start + self._batch_size)
-            start += self._batch_size * self._world
+        """An iterator of batches from the present position on."""
+        first, stride = self._position + self._rank * self._batch_size, self._batch_size * self._world
+        if self._workers:
+            return _Workers(self._workers, self._samples, self._batch_size, first, stride)
+        return self._samples.batches(self._batch_size, first, stride)
 
 
-def _leave_process_group(_):
+class _Workers:
+    """An iterator of batches made ahead by processes: of W, number w makes the batches w, w + W, w + 2W, ...
+
+    Each has a pipe of its own, and writing to it waits until the batch is asked for. So they share no
+    lock, and the death of one, at whatever moment, is the end of its pipe. (Killed at the wrong moment,
+    a DataLoader's worker leaves its queue locked and the training waiting for ever.)
+    """
+
+    def __init__(self, number, samples, size, first, stride):
+        self.processes, self._pipes, self._turn = [], [], 0
+        for w in range(number):
+            pipe, end = Pipe(duplex=False)
+            share = size, first + w * stride, number * stride
+            self.processes.append(Process(target=_work, args=(pipe, end, samples, *share), daemon=True))
+            self._pipes.append(pipe)
+            self.processes[-1].start()
+            end.close()  # so that the worker's is the only one
+
+    def __next__(self):
+        try:
+            batch = self._pipes[self._turn].recv()
+        except (EOFError, OSError) as error:
+            raise UserError("a process that reads the pictures was killed, most likely for want of memory: "
+                            "use fewer --num_workers or free some, then --resume True") from error
+        self._turn = (self._turn + 1) % len(self._pipes)
+        return batch
+
+    def __del__(self):
+        for process, pipe in zip(self.processes, self._pipes, strict=True):
+            process.kill()  # it holds nothing
+            process.join()
+            pipe.close()
+
+
+def _work(other_end, pipe, samples, *share):
+    other_end.close()  # a copy of the trainer's, which must be the only one: when that goes, writing fails
     with suppress(AttributeError):  # on Windows
         os.setpgrp()  # Ctrl-C is for the trainer, which may still want a batch before it saves
+    try:
+        for batch in samples.batches(*share):
+            pipe.send(batch)
+    except BrokenPipeError:
+        pass  # the trainer is gone
+    except Exception:
+        pipe.send(RuntimeError(f"in a process that reads pictures:\n{traceback.format_exc()}"))
 
 
-def _collate(samples):
-    """N samples to (2,N,C,S,S). An error travels as a value, because the loader would garble its message."""
-    errors = (sample for sample in samples if isinstance(sample, UserError))
-    return next(errors, None) or to_tensor(np.stack(samples, axis=1))
-
-
-class _Samples(Dataset):
-    """Sample k of A and of B: (2,S,S,C) uint8, or the UserError met on the way."""
+class _Samples:
+    """Where samples come from: the pictures, and what is kept of them."""
 
     def __init__(self, paths, img_size, channels, seed):
         self.paths = {domain: list(paths[domain]) for domain in "AB"}
         self.img_size, self.channels, self.seed = img_size, channels, seed
         self.cache = {}  # domain: pixels (n, S + MARGIN, S + MARGIN, C) uint8, filled (n,) bool
 
-    def __getitem__(self, k):
-        try:
-            return np.stack([self.sample(domain, k) for domain in "AB"])
-        except UserError as error:
-            return error
+    def batches(self, size, first, stride):
+        """For ever the samples first, ..., first + size - 1 of both domains, then from first + stride on:
+        (size,2,S,S,C) uint8, or the UserError met on the way, as a value, because it may cross processes."""
+        for start in count(first, stride):
+            try:
+                yield np.stack([[self.sample(domain, k) for domain in "AB"] for k in range(start, start + size)])
+            except UserError as error:
+                yield error
 
     def sample(self, domain, k):
         """Sample k of one domain, a pure function: (S,S,C) uint8."""

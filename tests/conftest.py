@@ -43,6 +43,12 @@ def differing(a: dict, b: dict) -> set[str]:
     return {k for k in a if not torch.equal(a[k], b[k])}
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 class Parity:
     """Numbers measured on the released program: inputs, initial weights, what came out."""
 

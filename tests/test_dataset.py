@@ -608,7 +608,7 @@ def test_close_ends_the_workers_and_leaves_no_file_open(pictures):
     for _ in range(6):
         with UnpairedStream(pictures, 16, 1, workers=2, cache=True) as stream:
             next(stream)
-            workers = stream._batches._workers
+            workers = stream._batches.processes
             assert all(os.getpgid(worker.pid) != os.getpgrp() for worker in workers[:1])  # a Ctrl-C spares them
         assert not any(worker.is_alive() for worker in workers)
         del stream
@@ -620,11 +620,23 @@ def test_close_ends_the_workers_and_leaves_no_file_open(pictures):
 def test_a_killed_worker_is_a_clear_error_where_the_next_batch_is_asked_for(pictures):
     with UnpairedStream(pictures, 16, 1, workers=1) as stream:
         next(stream)
-        os.kill(stream._batches._workers[0].pid, signal.SIGKILL)
+        os.kill(stream._batches.processes[0].pid, signal.SIGKILL)
         time.sleep(0.3)  # the training goes on undisturbed meanwhile
         with pytest.raises(UserError) as error:
-            take(stream, 20)
+            take(stream, 100)  # what it had sent before its death is good
         one_line(error, "memory", "--num_workers", "--resume")
+
+
+def test_no_moment_of_a_worker_s_death_leaves_the_training_waiting(pictures):
+    moments = np.random.default_rng(0).uniform(0, 0.02, 30)
+    for moment in moments:
+        # a batch is larger than what a pipe holds, so most deaths come amid the writing of one
+        with UnpairedStream(pictures, 128, 2, workers=2) as stream:
+            next(stream)
+            time.sleep(moment)
+            os.kill(stream._batches.processes[1].pid, signal.SIGKILL)
+            with pytest.raises(UserError, match="--num_workers"):
+                take(stream, 3)
 
 
 def test_a_mistake_of_ours_in_a_worker_is_no_lack_of_memory(pictures, monkeypatch):
@@ -642,7 +654,7 @@ def test_workers_do_not_outlive_a_killed_parent(pictures):
         paths = {d: [Path(path) for path in paths] for d, paths in json.loads(sys.argv[1]).items()}
         stream = dataset.UnpairedStream(paths, 16, 1, workers=2)
         next(stream)
-        print(*(worker.pid for worker in stream._batches._workers), flush=True)
+        print(*(worker.pid for worker in stream._batches.processes), flush=True)
         time.sleep(60)"""
     paths = json.dumps({d: [str(path) for path in paths] for d, paths in pictures.items()})
     parent = subprocess.Popen([sys.executable, "-c", code, paths], cwd=ROOT, stdout=subprocess.PIPE, text=True)
