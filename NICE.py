@@ -143,33 +143,29 @@ class NICE:
             terms |= self._descend("G", self.G_optim, real)
         return terms
 
-    def discriminator_objective(self, real):
-        """Tell real from fake: every head wants 1 on real and 0 on generated images."""
-        args, D, E, G = self.args, self.D, self.E, self.G
+    def discriminator_objective(self, real, s, t):
+        """Tell real from fake in domain t: every head wants 1 on real and 0 on generated images."""
         with torch.no_grad():  # G is frozen, so its graph would only be thrown away
-            fake = {t: G[t](E[s].encode(real[s], at=(0,))) for s, t in DIRECTIONS}
+            fake = self.G[t](self.E[s].encode(real[s], at=(0,)))
+        # real and fake in one batch: the weights are read once, each half has its own sigma
+        judged = self.D[t](torch.cat((real[t], fake)), at=(0, 1))
         terms = {}
-        for d in "AB":  # real and fake in one batch: the weights are read once, each half has its own sigma
-            for head, logits in D[d](torch.cat((real[d], fake[d])), at=(0, 1)).heads().items():
-                on_real, on_fake = logits.chunk(2)
-                terms[f"d_{head}_{d}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
-        return args.adv_weight * sum(terms.values()), terms
+        for head, logits in judged.heads().items():
+            on_real, on_fake = logits.chunk(2)
+            terms[f"d_{head}_{t}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
+        return self.args.adv_weight * sum(terms.values()), terms
 
-    def generator_objective(self, real):
-        """Fool D, come back (cycle), stay (reconstruction)."""
+    def generator_objective(self, real, s, t):
+        """From domain s: fool D in t, come back (cycle), and stay (reconstruction)."""
         args, D, E, G = self.args, self.D, self.E, self.G
-        z = {d: E[d].encode(real[d], at=(0,)) for d in "AB"}
-        # G[t] draws the translation of s and the reconstruction of t in one batch
-        drawn = {t: G[t](torch.cat((z[s], z[t]))).chunk(2) for s, t in DIRECTIONS}
-        terms = {}
-        for s, t in DIRECTIONS:
-            fake, rec = drawn[t]
-            judged = D[t](fake, at=(1,))
-            cyc = G[s](judged.z if E is D else E[t].encode(fake, at=(1,)))
-            for head, logits in judged.heads().items():
-                terms[f"g_{head}_{t}"] = lsgan(logits, 1)
-            terms[f"cycle_{s}"] = F.l1_loss(cyc, real[s])
-            terms[f"recon_{t}"] = F.l1_loss(rec, real[t])
+        z = E[s].encode(real[s], at=(0,))
+        fake = G[t](z)
+        judged = D[t](fake, at=(1,))
+        z_fake = judged.z if E is D else E[t].encode(fake, at=(1,))
+        cyc, rec = G[s](torch.cat((z_fake, z))).chunk(2)  # in one batch
+        terms = {f"g_{head}_{t}": lsgan(logits, 1) for head, logits in judged.heads().items()}
+        terms[f"cycle_{s}"] = F.l1_loss(cyc, real[s])
+        terms[f"recon_{s}"] = F.l1_loss(rec, real[s])
         weight = {"g": args.adv_weight, "cycle": args.cycle_weight, "recon": args.recon_weight}
         return sum(weight[name.split("_")[0]] * term for name, term in terms.items()), terms
 
@@ -180,11 +176,12 @@ class NICE:
             net.power_iteration(2)  # of this half's two passes, real and fake: they need only the weights
         total, terms = 0.0, {}
         for real_A, real_B in zip(real["A"].chunk(n), real["B"].chunk(n), strict=True):
-            with self._autocast():
-                loss, parts = self.objectives[which]({"A": real_A, "B": real_B})
-            scaler.scale(loss / n).backward()
-            total = total + loss.detach() / n
-            terms = {name: terms.get(name, 0.0) + part.detach() / n for name, part in parts.items()}
+            for s, t in DIRECTIONS:  # one after the other: only one's activations are alive
+                with self._autocast():
+                    loss, parts = self.objectives[which]({"A": real_A, "B": real_B}, s, t)
+                scaler.scale(loss / n).backward()
+                total = total + loss.detach() / n
+                terms |= {name: terms.get(name, 0.0) + part.detach() / n for name, part in parts.items()}
         terms[f"{which.lower()}_loss"] = total
         self._average_over_ranks(optimizer)
         self._update(which, optimizer, terms)

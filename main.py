@@ -14,11 +14,9 @@ import shlex
 import sys
 from pathlib import Path
 
-# Both are read when torch is imported.  Large pages for large tensors: faulting in fresh 4 kB pages
-# is a tenth of a step on a CPU.  Waiting threads sleep early: on a machine that does anything else
-# beside, two threads that spin for each other made a small step take four times as long.
+# Read when torch is imported.  Large pages for large tensors: faulting in fresh 4 kB pages is a tenth
+# of a step on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def boolean(text: str) -> bool:

@@ -65,11 +65,14 @@ def serve(side: str, options: str):
             torch.cuda.synchronize()
 
     def timed(function):
+        """Seconds a call takes, on average over a second of calls or at least one."""
         finish()
-        start = time.perf_counter()
-        function()
-        finish()
-        return time.perf_counter() - start
+        start, n = time.perf_counter(), 0
+        while n == 0 or seconds < 1:
+            function()
+            finish()
+            n, seconds = n + 1, time.perf_counter() - start
+        return seconds / n
 
     @torch.no_grad()
     def translate():
@@ -127,7 +130,8 @@ class Side:
 def ratios(ours: Side, reference: Side, what: str, rounds: int) -> tuple[list[float], list[float]]:
     """(reference / ours for each round, our seconds); the order within a round alternates."""
     found, seconds = [], []
-    ours.ask(what), reference.ask(what)  # warm up
+    for _ in range(6):  # warm up; both heaps settle after a few steps
+        ours.ask(what), reference.ask(what)
     for turn in range(rounds):
         if turn % 2:
             r, o = reference.ask(what), ours.ask(what)
@@ -169,7 +173,8 @@ def scaling(rounds: int, extra: str):
         points = []
         for value, options in plan:
             side = Side("ours", f"{options} --ch 16 --n_res 4 {extra}")
-            side.ask("step")
+            for _ in range(3):
+                side.ask("step")
             seconds = statistics.median(side.ask("step") for _ in range(rounds))
             side.close()
             points.append((value, seconds))
