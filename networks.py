@@ -6,6 +6,7 @@ are the keys of checkpoints that people already have, and the order of registrat
 the parameters in their optimizer states.  Shape comments are for 256 x 256 images and c = 64.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,61 +17,63 @@ from torch.utils.checkpoint import checkpoint
 # ---------------------------------------------------------------------- instance / layer normalisation
 
 
-def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Unbiased variance and mean of each channel of each sample: (N,C,H,W) -> twice (N,C,1,1)."""
+def _squares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each channel of each sample, and sum of squares about it: (N,C,H,W) -> twice (N,C,1,1)."""
     if x.device.type != "cpu":
-        return torch.var_mean(x, dim=(2, 3), keepdim=True)
+        v, m = torch.var_mean(x, dim=(2, 3), keepdim=True)
+        return m, v * (x.shape[2] * x.shape[3] - 1)
     # the CPU's var_mean is not vectorised along these axes: two plain passes take an eighth of its time
     m = x.mean((2, 3), keepdim=True)
-    return (x - m).square_().sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1), m
+    return m, (x - m).square_().sum((2, 3), keepdim=True)
+
+
+@lru_cache
+def _roots(C: int, n: int, device, dtype) -> Tensor:
+    """(sqrt(n - 1), sqrt(C n - 1)) as a tensor."""
+    return torch.tensor([(n - 1) ** 0.5, (C * n - 1) ** 0.5], dtype=dtype).to(device)
 
 
 class _InstanceLayerNorm(torch.autograd.Function):
     """gamma * (r0 IN(x) + r1 LN(x)) + beta as one affine map per channel: x * scale + shift.
 
     Exact, because both normalisations are affine in x and LN's moments follow from the per-channel
-    ones m, v (law of total variance).  Forward reads x twice; backward is the chain rule through
-    the small (N,C,1,1) tensors and one more affine map, dx = g * scale + x * slope + offset.
+    ones (law of total variance).  Forward reads x twice; backward is the chain rule through the
+    small (N,C,1,1) tensors and one more affine map, dx = g * scale - x * slope + offset.  Of small
+    maps the small tensors' operations are the cost, so the constants are gathered:
+    IN's 1/std is sqrt(n - 1) i and LN's is sqrt(C n - 1) j.
     """
 
     @staticmethod
     def forward(ctx, x, rho, gamma, beta, eps):
         C, n = x.shape[1], x.shape[2] * x.shape[3]
-        v, m = _var_mean(x.to(torch.promote_types(x.dtype, torch.float32)))  # of half-precision maps too
-        M = m.mean(1, keepdim=True)  # (N,1,1,1)
-        d = m - M
-        V = (v.sum(1, keepdim=True) * (n - 1) + (d * d).sum(1, keepdim=True) * n) / (C * n - 1)
-        i, j = (v + eps).rsqrt(), (V + eps).rsqrt()  # 1 / std of the channel, of the sample
-        r0 = (rho[..., 0] - rho[..., 1]).sigmoid().view(1, C, 1, 1)  # softmax of two
-        r1 = 1 - r0
+        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))  # of half-precision maps too
+        D, M = torch.var_mean(m, 1, correction=0, keepdim=True)  # (N,1,1,1)
+        i = (S + eps * (n - 1)).rsqrt_()
+        j = torch.add(S.sum(1, keepdim=True), D, alpha=n * C).add_(eps * (C * n - 1)).rsqrt_()
+        r = rho.softmax(-1)
+        r0, r1 = (r * _roots(C, n, r.device, r.dtype)).view(1, C, 2, 1, 1).unbind(2)
         p, q = r0 * i, r1 * j
-        a, b = p + q, torch.addcmul(p * m, q, M).neg_()  # r0 IN(x) + r1 LN(x) = a x + b
-        scale, shift = a * gamma, torch.addcmul(beta, b, gamma)
-        ctx.save_for_backward(x, scale, gamma, m, M, d, i, j, r0, r1, p, q, a, b)
+        a, b = p + q, torch.addcmul(p * m, q, M)  # r0 IN(x) + r1 LN(x) = a x - b
+        scale, shift = a * gamma, torch.addcmul(beta, b, gamma, value=-1)
+        ctx.save_for_backward(x, scale, gamma, m, M, i, j, r, p, q, a, b)
         return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
     @staticmethod
     def backward(ctx, g):
-        x, scale, gamma, m, M, d, i, j, r0, r1, p, q, a, b = ctx.saved_tensors
+        x, scale, gamma, m, M, i, j, r, p, q, a, b = ctx.saved_tensors
         C, n = x.shape[1], x.shape[2] * x.shape[3]
         dshift = g.sum((2, 3), keepdim=True, dtype=m.dtype)
         dscale = (g * x).sum((2, 3), keepdim=True, dtype=m.dtype)
         da, db = dscale * gamma, dshift * gamma
-        dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
-        dV = (dq * q).sum(1, keepdim=True) * j * j * (-1 / (C * n - 1))
-        dM = (db * q).sum(1, keepdim=True) * (-1 / (C * n))
-        slope = torch.addcmul(dV, dp * p, i * i, value=-1 / (n - 1))
-        offset = torch.addcmul(dM, d, dV).addcmul_(db, p, value=-1 / n).addcmul_(slope, m, value=-1)
-        dx = torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype)).addcmul_(g, scale.to(g.dtype))
-        drho = (r0 * r1 * ((dp * i).sum(0) - (dq * j).sum(0))).view(1, C)
-        dgamma = torch.addcmul(dscale * a, dshift, b)
-        return (
-            dx,
-            torch.stack((drho, -drho), -1),
-            dgamma.sum_to_size(gamma.shape),
-            dshift.sum_to_size(gamma.shape),
-            None,
-        )
+        dp, dq = torch.addcmul(da, db, m, value=-1) * p, torch.addcmul(da, db, M, value=-1) * q  # by log p, log q
+        di, dj = dp * i * i, dq.sum(1, keepdim=True) * j * j  # what the variances pass on
+        offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
+        offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
+        dx = torch.addcmul(offset.to(g.dtype), x, (di + dj).to(g.dtype), value=-1).addcmul_(g, scale.to(g.dtype))
+        dr = torch.stack((dp.sum(0), dq.sum(0)), -1).view(1, C, 2)
+        drho = dr - r * dr.sum(-1, keepdim=True)  # softmax
+        dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
+        return dx, drho, dgamma.sum_to_size(gamma.shape), dshift.sum_to_size(gamma.shape), None
 
 
 def instance_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:

@@ -65,10 +65,10 @@ def serve(side: str, options: str):
             torch.cuda.synchronize()
 
     def timed(function):
-        """Seconds a call takes, on average over a second of calls or at least one."""
+        """Seconds a call takes, on average over a second of calls."""
         finish()
-        start, n = time.perf_counter(), 0
-        while n == 0 or seconds < 1:
+        start, n, seconds = time.perf_counter(), 0, 0.0
+        while seconds < 1:
             function()
             finish()
             n, seconds = n + 1, time.perf_counter() - start
