@@ -90,7 +90,7 @@ def limb(x, y, points):
 
 def landscape(dice, x, y):
     """Sky over grass, in 0..255 (3,H,W), and the row of the horizon."""
-    horizon = dice(27, 36)
+    horizon = dice(29, 34)
     picture = mix((98, 158, 221), (176, 211, 235), ramp(y, -2, horizon) + 0 * x)
     for _ in range(dice.pick(1, 1, 2)):  # clouds, flat below
         cx, cy, width, cloud = dice(0, 64), dice(5, horizon - 14), dice(6, 9), 99.0
@@ -102,7 +102,7 @@ def landscape(dice, x, y):
     for tone in ((140, 182, 184), (112, 166, 134))[dice.pick(0, 1, 1) :]:  # hills
         ridge = 0.0
         for _ in range(3):
-            centre, width, height = dice(-10, 74), dice(16, 30), dice(2, 6)
+            centre, width, height = dice(-10, 74), dice(16, 30), dice(2, 5)
             ridge = np.maximum(ridge, height * np.clip(1 - ((x - centre) / width) ** 2, 0, 1) ** 2)
         picture = mix(picture, tone, np.clip(y - horizon + ridge, 0, 1))
     grass = mix((150, 192, 101), (90, 146, 67), ramp(y, horizon, 64) + 0 * x)
@@ -118,7 +118,7 @@ def landscape(dice, x, y):
         leaves = mix((112, 168, 84), (66, 122, 72), ramp(y + 0.4 * (x - tx), ty - radius, ty + radius))
         picture = mix(picture, leaves, np.clip(0.5 - crown, 0, 1))
     blades = 99.0
-    for _ in range(dice.pick(3, 4, 5)):  # tufts
+    for _ in range(dice.pick(2, 3, 4)):  # tufts
         gx, gy = dice(1, 63), dice(horizon + 4, 63)
         height = 1.2 + 2.6 * (gy - horizon) / (64 - horizon)
         rise = np.clip((gy - y) / height, 0, 1)
