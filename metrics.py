@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg.lapack import dpstrf
 
-from utils import UserError
+from utils import UserError, product
 
 BLOCK = 500   # rows at a time wherever (n, n) or float64 copies would not fit in memory
 EXACT = 2000  # up to this many pictures KID is computed in double precision throughout
@@ -126,11 +126,7 @@ def _polynomial(x, degree, gamma, coef0):
     gamma = 1 / x.shape[1] if gamma is None else gamma
 
     def kernel(a, b):
-        if a.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # off Intel, twice the BLAS's speed
-            bias = torch.full((len(b),), coef0)
-            products = F.linear(*(z.to_mkldnn() for z in (gamma * a, b, bias))).to_dense()
-        else:
-            products = (gamma * a) @ b.T + coef0
+        products = product(gamma * a, b.T).add_(coef0)
         return products.pow_(degree)
 
     return kernel
@@ -152,14 +148,14 @@ def _row_sums(kernel, x, y, s, t, with_var):
         k = kernel(x[block], y[first:])
         if symmetric:
             k.fill_diagonal_(0)
-        rows[block] += k @ t[first:]
+        rows[block] += product(k, t[first:])
         if symmetric or with_var:
-            columns[first + once:] += k[:, once:].T @ s[block]
+            columns[first + once:] += product(k[:, once:].T, s[block])
         if with_var:
             k.square_()
             if symmetric:
                 k[:, once:] *= 2
-            squared += (s[block] * (k @ t[first:])).sum(0, dtype=torch.float64)
+            squared += (s[block] * product(k, t[first:])).sum(0, dtype=torch.float64)
     if symmetric:
         rows = columns = rows + columns
     return rows.double(), columns.double(), squared

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from utils import product
+
 # ---------------------------------------------------------------------- instance / layer normalisation
 
 
@@ -135,17 +137,6 @@ class _InverseSigma(torch.autograd.Function):
         return grad_weight, None, None, None
 
 
-def _product(x: Tensor, W: Tensor) -> Tensor:
-    """x (R,I) times W (I,O), without autograd.
-
-    For few rows and a large W the time is that of reading W.  oneDNN reads it once, where the BLAS of
-    PyTorch's CPU build packs a copy first: less than half the time.
-    """
-    if x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, W.T, None, "none", [], "")
-    return x @ W
-
-
 class _SpectralProduct(torch.autograd.Function):
     """y = x W^T / sigma_k, for rows x (R,I), chunk k of which has its own sigma, and a weight W (O,...).
 
@@ -155,7 +146,7 @@ class _SpectralProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, inv_sigma, u, v):
         rows = inv_sigma.repeat_interleave(len(x) // len(inv_sigma))[:, None]
-        y = _product(x, weight.flatten(1).T).mul_(rows)
+        y = product(x, weight.flatten(1).T).mul_(rows)
         ctx.save_for_backward(x, weight, y, rows, inv_sigma, u, v)
         return y
 
@@ -164,12 +155,12 @@ class _SpectralProduct(torch.autograd.Function):
         x, weight, y, rows, inv_sigma, u, v = ctx.saved_tensors
         scaled, dx, dW = (g * rows).contiguous(), None, None
         if ctx.needs_input_grad[0]:
-            dx = _product(scaled, weight.flatten(1))
+            dx = product(scaled, weight.flatten(1))
         if ctx.needs_input_grad[1]:
             # d(1/sigma) = -dsigma / sigma^2, and y = (x W^T) / sigma
             coefficient = (g * y).reshape(len(u), -1).sum(1) * -inv_sigma
             left, right = torch.cat((scaled, u * coefficient[:, None])), torch.cat((x, v))
-            dW = _product(left.T, right).view_as(weight)
+            dW = product(left.T, right).view_as(weight)
         return dx, dW, None, None, None
 
 
