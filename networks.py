@@ -158,7 +158,7 @@ class _SpectralProduct(torch.autograd.Function):
             dx = product(scaled, weight.flatten(1))
         if ctx.needs_input_grad[1]:
             # d(1/sigma) = -dsigma / sigma^2, and y = (x W^T) / sigma
-            coefficient = (g * y).reshape(len(u), -1).sum(1) * -inv_sigma
+            coefficient = (g.to(rows.dtype) * y).reshape(len(u), -1).sum(1) * -inv_sigma
             left, right = torch.cat((scaled, u * coefficient[:, None])), torch.cat((x, v))
             dW = product(left.T, right).view_as(weight)
         return dx, dW, None, None, None
