@@ -281,8 +281,9 @@ class _Workers:
     """An iterator of batches made ahead by processes: of W, number w makes the batches w, w + W, w + 2W, ...
 
     Each has a pipe of its own, and writing to it waits until the batch is asked for. So they share no
-    lock, and the death of one, at whatever moment, is the end of its pipe. (Killed at the wrong moment,
-    a DataLoader's worker leaves its queue locked and the training waiting for ever.)
+    lock, and the death of one, at whatever moment, is the end of its pipe. (The workers of a DataLoader
+    share queues and hand their tensors over by sockets: killed at a bad moment, one leaves a traceback
+    of those behind, or a training that waits for what never comes.)
     """
 
     def __init__(self, number, samples, size, first, stride):
