@@ -291,9 +291,10 @@ class _Workers:
         for w in range(number):
             pipe, end = Pipe(duplex=False)
             share = size, first + w * stride, number * stride
-            self.processes.append(Process(target=_work, args=(pipe, end, samples, *share), daemon=True))
+            process = Process(target=_work, args=(pipe, end, samples, *share), daemon=True)
+            process.start()
+            self.processes.append(process)
             self._pipes.append(pipe)
-            self.processes[-1].start()
             end.close()  # so that the worker's is the only one
 
     def __next__(self):

@@ -17,9 +17,9 @@ python3 -m pytest -m cuda 2>&1 | tail -n 20 | tee "$OUT/tests.txt"
 
 {
   echo "exact"
-  timeout 120 python3 benchmarks/bench.py --cases 256 128 --rounds 7
+  timeout 120 python3 benchmarks/bench.py --cases 256 128 --rounds 5
   echo "bf16, compiled"
-  timeout 180 python3 benchmarks/bench.py --cases 256 --rounds 7 --extra "--amp bf16 --compile true"
+  timeout 180 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
 } 2>&1 | tee "$OUT/bench.md"
 
 # SIGTERM lets the training finish its step and save
