@@ -270,10 +270,12 @@ def save_picture(array: np.ndarray, path: Path):
 def product(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     """x (R,I) times W (I,O), without autograd.
 
-    In float32 on a CPU by oneDNN: for few rows and a large W it takes half of the time of PyTorch's
-    BLAS (measured on an AMD EPYC).
+    In float32 on a CPU by oneDNN: for few rows, or one, and a large W it takes half of the time of
+    PyTorch's BLAS (measured on an AMD EPYC).
     """
-    if x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    onednn = x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    large = W.numel() >= (2**20 if len(x) == 1 else 2**15) and min(W.shape) > 16  # below, its start costs more
+    if onednn and large:
         return torch.ops.mkldnn._linear_pointwise(x, W.T, None, "none", [], "")
     return x @ W
 

@@ -3,10 +3,21 @@
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
 from conftest import images
 from torch import nn
 
-from networks import ILN, AdaILN, Discriminator, Encoder, ResnetGenerator, SNConv2d, SNLinear, instance_layer_norm
+from networks import (
+    ILN,
+    AdaILN,
+    Discriminator,
+    Encoder,
+    ResnetGenerator,
+    RowConv2d,
+    SNConv2d,
+    SNLinear,
+    instance_layer_norm,
+)
 
 
 def count(net):
@@ -164,3 +175,15 @@ def test_attention_starts_as_the_identity_and_learns_through_the_raw_cam_weight(
 def test_too_few_layers_are_refused():
     with pytest.raises(ValueError, match="n_dis"):
         Discriminator(3, 4, 5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolution_by_rows_of_the_kernel_is_the_convolution(layout):
+    torch.manual_seed(0)
+    layer = RowConv2d(5, 3, kernel_size=7, bias=False).double()
+    x = torch.randn(2, 5, 15, 12, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    y, expected = layer(x), F.conv2d(x, layer.weight)
+    assert torch.allclose(y, expected, rtol=0, atol=1e-12)
+    g = torch.randn_like(expected)
+    for found, right in zip(*(torch.autograd.grad(z, (x, layer.weight), g) for z in (y, expected)), strict=True):
+        assert torch.allclose(found, right, rtol=0, atol=1e-12)
