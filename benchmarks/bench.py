@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py                          the table of README, on whatever device is there
     python benchmarks/bench.py --cases 128 --rounds 9   one case, more rounds
-    python benchmarks/bench.py --scaling                our step against batch and picture size, with exponents
+    python benchmarks/bench.py --scaling --plot f.png   our step against batch and picture size, with exponents
+    python benchmarks/bench.py --profile --cases 128    the operations that our step spends its time in
 
 Both sides live in processes of their own, ours set up as main.py does it, the reference as plain
 PyTorch, and take steps in turns, so that what else the machine does hits both.  A line shows the
@@ -11,6 +12,7 @@ and the share of our step that its convolutions (and the matrix products that st
 """
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -38,7 +40,7 @@ CASES = {  # name: options; the first three are the bars of the project
 
 
 def serve(side: str, options: str):
-    """Build one side, then answer lines: 'step', 'translate', 'share', 'memory', each with a number."""
+    """Build one side, then answer lines: 'step', 'translate', 'profile', 'memory', each in JSON."""
     if side == "ours":
         import main  # first: it sets what torch reads when it is imported
 
@@ -79,17 +81,23 @@ def serve(side: str, options: str):
         z = model.disA.encode(real[0]) if side == "ours" else model.disA(real[0])[-1]
         model.gen2B(z)
 
-    def share():
-        from torch.profiler import ProfilerActivity, profile
+    def operations():
+        """[name, its own share of a step's time, calls a step], the longest first."""
+        from torch.profiler import ProfilerActivity, profile, schedule
 
-        cuda = device.type == "cuda"
-        with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
-            model.train_step(*real)
-            finish()
+        cuda, steps = device.type == "cuda", 3
+        activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+        # the profiler's own memory comes to lie between the tensors': the first steps fetch new pages
+        with profile(activities=activities, schedule=schedule(wait=0, warmup=4, active=steps, repeat=1)) as profiler:
+            for _ in range(4 + steps):
+                model.train_step(*real)
+                finish()
+                profiler.step()
         kind = "self_device_time_total" if cuda else "self_cpu_time_total"
-        rows = [(event.key.lower(), getattr(event, kind)) for event in profiler.key_averages()]
-        inside = ("conv", "aten::mm", "linear_pointwise", "im2col", "col2im", "gemm", "cutlass", "cudnn")
-        return sum(t for key, t in rows if any(word in key for word in inside)) / sum(t for _, t in rows)
+        rows = [(event.key, getattr(event, kind), event.count / steps) for event in profiler.key_averages()]
+        rows = [row for row in rows if not row[0].startswith("ProfilerStep")]
+        total = sum(t for _, t, _ in rows)
+        return [(name, t / total, n) for name, t, n in sorted(rows, key=lambda row: -row[1])]
 
     def memory():
         if device.type == "cuda":
@@ -99,12 +107,12 @@ def serve(side: str, options: str):
     calls = {
         "step": lambda: timed(lambda: model.train_step(*real)),
         "translate": lambda: timed(translate),
-        "share": share,
+        "profile": operations,
         "memory": memory,
     }
     print("ready", flush=True)
     for line in sys.stdin:
-        print(calls[line.strip()](), flush=True)
+        print(json.dumps(calls[line.strip()]()), flush=True)
 
 
 class Side:
@@ -114,10 +122,10 @@ class Side:
         if self.process.stdout.readline().strip() != "ready":
             sys.exit(f"bench.py: the {side} process did not start")
 
-    def ask(self, what: str) -> float:
+    def ask(self, what: str):
         self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        return json.loads(self.process.stdout.readline())
 
     def close(self):
         self.process.stdin.close()
@@ -155,36 +163,76 @@ def table(cases, rounds: int, extra: str):
             if what == "step":  # read before translating, which needs less
                 a, b = ours.ask("memory"), reference.ask("memory")
                 memory = f"{a:.0f} / {b:.0f} MB = {100 * a / b:.0f}%"
-                share = f"{100 * ours.ask('share'):.0f}%"
+                share = f"{100 * convolutions(ours.ask('profile')):.0f}%"
             median = statistics.median(r)
             mine = f"{statistics.median(seconds):.3g} s"
             print(f"| {name} | {what} | **{median:.2f}** | {spread} | {memory} | {share} | {mine} |", flush=True)
         ours.close(), reference.close()
 
 
-def scaling(rounds: int, extra: str):
-    """Our step against batch size (at 64 px) and picture size (batch 1); exponents by least squares."""
+def convolutions(operations) -> float:
+    """The share of the convolutions, and of the matrix products that stand for some, in a profile."""
+    inside = ("conv", "aten::mm", "linear_pointwise", "im2col", "col2im", "gemm", "cutlass", "cudnn")
+    return sum(share for name, share, _ in operations if any(word in name.lower() for word in inside))
+
+
+def profiles(cases, extra: str):
+    """The ten operations that take most of our step's own time, for each case."""
+    for name in cases:
+        side = Side("ours", f"{CASES[name]} {extra}")
+        for _ in range(6):
+            side.ask("step")
+        operations = side.ask("profile")
+        side.close()
+        print(f"| {name}: operation | own share of the step | calls a step |\n|---|---|---|")
+        for operation, share, calls in operations[:10]:
+            print(f"| `{operation}` | {100 * share:.1f}% | {calls:.0f} |")
+        print(f"| convolutions together | {100 * convolutions(operations):.0f}% | |\n", flush=True)
+
+
+def columns(rows) -> list[tuple]:
+    return list(zip(*rows, strict=True))
+
+
+def exponent(x, y) -> float:
+    """b of the line log y = a + b log x nearest to the points, by least squares."""
+    return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
+
+
+def scaling(rounds: int, extra: str, plot: str | None):
+    """Our step's time per picture against batch size (at 64 px) and picture size (batch 1), as tables and a plot."""
+    sides, batches = (64, 128, 256, 512), (1, 2, 4, 8)
     plans = {
-        "batch": [(n, f"--img_size 64 --n_dis 6 --batch_size {n}") for n in (1, 2, 4, 8)],
-        "size": [(s, f"--img_size {s} --n_dis 6") for s in (64, 128, 256, 512)],
+        "batch size, 64 px": [(n, n, f"--img_size 64 --n_dis 6 --batch_size {n}") for n in batches],
+        "picture size in pixels, batch 1": [(s, 1, f"--img_size {s} --n_dis 6") for s in sides],
     }
+    found = {}
     for axis, plan in plans.items():
-        print(f"\n| {axis} | seconds a step | a picture, relative |\n|---|---|---|")
-        points = []
-        for value, options in plan:
-            side = Side("ours", f"{options} --ch 16 --n_res 4 {extra}")
+        print(f"\n| {axis} | seconds a picture | relative |\n|---|---|---|")
+        points = found[axis] = []
+        for value, pictures, options in plan:
+            side = Side("ours", f"{options} {extra}")
             for _ in range(3):
                 side.ask("step")
-            seconds = statistics.median(side.ask("step") for _ in range(rounds))
+            points.append((value, statistics.median(side.ask("step") for _ in range(rounds)) / pictures))
             side.close()
-            points.append((value, seconds))
-            each = seconds / value if axis == "batch" else seconds
-            first = points[0][1] / points[0][0] if axis == "batch" else points[0][1]
-            print(f"| {value} | {seconds:.3g} | {each / first:.2f} |", flush=True)
-        x, y = ([math.log(p[i]) for p in points] for i in (0, 1))
-        mx, my = statistics.mean(x), statistics.mean(y)
-        slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
-        print(f"\nseconds grow as {axis}^{slope:.2f}")
+            print(f"| {value} | {points[-1][1]:.3g} | {points[-1][1] / points[0][1]:.2f} |", flush=True)
+        print(f"\nseconds a picture grow as the {axis.split(',')[0]} to the power of {exponent(*columns(points)):.2f}")
+    if plot:
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        for ax, (axis, points) in zip(axes, found.items(), strict=True):
+            x, y = columns(points)
+            b = exponent(x, y)
+            middle = math.exp(statistics.mean(math.log(v) for v in y)), math.prod(x) ** (1 / len(x))
+            ax.loglog(x, y, "o", color="C0", label="measured")
+            ax.loglog(x, [middle[0] * (v / middle[1]) ** b for v in x], "-", color="C1", label=f"exponent {b:.2f}")
+            ax.set(xlabel=axis, ylabel="seconds a picture", xticks=x, xticklabels=x)
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+            ax.legend(frameon=False)
+        figure.savefig(plot, dpi=110)
 
 
 def start_up():
@@ -213,6 +261,8 @@ def main():
     parser.add_argument("--cases", nargs="*", default=list(CASES)[:3], choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--plot", help="file that --scaling draws its plot into (needs matplotlib)")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--amp bf16 --compile true'")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -228,7 +278,9 @@ def main():
     if args.start:
         start_up()
     elif args.scaling:
-        scaling(args.rounds, args.extra)
+        scaling(args.rounds, args.extra, args.plot)
+    elif args.profile:
+        profiles(args.cases, args.extra)
     else:
         table(args.cases, args.rounds, args.extra)
 
