@@ -208,31 +208,37 @@ def scaling(rounds: int, extra: str, plot: str | None):
     }
     found = {}
     for axis, plan in plans.items():
-        print(f"\n| {axis} | seconds a picture | relative |\n|---|---|---|")
-        points = found[axis] = []
+        print(f"\n| {axis} | time a picture, relative | seconds |\n|---|---|---|")
+        points, times = found.setdefault(axis, []), []
         for value, pictures, options in plan:
             side = Side("ours", f"{options} {extra}")
             for _ in range(3):
                 side.ask("step")
-            points.append((value, statistics.median(side.ask("step") for _ in range(rounds)) / pictures))
+            times.append(statistics.median(side.ask("step") for _ in range(rounds)) / pictures)
             side.close()
-            print(f"| {value} | {points[-1][1]:.3g} | {points[-1][1] / points[0][1]:.2f} |", flush=True)
-        print(f"\nseconds a picture grow as the {axis.split(',')[0]} to the power of {exponent(*columns(points)):.2f}")
+            points.append((value, times[-1] / times[0]))
+            print(f"| {value} | {points[-1][1]:.2f} | {times[-1]:.3g} |", flush=True)
+        print(f"\ntime a picture grows as the {axis.split(',')[0]} to the power of {exponent(*columns(points)):.2f}")
     if plot:
-        from matplotlib import pyplot
+        draw(found, plot)
 
-        figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        for ax, (axis, points) in zip(axes, found.items(), strict=True):
-            x, y = columns(points)
-            b = exponent(x, y)
-            middle = math.exp(statistics.mean(math.log(v) for v in y)), math.prod(x) ** (1 / len(x))
-            ax.loglog(x, y, "o", color="C0", label="measured")
-            ax.loglog(x, [middle[0] * (v / middle[1]) ** b for v in x], "-", color="C1", label=f"exponent {b:.2f}")
-            ax.set(xlabel=axis, ylabel="seconds a picture", xticks=x, xticklabels=x)
-            ax.minorticks_off()
-            ax.grid(alpha=0.3)
-            ax.legend(frameon=False)
-        figure.savefig(plot, dpi=110)
+
+def draw(found, path):
+    """A panel for each axis of `found`, {label: [(x, time)]}: the points and the line of their exponent."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for ax, (axis, points) in zip(axes, found.items(), strict=True):
+        x, y = columns(points)
+        b, x0, y0 = exponent(x, y), statistics.geometric_mean(x), statistics.geometric_mean(y)
+        ax.loglog(x, y, "o", label="measured")
+        ax.loglog(x, [y0 * (v / x0) ** b for v in x], label=f"exponent {b:.2f}")
+        ax.minorticks_off()
+        ax.set(xlabel=axis, xticks=x, xticklabels=x, yticks=y, yticklabels=[f"{v:.2g}" for v in y])
+        ax.set_ylabel("time a picture, relative")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+    figure.savefig(path, dpi=110)
 
 
 def start_up():
