@@ -2,7 +2,7 @@
 # One call for a machine with a GPU: the CUDA tests, the side-by-side tables, then real training for
 # as long as fits.  Writes tables, sample grids and a small checkpoint to $OUT (default: results/gpu).
 #
-#   DATA=.data TRAIN_SECONDS=240 bash benchmarks/gpu.sh
+#   DATA=.data TRAIN_SECONDS=120 bash benchmarks/gpu.sh
 #
 # DATA: a folder that holds cat2dog/{trainA,trainB,testA,testB}.
 set -uo pipefail
@@ -17,13 +17,14 @@ python3 -m pytest -m cuda 2>&1 | tail -n 20 | tee "$OUT/tests.txt"
 
 {
   echo "exact"
-  timeout 120 python3 benchmarks/bench.py --cases 256 128 --rounds 5
+  timeout 100 python3 benchmarks/bench.py --cases 256 128 --rounds 5
   echo "bf16, compiled"
-  timeout 180 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
+  timeout 150 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
+  timeout 110 python3 benchmarks/bench.py --scaling --rounds 1
 } 2>&1 | tee "$OUT/bench.md"
 
 # SIGTERM lets the training finish its step and save
-timeout -s TERM "${TRAIN_SECONDS:-240}" python3 main.py --dataset cat2dog --dataset_dir "$DATA" --result_dir "$OUT/run" \
+timeout -s TERM "${TRAIN_SECONDS:-120}" python3 main.py --dataset cat2dog --dataset_dir "$DATA" --result_dir "$OUT/run" \
   --img_size 256 --decay_flag false --print_freq 500 --cache true 2>&1 | tail -c 2000 | tee "$OUT/train.txt"
 cp "$OUT"/run/cat2dog/log.jsonl "$OUT/log.jsonl"
 for grid in A2B B2A; do cp "$(ls "$OUT"/run/cat2dog/img/${grid}_*.png | tail -n 1)" "$OUT/$grid.png"; done
