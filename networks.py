@@ -234,9 +234,7 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
             # the sum comes last: what works in place on a view of y costs autograd two copies
             return y if self.bias is None else y + self.bias.view(-1, 1, 1)
         weight, inv_sigma = _InverseSigma.apply(self.weight_orig, inv_sigma, u, v)
-        if len(x) > len(inv_sigma) > 1:
-            inv_sigma = inv_sigma.repeat_interleave(len(x) // len(inv_sigma))
-        inv_sigma = inv_sigma.view(-1, 1, 1, 1)
+        inv_sigma = inv_sigma.repeat_interleave(len(x) // len(inv_sigma)).view(-1, 1, 1, 1)
         # on a CPU in the layout of the weights
         y = F.conv2d(x.contiguous() if x.device.type == "cpu" else x, weight, None, stride)
         if self.bias is None:

@@ -85,11 +85,12 @@ def serve(side: str, options: str):
         """[name, its own share of a step's time, calls a step], the longest first."""
         from torch.profiler import ProfilerActivity, profile, schedule
 
-        cuda, steps = device.type == "cuda", 3
+        cuda, warmup, steps = device.type == "cuda", 4, 3
         activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
         # the profiler's own memory comes to lie between the tensors': the first steps fetch new pages
-        with profile(activities=activities, schedule=schedule(wait=0, warmup=4, active=steps, repeat=1)) as profiler:
-            for _ in range(4 + steps):
+        plan = schedule(wait=0, warmup=warmup, active=steps, repeat=1)
+        with profile(activities=activities, schedule=plan) as profiler:
+            for _ in range(warmup + steps):
                 model.train_step(*real)
                 finish()
                 profiler.step()
@@ -209,15 +210,15 @@ def scaling(rounds: int, extra: str, plot: str | None):
     found = {}
     for axis, plan in plans.items():
         print(f"\n| {axis} | time a picture, relative | seconds |\n|---|---|---|")
-        points, times = found.setdefault(axis, []), []
+        times = []
         for value, pictures, options in plan:
             side = Side("ours", f"{options} {extra}")
             for _ in range(3):
                 side.ask("step")
             times.append(statistics.median(side.ask("step") for _ in range(rounds)) / pictures)
             side.close()
-            points.append((value, times[-1] / times[0]))
-            print(f"| {value} | {points[-1][1]:.2f} | {times[-1]:.3g} |", flush=True)
+            print(f"| {value} | {times[-1] / times[0]:.2f} | {times[-1]:.3g} |", flush=True)
+        found[axis] = points = [(value, t / times[0]) for (value, *_), t in zip(plan, times, strict=True)]
         print(f"\ntime a picture grows as the {axis.split(',')[0]} to the power of {exponent(*columns(points)):.2f}")
     if plot:
         draw(found, plot)
@@ -258,7 +259,7 @@ def start_up():
         first = ["main.py", "@configs/demo.txt", "--dataset", "start", "--dataset_dir", folder]
         first += ["--result_dir", folder, "--iteration", "1"]
         pairs = [(run("-c", "import torch, torchvision"), run(*first)) for _ in range(3)]
-    imports, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
+    imports, whole = map(statistics.median, columns(pairs))
     print(f"importing torch and torchvision: {imports:.1f} s; start to first step, grid, checkpoint: {whole:.1f} s")
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One call for a machine with a GPU: the CUDA tests, the side-by-side tables, then real training for
-# as long as fits.  Writes tables, sample grids and a small checkpoint to $OUT (default: results/gpu).
+# as long as fits.  Writes tables, sample grids and the log to $OUT (default: results/gpu).
 #
 #   DATA=.data TRAIN_SECONDS=120 bash benchmarks/gpu.sh
 #
