@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,29 @@ from tqdm import tqdm
 import checkpoints
 import dataset
 import utils
-from networks import Discriminator, Encoder, ResnetGenerator
+from networks import Discriminator, Encoder, ResnetGenerator, Swapped, Twins
 from utils import RunError, UserError
 
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target: E[source] encodes, G[target] draws
+BOTH = (("AB", "BA"),)  # the same at once, by twins
 
 
 def lsgan(logits: Tensor, target: float) -> Tensor:
     """Least-squares GAN term: the mean of (logits - target)^2 over one head's map."""
     return (logits - target).square().mean()
+
+
+def each(domains: str, *maps: Tensor):
+    """(domain, its channels of each map) for each of the domains that maps (N,C,...) hold side by side."""
+    return zip(domains, *(x.chunk(len(domains), 1) for x in maps), strict=True)
+
+
+def together(args) -> bool:
+    """Whether both directions are computed at once: half as many operations, but all activations alive."""
+    if args.together is not None:
+        return args.together
+    small = args.batch_size * args.img_size**2 * args.ch <= 2**18  # measured on two cores: above, nothing is gained
+    return small and args.device == "cpu" and not args.checkpoint_blocks
 
 
 def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
@@ -70,23 +85,39 @@ class NICE:
         a = {name: getattr(self.args, name) for name in (*checkpoints.ARCHITECTURE, "img_size")} | architecture
         self.architecture = a
         torch.manual_seed(self.args.seed)
+        ch, img_ch = a["ch"], a["img_ch"]
         D_args = dict(n_layers=a["n_dis"], heads=a["heads"], shared=a["shared_layers"], ra=a["ra"])
         E_args = dict(shared=a["shared_layers"], ra=a["ra"], attention=0 in a["heads"])
         G_args = dict(n_blocks=a["n_res"], img_size=a["img_size"], light=a["light"], shared=a["shared_layers"])
-        ch, img_ch = a["ch"], a["img_ch"]
-        self.G = {d: ResnetGenerator(img_ch, img_ch, ch, **G_args) for d in "AB"}  # G[d] draws into d
-        self.D = {d: Discriminator(img_ch, ch, **D_args) for d in "AB"}  # D[d] judges d
-        self.E = self.D if a["nice"] else {d: Encoder(img_ch, ch, **E_args) for d in "AB"}  # E[d] encodes d
+        make_D = partial(Discriminator, img_ch, ch, **D_args)
+        make_E = partial(Encoder, img_ch, ch, **E_args)
+        make_G = partial(ResnetGenerator, img_ch, img_ch, ch, **G_args)
+        self.G = {d: make_G() for d in "AB"}  # G[d] draws into d
+        self.D = {d: make_D() for d in "AB"}  # D[d] judges d
+        self.E = self.D if a["nice"] else {d: make_E() for d in "AB"}  # E[d] encodes d
         for net in self.networks().values():
             net.to(self.device)
         for d in "AB":
             # the generators are bound by convolutions, which are fastest in this layout
             self.G[d].to(memory_format=torch.channels_last)
             self.G[d].checkpoint_blocks = self.args.checkpoint_blocks
+        self.directions, self.twins = DIRECTIONS, []
+        if together(self.args):
+            self.directions = BOTH
+            self._join(make_G, self.G)
+            self._join(make_D, self.D)
+            if self.E is not self.D:
+                self._join(make_E, self.E)
         self._build_optimizers()
         self.objectives = {"D": self.discriminator_objective, "G": self.generator_objective}
         if self.args.compile:
             self.objectives = {k: torch.compile(f) for k, f in self.objectives.items()}
+
+    def _join(self, make, nets: dict):
+        """Beside nets "A" and "B" put "AB", which computes both at once, and "BA", the same in the other order."""
+        twins = Twins(make, [nets["A"], nets["B"]])
+        nets["AB"], nets["BA"] = twins.net, Swapped(twins.net)
+        self.twins.append(twins)
 
     def _build_optimizers(self):
         updates = self.args.encoder_updates if self.architecture["nice"] else "d"
@@ -101,9 +132,8 @@ class NICE:
         self.D_parameters = heads if updates == "g" else D_all
         self.G_parameters = G if updates == "d" else G + encoder
         # in each half of a step, everything that this half does not train is frozen
-        everything = {id(p): p for p in D_all + G}.values()
-        self.frozen_in_D = _without(everything, self.D_parameters)
-        self.frozen_in_G = _without(everything, self.G_parameters)
+        self.frozen_in_D = self._all_but(self.D_parameters, D_all + G)
+        self.frozen_in_G = self._all_but(self.G_parameters, D_all + G)
         settings = dict(
             lr=self.args.lr,
             betas=(0.5, 0.999),
@@ -114,6 +144,13 @@ class NICE:
         self.G_optim = torch.optim.Adam(self.G_parameters, **settings)
         half = self.args.amp == "fp16" and self.device.type == "cuda"
         self.scalers = {"D": torch.amp.GradScaler(enabled=half), "G": torch.amp.GradScaler(enabled=half)}
+
+    def _all_but(self, trained, parameters):
+        """Those of the parameters that are not trained, and the twins' parameters that stand for them."""
+        trained = set(trained)
+        parameters = [p for p in dict.fromkeys(parameters) if p not in trained]
+        stand_ins = [(p, parts) for twins in self.twins for p, (parts, _) in twins.parts.items()]
+        return parameters + [p for p, parts in stand_ins if parts[0] not in trained]
 
     gen2A = property(lambda self: self.G["A"])
     gen2B = property(lambda self: self.G["B"])
@@ -151,8 +188,9 @@ class NICE:
         judged = self.D[t](torch.cat((real[t], fake)), at=(0, 1))
         terms = {}
         for head, logits in judged.heads().items():
-            on_real, on_fake = logits.chunk(2)
-            terms[f"d_{head}_{t}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
+            for d, of_d in each(t, logits):
+                on_real, on_fake = of_d.chunk(2)
+                terms[f"d_{head}_{d}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
         return self.args.adv_weight * sum(terms.values()), terms
 
     def generator_objective(self, real, s, t):
@@ -163,25 +201,30 @@ class NICE:
         judged = D[t](fake, at=(1,))
         z_fake = judged.z if E is D else E[t].encode(fake, at=(1,))
         cyc, rec = G[s](torch.cat((z_fake, z))).chunk(2)  # in one batch
-        terms = {f"g_{head}_{t}": lsgan(logits, 1) for head, logits in judged.heads().items()}
-        terms[f"cycle_{s}"] = F.l1_loss(cyc, real[s])
-        terms[f"recon_{s}"] = F.l1_loss(rec, real[s])
+        heads = judged.heads().items()
+        terms = {f"g_{head}_{d}": lsgan(of_d, 1) for head, logits in heads for d, of_d in each(t, logits)}
+        for d, cyc_d, rec_d, real_d in each(s, cyc, rec, real[s]):
+            terms[f"cycle_{d}"] = F.l1_loss(cyc_d, real_d)
+            terms[f"recon_{d}"] = F.l1_loss(rec_d, real_d)
         weight = {"g": args.adv_weight, "cycle": args.cycle_weight, "recon": args.recon_weight}
         return sum(weight[name.split("_")[0]] * term for name, term in terms.items()), terms
 
     def _descend(self, which: str, optimizer, real):
         """One optimizer step on the objective of D or G, averaged over micro-batches and ranks."""
         scaler, n = self.scalers[which], self.args.grad_accum
-        for net in {id(net): net for net in (*self.D.values(), *self.E.values())}.values():
+        for net in {nets[s] for nets in (self.D, self.E) for s, _ in self.directions}:
             net.power_iteration(2)  # of this half's two passes, real and fake: they need only the weights
         total, terms = 0.0, {}
         for real_A, real_B in zip(real["A"].chunk(n), real["B"].chunk(n), strict=True):
-            for s, t in DIRECTIONS:  # one after the other: only one's activations are alive
+            for s, t in self.directions:  # one after the other: only one's activations are alive; or both at once
+                micro = {d: torch.cat([{"A": real_A, "B": real_B}[c] for c in d], 1) for d in (s, t)}
                 with self._autocast():
-                    loss, parts = self.objectives[which]({"A": real_A, "B": real_B}, s, t)
+                    loss, parts = self.objectives[which](micro, s, t)
                 scaler.scale(loss / n).backward()
                 total = total + loss.detach() / n
                 terms |= {name: terms.get(name, 0.0) + part.detach() / n for name, part in parts.items()}
+        for twins in self.twins:
+            twins.hand_out_gradients()
         terms[f"{which.lower()}_loss"] = total
         self._average_over_ranks(optimizer)
         self._update(which, optimizer, terms)
@@ -468,11 +511,6 @@ def _lost_peers():
         yield
     except RuntimeError:  # what gloo and NCCL raise when another rank is gone
         raise RunError("another process of this training is gone; start all again with --resume True") from None
-
-
-def _without(parameters, some):
-    ids = {id(p) for p in some}
-    return [p for p in parameters if id(p) not in ids]
 
 
 def _cuda_rng():

@@ -26,7 +26,8 @@ class DryRun(NICE.NICE):
 
     def __init__(self, args):
         with torch.device("meta"):
-            super().__init__(argparse.Namespace(**vars(args) | {"device": "meta", "compile": False, "amp": "none"}))
+            there = {"together": NICE.together(args), "device": "meta", "compile": False, "amp": "none"}
+            super().__init__(argparse.Namespace(**vars(args) | there))
 
     def _update(self, which, optimizer, terms):
         optimizer.zero_grad(set_to_none=True)

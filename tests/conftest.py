@@ -3,6 +3,7 @@
 import main  # isort: skip  (first: it sets what torch reads when it is imported)
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,19 @@ def options(text: str = "", **more):
     return main.parse_args(argv)
 
 
+@contextmanager
+def double_precision():
+    """Networks made inside are double: rounding, which Adam's first steps blow up to lr, hides nothing."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def images(n: int = 1, size: int = 48, seed: int = 0) -> torch.Tensor:
     """(n,3,size,size) in [-1,1]."""
-    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) * 2 - 1
 
 
 def weights(nice) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import TINY, images, options, weights
+from conftest import TINY, double_precision, images, options, weights
 
 import checkpoints
 import NICE
@@ -59,9 +59,8 @@ def as_rank(rank, world, port, results):
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    nice = NICE.NICE(options("--iteration 10"))
-    for net in nice.networks().values():
-        net.double()
+    with double_precision():
+        nice = NICE.NICE(options("--iteration 10"))
     losses = []
     for step in range(10):
         real = [images(2, seed=2 * step + i).double() for i in range(2)]

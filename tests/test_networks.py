@@ -7,17 +7,8 @@ import torch.nn.functional as F
 from conftest import images
 from torch import nn
 
-from networks import (
-    ILN,
-    AdaILN,
-    Discriminator,
-    Encoder,
-    ResnetGenerator,
-    RowConv2d,
-    SNConv2d,
-    SNLinear,
-    instance_layer_norm,
-)
+from layers import ILN, AdaILN, RowConv2d, SNConv2d, SNLinear, instance_layer_norm
+from networks import Discriminator, Encoder, ResnetGenerator
 
 
 def count(net):

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from conftest import images, options, weights
+from conftest import double_precision, images, options, weights
 from reference import Reference
 
 import NICE
 
 
-def trainer(parity):
+def trainer(parity, **more):
     """Our trainer with the fixture's settings and initial weights."""
-    nice = NICE.NICE(options(iteration=parity.steps, **parity.config))
+    nice = NICE.NICE(options(iteration=parity.steps, **parity.config, **more))
     for name, net in nice.networks().items():
         net.load_state_dict(parity.initial(name))
     return nice
@@ -25,7 +25,15 @@ def plain(parity):
     return reference
 
 
-@pytest.mark.parametrize("make", [trainer, plain])
+def by_turns(parity):
+    return trainer(parity, together=False)
+
+
+def at_once(parity):
+    return trainer(parity, together=True)
+
+
+@pytest.mark.parametrize("make", [trainer, by_turns, at_once, plain])
 def test_training_trajectory(parity, make):
     """Every loss to 1e-5 relative, every final weight and power-iteration vector to 1e-4."""
     model = make(parity)
@@ -78,19 +86,20 @@ def test_order_of_parameters_is_that_of_existing_optimizer_states(parity):
         ("--ch 8 --n_res 1 --n_dis 6 --light false", 64, 3),
         ("--ch 4 --n_res 2 --n_dis 6 --adv_weight 0.5 --cycle_weight 3 --recon_weight 0 --weight_decay 0.01", 64, 1),
         ("--ch 4 --n_res 2 --n_dis 6 --checkpoint_blocks true", 64, 1),
+        ("--ch 4 --n_res 2 --n_dis 6 --checkpoint_blocks true --together true", 64, 1),
+        ("--ch 4 --n_res 2 --n_dis 6 --together false", 64, 2),
         pytest.param("--ch 4 --n_res 2 --n_dis 6 --compile true", 64, 1, marks=pytest.mark.slow),
     ],
 )
 def test_step_equals_the_reference(text, size, batch):
     """Where no fixture reaches: the plain reference, itself checked above, in other shapes."""
     args = options(text, img_size=size, iteration=4)
-    nice = NICE.NICE(args)
     names = "img_size ch n_res n_dis light lr weight_decay adv_weight cycle_weight recon_weight iteration"
-    reference = Reference(**{name: getattr(args, name) for name in names.split()})
+    with double_precision():
+        nice = NICE.NICE(args)
+        reference = Reference(**{name: getattr(args, name) for name in names.split()})
     for name, net in reference.networks().items():
         net.load_state_dict(nice.networks()[name].state_dict())
-    for net in (*nice.networks().values(), *reference.networks().values()):
-        net.double()  # so that rounding, which Adam's first steps blow up to lr, hides nothing
     for i in range(3):
         batches = [images(batch, size, 2 * i + j).double() for j in range(2)]
         ours, theirs = nice.train_step(*batches), reference.train_step(*batches)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, differing, images, options, weights
+from conftest import TINY, differing, double_precision, images, options, weights
 from PIL import Image
 
 import checkpoints
@@ -62,10 +62,8 @@ def test_the_step_writes_the_learning_rate_of_its_number():
 
 def test_micro_batches_average_to_the_whole_batch():
     torch.manual_seed(0)
-    whole, parts = NICE.NICE(options()), NICE.NICE(options("--grad_accum 2"))
-    for nice in (whole, parts):
-        for net in nice.networks().values():
-            net.double()
+    with double_precision():
+        whole, parts = NICE.NICE(options()), NICE.NICE(options("--grad_accum 2"))
     x, y = images(4, seed=1).double(), images(4, seed=2).double()
     for _ in range(2):
         a, b = whole.train_step(x, y), parts.train_step(x, y)

@@ -141,7 +141,7 @@ def test_attention_without_its_residual():
 def test_independent_encoders_are_nobodys_discriminator():
     nice = NICE.NICE(options("--nice false"))
     of_encoders = {id(p) for d in "AB" for p in nice.E[d].parameters()}
-    of_others = {id(p) for net in (*nice.D.values(), *nice.G.values()) for p in net.parameters()}
+    of_others = {id(p) for net in (nice.disA, nice.disB, nice.gen2A, nice.gen2B) for p in net.parameters()}
     assert not of_encoders & of_others
     shapes = {k: v.shape for k, v in nice.disA.state_dict().items()}
     assert all(shapes[k] == v.shape for k, v in nice.E["A"].state_dict().items())  # the same layers
