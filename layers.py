@@ -87,8 +87,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
 def instance_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5, groups=1) -> Tensor:
     """softmax(rho)_0 IN(x) + softmax(rho)_1 LN(x), times gamma plus beta (U-GAT-IT, eq. 1).
 
-    x (N,C,H,W); rho (1,C,2); gamma, beta (N or 1,C,1,1).  Variances are unbiased; LN is over C,H,W
-    of one sample, and over each of the groups that C consists of by itself.
+    x (N,C,H,W); rho (1,C,2); gamma, beta (N or 1,C) with or without (...,1,1).  Variances are unbiased;
+    LN is over C,H,W of one sample, and over each of the groups that C consists of by itself.
     """
     return _InstanceLayerNorm.apply(x, rho, gamma, beta, eps, groups)
 
@@ -102,7 +102,7 @@ class AdaILN(nn.Module):
         self.rho = nn.Parameter(torch.tensor([3.2, 1.0]).repeat(1, groups * num_features, 1))
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return instance_layer_norm(x, self.rho, gamma[..., None, None], beta[..., None, None], self.eps, self.groups)
+        return instance_layer_norm(x, self.rho, gamma, beta, self.eps, self.groups)
 
 
 class ILN(nn.Module):

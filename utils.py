@@ -287,23 +287,16 @@ def product(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
 
 
 def keep_freed_memory():
-    """Let the C library keep what tensors free instead of giving it back after each, in large pages.
+    """Let the C library keep what tensors free instead of giving it back after each.
 
     A training step frees and takes gigabytes; fetching them anew from the kernel, page by zeroed
-    page, was a fifth of a step on a CPU.  Large pages hold the small tensors too: 4% of a demo step.
-    glibc and Linux only; elsewhere nothing happens.
+    page, was a fifth of a step on a CPU.  glibc only; elsewhere nothing happens.
     """
     with suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own, which would be lost when freed
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads
-        libc.mallopt(-2, 2**30)  # M_TOP_PAD: it grows by address space of 1 GB, which costs nothing until used
-        libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
-        block = libc.malloc(ctypes.c_size_t(2**26))
-        start, end = -(-block // 2**21) * 2**21, libc.sbrk(ctypes.c_ssize_t(0))
-        libc.free(ctypes.c_void_p(block))
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 14)  # MADV_HUGEPAGE
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own, which would be lost when freed
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+        mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads
 
 
 @contextmanager
