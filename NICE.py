@@ -91,7 +91,7 @@ class NICE:
         G_args = dict(n_blocks=a["n_res"], img_size=a["img_size"], light=a["light"], shared=a["shared_layers"])
         make_D = partial(Discriminator, img_ch, ch, **D_args)
         make_E = partial(Encoder, img_ch, ch, **E_args)
-        make_G = partial(ResnetGenerator, img_ch, img_ch, ch, **G_args)
+        make_G = partial(ResnetGenerator, img_ch, img_ch, ch, **G_args, recompute=self.args.checkpoint_blocks)
         self.G = {d: make_G() for d in "AB"}  # G[d] draws into d
         self.D = {d: make_D() for d in "AB"}  # D[d] judges d
         self.E = self.D if a["nice"] else {d: make_E() for d in "AB"}  # E[d] encodes d
@@ -100,7 +100,6 @@ class NICE:
         for d in "AB":
             # the generators are bound by convolutions, which are fastest in this layout
             self.G[d].to(memory_format=torch.channels_last)
-            self.G[d].checkpoint_blocks = self.args.checkpoint_blocks
         self.directions, self.twins = DIRECTIONS, []
         if together(self.args):
             self.directions = BOTH

@@ -30,7 +30,7 @@ def _squares(x: Tensor) -> tuple[Tensor, Tensor]:
 def _constants(C: int, n: int, eps: float, device, dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(sqrt(n - 1), sqrt(C n - 1)), eps (n - 1) and eps (C n - 1) as tensors, which are added faster than numbers."""
     values = [(n - 1) ** 0.5, (C * n - 1) ** 0.5, eps * (n - 1), eps * (C * n - 1)]
-    x = torch.tensor(values, dtype=dtype).to(device)
+    x = torch.tensor(values, dtype=dtype, device=device)
     return x[:2], x[2], x[3]
 
 
@@ -51,7 +51,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
         small = (-1, groups, C)
         m, S, gamma_, beta_ = m.view(small), S.view(small), gamma.view(small), beta.view(small)
         D, M = torch.var_mean(m, 2, correction=0, keepdim=True)  # (N,groups,1)
-        roots, eps_i, eps_j = _constants(C, n, eps, m.device, m.dtype)
+        constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
+        roots, eps_i, eps_j = constants(C, n, eps, m.device, m.dtype)
         i = (S + eps_i).rsqrt_()
         j = torch.add(S.sum(2, keepdim=True), D, alpha=n * C).add_(eps_j).rsqrt_()
         r = rho.softmax(-1)

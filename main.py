@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16"))
     option("--compile", boolean, False, "compile both halves of the step (slow start, faster steps on a GPU)")
     option("--checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them")
-    option("--together", boolean, None, "both directions at once: faster, more memory; by default for small pictures")
+    option("--together", boolean, None, "both directions at once, for more memory; unset: where it is faster")
     return parser
 
 

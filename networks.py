@@ -185,15 +185,17 @@ class ResnetGenerator(nn.Module):
 
     input_nc is kept for callers that know the released signature; ngf: base channels c; n_blocks:
     residual blocks; img_size: S, used by the full network alone; light: pool the code before FC
-    (the paper's network) instead of flattening it; shared: layers taken from the discriminator.
+    (the paper's network) instead of flattening it; shared: layers taken from the discriminator;
+    recompute: run the residual blocks again in backward instead of storing their activations.
     """
 
-    def __init__(self, input_nc, output_nc, ngf=64, n_blocks=6, img_size=256, light=True, shared=2, groups=1):
+    def __init__(
+        self, input_nc, output_nc, ngf=64, n_blocks=6, img_size=256, light=True, shared=2, groups=1, recompute=False
+    ):
         super().__init__()
         m = 4 * ngf
         side = img_size // 4
-        self.light, self.shared, self.n_blocks, self.groups = light, shared, n_blocks, groups
-        self.checkpoint_blocks = False
+        self.light, self.shared, self.n_blocks, self.recompute = light, shared, n_blocks, recompute
 
         def conv(c_in, c_out, *args, kind=nn.Conv2d, **kwargs):
             return kind(groups * c_in, groups * c_out, *args, groups=groups, **kwargs)
@@ -245,7 +247,7 @@ class ResnetGenerator(nn.Module):
         gamma, beta = self.gamma(s), self.beta(s)  # (N,256) each
         for k in range(1, self.n_blocks + 1):
             block = self.get_submodule(f"UpBlock1_{k}")
-            if self.checkpoint_blocks and torch.is_grad_enabled():
+            if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, gamma, beta, use_reentrant=False)
             else:
                 x = block(x, gamma, beta)  # (N,256,64,64)

@@ -80,8 +80,12 @@ def test_parts_of_the_memory():
     assert parts["total"] == sum(v for k, v in parts.items() if k != "total")
     twice = info.training_memory(options("--n_res 2 --ch 8 --batch_size 2"))
     assert parts[step] < twice[step] < 2 * parts[step] and twice["weights"] == parts["weights"]
-    frugal = info.training_memory(options("--n_res 2 --ch 8 --batch_size 2 --checkpoint_blocks"))
-    assert frugal[step] < twice[step]
+    for way in ("--together true", "--together false"):
+        usual, frugal = (
+            info.training_memory(options(f"--n_res 6 --ch 8 --batch_size 2 {way} {more}"))[step]
+            for more in ("", "--checkpoint_blocks")
+        )
+        assert frugal < 0.9 * usual
 
 
 @pytest.mark.slow
