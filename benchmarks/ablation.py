@@ -68,7 +68,7 @@ class Run:
         with open(self.folder / "output.txt", "ab") as out:
             done = subprocess.run(
                 [*command, *map(str, options)],
-                cwd=ROOT,  # the option files name configs/demo.txt from here
+                cwd=ROOT,  # the option files name configs/demo_plain.txt from here
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": threads},

@@ -31,7 +31,7 @@ DIFFERS = {  # from the demo's options
 def test_option_files(monkeypatch):
     monkeypatch.chdir(HOME)
     assert {p.stem for p in Path("configs/ablation").glob("*.txt")} == set(ablation.ROWS) == set(DIFFERS)
-    plain = vars(main.parse_args(["@configs/demo.txt", "--device", "cpu"]))
+    plain = vars(main.parse_args(["@configs/demo_plain.txt", "--device", "cpu"]))
     for row, differs in DIFFERS.items():
         options = vars(main.parse_args([f"@configs/ablation/{row}.txt", "--device", "cpu"]))
         found = {k: v for k, v in options.items() if v != plain[k] and k not in ("given", "command")}
