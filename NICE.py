@@ -34,7 +34,7 @@ def each(domains: str, *maps: Tensor):
 
 
 def together(args) -> bool:
-    """Whether both directions are computed at once: half as many operations, but all activations alive."""
+    """Whether both directions are computed at once: fewer operations, but all activations alive."""
     if args.together is not None:
         return args.together
     small = args.batch_size * args.img_size**2 * args.ch <= 2**18  # measured on two cores: above, nothing is gained

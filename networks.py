@@ -258,7 +258,7 @@ class ResnetGenerator(nn.Module):
 
 
 class Twins:
-    """Two networks of the same shape as one, which computes both in half the number of operations.
+    """Two networks of the same shape as one, which computes both in nearly half as many operations.
 
     Exact: channels of either never meet, as convolutions are grouped.  Small pictures gain most, since
     their time goes into starting operations.  The memory of the weights is shared: what trains or
