@@ -264,14 +264,14 @@ class Twins:
     their time goes into starting operations.  The memory of the weights is shared: what trains or
     loads the one does it to the other.
 
-    make: builds such a network for `groups` of them; nets: the two; swapped: take and give channels
-    in the other order.
+    make: builds such a network for `groups` of them; nets: the two, on the device where they stay.
+    `net` is the joint network: (N,2C,...) in, the channels of the first network before the second's.
     """
 
     def __init__(self, make, nets):
         with torch.device("meta"):
             self.net = make(groups=len(nets))
-        self.parts = {}  # parameter of self.net: the two networks' parameters, and the axis that they share
+        self.parts = {}  # parameter of self.net: the two networks' parameters, and the axis that joins them
         for (name, whole), *parts in zip(_tensors(self.net), *map(_tensors, nets), strict=True):
             parts = [part for _, part in parts]
             axis = next(i for i, (a, b) in enumerate(zip(whole.shape, parts[0].shape, strict=True)) if a != b)
