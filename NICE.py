@@ -214,11 +214,12 @@ class NICE:
         for net in {nets[s] for nets in (self.D, self.E) for s, _ in self.directions}:
             net.power_iteration(2)  # of this half's two passes, real and fake: they need only the weights
         total, terms = 0.0, {}
-        for real_A, real_B in zip(real["A"].chunk(n), real["B"].chunk(n), strict=True):
+        for micro in zip(*(real[d].chunk(n) for d in "AB"), strict=True):
+            of = dict(zip("AB", micro, strict=True))
             for s, t in self.directions:  # one after the other: only one's activations are alive; or both at once
-                micro = {d: torch.cat([{"A": real_A, "B": real_B}[c] for c in d], 1) for d in (s, t)}
+                pictures = {domains: torch.cat([of[d] for d in domains], 1) for domains in (s, t)}
                 with self._autocast():
-                    loss, parts = self.objectives[which](micro, s, t)
+                    loss, parts = self.objectives[which](pictures, s, t)
                 scaler.scale(loss / n).backward()
                 total = total + loss.detach() / n
                 terms |= {name: terms.get(name, 0.0) + part.detach() / n for name, part in parts.items()}

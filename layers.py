@@ -237,11 +237,15 @@ class _SpectralNorm:
         self.register_buffer("weight_v", F.normalize(torch.randn(self.groups * rows.shape[1]), dim=0, eps=1e-12))
         self.iterations = None
 
+    def _stacked(self):
+        """u (G,1,O), v (G,1,I) and W (G,O,I) of the groups, without copies."""
+        u, v = (x.view(self.groups, 1, -1) for x in (self.weight_u, self.weight_v))
+        return u, v, self.weight_orig.detach().view(self.groups, u.shape[2], -1)
+
     @torch.no_grad()
     def power_iteration(self, n: int = 1):
         """v = normalise(W^T u), u = normalise(W v), n times; keeps each (1/sigma, u, v)."""
-        u = self.weight_u.view(self.groups, 1, -1)
-        W = self.weight_orig.view(self.groups, u.shape[2], -1)
+        u, _, W = self._stacked()
         kept = []
         for _ in range(n):
             v = product(u, W)
@@ -257,8 +261,7 @@ class _SpectralNorm:
     def _sigmas(self, at):
         """1/sigma (G,K,1), u (G,K,O), v (G,K,I) of the power iterations that the K chunks of a batch belong to."""
         if at is None and not self.training:
-            u, v = (x.view(self.groups, 1, -1) for x in (self.weight_u, self.weight_v))
-            W = self.weight_orig.detach().view(self.groups, u.shape[2], -1)
+            u, v, W = self._stacked()
             sigma = [torch.dot(u_g, torch.mv(W_g, v_g)) for u_g, W_g, v_g in zip(u[:, 0], W, v[:, 0], strict=True)]
             return torch.stack(sigma).reciprocal().view(-1, 1, 1), u, v
         if at is None:

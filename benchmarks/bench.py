@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py                          the table of README, on whatever device is there
     python benchmarks/bench.py --cases 128 --rounds 9   one case, more rounds
+    python benchmarks/bench.py --against "--together false"    against our own step with other options
     python benchmarks/bench.py --scaling --plot f.png   our step against batch and picture size, with exponents
     python benchmarks/bench.py --profile --cases 128    the operations that our step spends its time in
 
@@ -151,12 +152,13 @@ def ratios(ours: Side, reference: Side, what: str, rounds: int) -> tuple[list[fl
     return sorted(found), seconds
 
 
-def table(cases, rounds: int, extra: str):
+def table(cases, rounds: int, extra: str, against: str | None):
     print("| case | what | times as fast | middle half | peak memory, ours / reference | convolutions | our time |")
     print("|---|---|---|---|---|---|---|")
     for name in cases:
         options = f"{CASES[name]} {extra}"
-        ours, reference = Side("ours", options), Side("reference", options)
+        ours = Side("ours", options)
+        reference = Side("reference", options) if against is None else Side("ours", f"{options} {against}")
         for what in ("step", "translate"):
             r, seconds = ratios(ours, reference, what, rounds)
             spread = f"{r[len(r) // 4]:.2f} - {r[-1 - len(r) // 4]:.2f}"
@@ -272,6 +274,7 @@ def main():
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--amp bf16 --compile true'")
+    parser.add_argument("--against", help="our own step with these options more as the reference", metavar="OPTIONS")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -289,7 +292,7 @@ def main():
     elif args.profile:
         profiles(args.cases, args.extra)
     else:
-        table(args.cases, args.rounds, args.extra)
+        table(args.cases, args.rounds, args.extra, args.against)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ python3 -m pytest -m cuda 2>&1 | tail -n 20 | tee "$OUT/tests.txt"
 
 {
   echo "exact"
-  timeout 100 python3 benchmarks/bench.py --cases 256 128 --rounds 5
+  timeout 80 python3 benchmarks/bench.py --cases 256 128 --rounds 5
   echo "both directions at once: on a GPU not the default until these figures are known"
-  timeout 100 python3 benchmarks/bench.py --cases 256 128 --rounds 5 --extra "--together true"
+  timeout 80 python3 benchmarks/bench.py --cases 256 128 --rounds 5 --extra "--together true"
   echo "bf16, compiled"
-  timeout 150 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
-  timeout 100 python3 benchmarks/bench.py --scaling --rounds 1
+  timeout 130 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
+  timeout 80 python3 benchmarks/bench.py --scaling --rounds 1
 } 2>&1 | tee "$OUT/bench.md"
 
 # SIGTERM lets the training finish its step and save

@@ -41,9 +41,9 @@ def test_three_steps_are_those_of_one_direction_after_the_other(text):
     expected = weights(theirs)
     for key, value in weights(ours).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-7, atol=1e-9, msg=key)
-    for name, optimizer in (("D", ours.D_optim), ("G", ours.G_optim)):
-        moments = getattr(theirs, f"{name}_optim").state_dict()["state"]
-        for i, state in optimizer.state_dict()["state"].items():
+    for optimizers in ((ours.D_optim, theirs.D_optim), (ours.G_optim, theirs.G_optim)):
+        states, moments = (optimizer.state_dict()["state"] for optimizer in optimizers)
+        for i, state in states.items():
             torch.testing.assert_close(state["exp_avg"], moments[i]["exp_avg"], rtol=1e-6, atol=1e-12)
 
 
