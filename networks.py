@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from layers import ILN, AdaILN, Linear, RowConv2d, SNConv2d, SNLinear
+from layers import ILN, AdaILN, Conv3x3, Linear, RowConv2d, SNConv2d, SNLinear
 
 # ------------------------------------------------------------------------------ encoder, discriminator
 
@@ -170,9 +170,9 @@ class AdaILNBlock(nn.Module):
     def __init__(self, dim: int, groups: int = 1):
         super().__init__()
         wide = groups * dim
-        self.conv1 = nn.Conv2d(wide, wide, kernel_size=3, bias=False, groups=groups)
+        self.conv1 = Conv3x3(wide, wide, groups)
         self.norm1 = AdaILN(dim, groups=groups)
-        self.conv2 = nn.Conv2d(wide, wide, kernel_size=3, bias=False, groups=groups)
+        self.conv2 = Conv3x3(wide, wide, groups)
         self.norm2 = AdaILN(dim, groups=groups)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from conftest import double_precision, images, options, weights
 from reference import Reference
 
 import NICE
+from layers import Conv3x3
 
 
 def trainer(parity, **more):
@@ -31,6 +32,17 @@ def by_turns(parity):
 
 def at_once(parity):
     return trainer(parity, together=True)
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Minimal filters also where the fixtures' few channels would not call for them."""
+    monkeypatch.setattr(Conv3x3, "least_channel_pairs", 0)
+    monkeypatch.setattr(Conv3x3, "least_positions", 0)
+
+
+def test_training_trajectory_by_minimal_filters(parity, everywhere):
+    test_training_trajectory(parity, by_turns)
 
 
 @pytest.mark.parametrize("make", [trainer, by_turns, at_once, plain])
@@ -108,3 +120,7 @@ def test_step_equals_the_reference(text, size, batch):
     expected = {f"{n}/{k}": v for n, net in reference.networks().items() for k, v in net.state_dict().items()}
     for key, value in weights(nice).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_step_by_minimal_filters_equals_the_reference(everywhere):
+    test_step_equals_the_reference("--ch 4 --n_res 2 --n_dis 6 --together false", 64, 2)
