@@ -202,8 +202,8 @@ class _MinimalConv(torch.autograd.Function):
         mixed, kernels = _MinimalConv.mixtures(x, weight)
         (N, T, _, W, _), (_, _, A) = mixed.shape, _minimal_filter(x.dtype)
         y = x.new_empty(N, T, 6, W - 2, len(weight))
-        for k in range(6):
-            y[:, :, k] = product(_triples(mixed[:, :, k]), kernels[k].T).view(y[:, :, k].shape)
+        for y_k, mixed_k, kernel in zip(y.unbind(2), mixed.unbind(2), kernels.unbind(0), strict=True):
+            y_k.copy_(product(_triples(mixed_k), kernel.T).view(y_k.shape))
         return (A @ y.flatten(3)).view(N, 4 * T, W - 2, -1).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -220,18 +220,20 @@ class _MinimalConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         mixed, kernels = _MinimalConv.mixtures(x, weight)  # again, instead of keeping them
         (N, T, _, W, C), (B, G, A) = mixed.shape, _minimal_filter(x.dtype)
-        dy = A.T @ dy.permute(0, 2, 3, 1).contiguous().view(N, T, 4, -1)
-        dy = dy.view(N, T, 6, W - 2, -1).permute(2, 0, 1, 3, 4).flatten(1, 3)  # (6,N*T*(W-2),O)
+        dy = dy.permute(0, 2, 3, 1).reshape(N, T, 4, -1).transpose(1, 2).transpose(0, 1)
+        dy = (A.T @ dy.reshape(4, -1)).view(6, -1, len(weight))  # (6,N*T*(W-2),O)
         dx = dweight = None
         if ctx.needs_input_grad[1]:
-            dkernels = torch.stack([product(dy[k].T, _triples(mixed[:, :, k])) for k in range(6)], 1)
+            pairs = zip(dy.mT.unbind(0), mixed.unbind(2), strict=True)
+            dkernels = torch.stack([product(dy_k, _triples(mixed_k)) for dy_k, mixed_k in pairs], 1)
             dweight = (G.T @ dkernels).view(-1, 3, 3, C).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[0]:
-            for k in range(6):  # in the memory of `mixed`, which is done with
-                rows, triples = mixed[:, :, k], product(dy[k], kernels[k]).view(N, T, W - 2, 3, C)
-                rows[:, :, :-2], rows[:, :, -2:] = triples[:, :, :, 0], 0
-                rows[:, :, 1:-1] += triples[:, :, :, 1]
-                rows[:, :, 2:] += triples[:, :, :, 2]
+            for dy_k, kernel, rows in zip(dy.unbind(0), kernels.unbind(0), mixed.unbind(2), strict=True):
+                left, middle, right = product(dy_k, kernel).view(N, T, W - 2, 3, C).unbind(3)
+                rows.narrow(2, W - 2, 2).zero_()  # in the memory of `mixed`, which is done with
+                rows.narrow(2, 0, W - 2).copy_(left)
+                rows.narrow(2, 1, W - 2).add_(middle)
+                rows.narrow(2, 2, W - 2).add_(right)
             tiles = (B.T @ mixed.flatten(3)).view(mixed.shape)
             dx = torch.empty_like(x)
             rows = dx.permute(0, 2, 3, 1)
