@@ -220,7 +220,7 @@ class _MinimalConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         mixed, kernels = _MinimalConv.mixtures(x, weight)  # again, instead of keeping them
         (N, T, _, W, C), (B, G, A) = mixed.shape, _minimal_filter(x.dtype)
-        dy = dy.permute(0, 2, 3, 1).reshape(N, T, 4, -1).transpose(1, 2).transpose(0, 1)
+        dy = dy.permute(0, 2, 3, 1).reshape(N, T, 4, -1).permute(2, 0, 1, 3)
         dy = (A.T @ dy.reshape(4, -1)).view(6, -1, len(weight))  # (6,N*T*(W-2),O)
         dx = dweight = None
         if ctx.needs_input_grad[1]:
@@ -252,10 +252,10 @@ class Conv3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=3, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs, positions = self.weight[:, :, 0, 0].numel(), len(x) * (x.shape[2] - 2) * (x.shape[3] - 2)
-        large = pairs >= self.least_channel_pairs and positions >= self.least_positions
+        N, C, H, W = x.shape
+        large = C * self.out_channels >= self.least_channel_pairs and N * (H - 2) * (W - 2) >= self.least_positions
         plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        if large and plain and self.groups == 1 and x.shape[2] % 4 == 2:
+        if large and plain and self.groups == 1 and H % 4 == 2:
             return _MinimalConv.apply(x, self.weight)
         return super().forward(x)
 
