@@ -253,7 +253,8 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         N, C, H, W = x.shape
-        large = C * self.out_channels >= self.least_channel_pairs and N * (H - 2) * (W - 2) >= self.least_positions
+        pairs, positions = C * self.out_channels, N * (H - 2) * (W - 2)
+        large = pairs >= self.least_channel_pairs and positions >= self.least_positions
         plain = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
         if large and plain and self.groups == 1 and H % 4 == 2:
             return _MinimalConv.apply(x, self.weight)
