@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from dataset import list_images, read_image
 from inception import EfficientNetLite0, InceptionV3, resized
+from main import Parser
 from metrics import (
     frechet_distance,
     frechet_from_moments,
@@ -178,7 +179,7 @@ def paired_distances(folder, truth, workers=2):
 # --- command line --------------------------------------------------------------------------------
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fid_kid.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Score pictures: FID, KID, Inception Score, distances of pairs.")
     parser.add_argument("paths", nargs="+", metavar="PATH",

@@ -63,6 +63,11 @@ def name(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, without all the options before it."""
+        hint = "; --help lists the options" if message.startswith("unrecognized") else ""
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+
     def convert_arg_line_to_args(self, line):
         """Option files: one option a line, # starts a comment."""
         return shlex.split(line, comments=True)
@@ -171,7 +176,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     The namespace also has `given`, the names of the options on the command line, and `command`,
     the call that would continue this one.
     """
-    import torch  # here, so that --help and a mistyped option answer at once
+    import torch  # not above, where it would be read before the variable that it is to see
 
     parser = build_parser()
     known = {action.dest for action in parser._actions}

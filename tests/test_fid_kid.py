@@ -557,10 +557,7 @@ def test_bad_npz(tmp_path, capsys):
     (["a", "b.npz", "--paired", "c"], "--paired"),
 ])
 def test_bad_options(argv, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        fid_kid.main(argv)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and message in err.splitlines()[-1]
+    assert message in fails(capsys, *argv)
 
 
 def test_bad_features():
