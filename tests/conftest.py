@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import NICE
+from layers import Conv3x3
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for reference.py
@@ -112,3 +113,10 @@ def toy(folders):
         return NICE.NICE(options(text, dataset="toy", dataset_dir=data, result_dir=results))
 
     return make
+
+
+@pytest.fixture
+def minimal_filters(monkeypatch):
+    """Also where so few channels and positions would not call for them."""
+    monkeypatch.setattr(Conv3x3, "least_channel_pairs", 0)
+    monkeypatch.setattr(Conv3x3, "least_positions", 0)

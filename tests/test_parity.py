@@ -6,7 +6,6 @@ from conftest import double_precision, images, options, weights
 from reference import Reference
 
 import NICE
-from layers import Conv3x3
 
 
 def trainer(parity, **more):
@@ -34,14 +33,7 @@ def at_once(parity):
     return trainer(parity, together=True)
 
 
-@pytest.fixture
-def everywhere(monkeypatch):
-    """Minimal filters also where the fixtures' few channels would not call for them."""
-    monkeypatch.setattr(Conv3x3, "least_channel_pairs", 0)
-    monkeypatch.setattr(Conv3x3, "least_positions", 0)
-
-
-def test_training_trajectory_by_minimal_filters(parity, everywhere):
+def test_training_trajectory_by_minimal_filters(parity, minimal_filters):
     test_training_trajectory(parity, by_turns)
 
 
@@ -122,5 +114,5 @@ def test_step_equals_the_reference(text, size, batch):
         torch.testing.assert_close(value, expected[key], rtol=1e-7, atol=1e-9, msg=key)
 
 
-def test_step_by_minimal_filters_equals_the_reference(everywhere):
+def test_step_by_minimal_filters_equals_the_reference(minimal_filters):
     test_step_equals_the_reference("--ch 4 --n_res 2 --n_dis 6 --together false", 64, 2)
