@@ -36,7 +36,7 @@ from metrics import (
     polynomial_mmd2,
     ssim,
 )
-from utils import UserError
+from utils import UserError, keep_freed_memory
 
 __all__ = ["InceptionV3", "frechet_distance", "kid", "main", "polynomial_mmd2"]
 
@@ -366,6 +366,7 @@ def lines(report):
 
 def main(argv=None):
     args = parse_args(argv)
+    keep_freed_memory()
     try:
         report = score(args)
         print("\n".join(lines(report)))

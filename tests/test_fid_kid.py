@@ -341,24 +341,46 @@ def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, exa
     assert found["kid"] != metrics.kid(x, y, subsets, size, seed=6)["kid"]
 
 
-def test_float32_products_change_kid_and_its_variance_little(monkeypatch):
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("dimensions,scale,will_do", [(512, 1, True), (8, 30, False)])
+def test_kid_is_exact_to_what_its_spread_tells(dimensions, scale, will_do, bfloat16, monkeypatch):
+    """In float32 to 1e-5 of its spread; in bfloat16 to 1e-3, or, as for few large numbers, it is not used."""
+    rng = np.random.default_rng(dimensions)
+    x, y = (scale * rng.normal(0.1, 1, (n, dimensions)).astype(np.float32) for n in (1200, 1100))
+    exact = metrics.kid(x, y, 30, 300, var=False)
+    monkeypatch.setattr(metrics, "EXACT", 0)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    float32 = metrics.kid(x, y, 30, 300, var=False)
+    assert abs(float32["kid"] - exact["kid"]) < 1e-5 * exact["kid_std"]
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    found = metrics.kid(x, y, 30, 300, var=False)
+    assert abs(found["kid"] - exact["kid"]) < 1e-3 * exact["kid_std"]
+    assert found["kid_std"] == pytest.approx(exact["kid_std"], rel=1e-3)
+    assert (found != float32) == (bfloat16 and will_do)
+
+
+def test_float32_products_change_the_variance_little(monkeypatch):
     x, y = features(500, 256, 1, dtype=np.float32), features(480, 256, 2, 0.1, dtype=np.float32)
     exact = metrics.kid(x, y, 20, 200)
     monkeypatch.setattr(metrics, "EXACT", 0)
     found = metrics.kid(x, y, 20, 200)
-    for key in ("kid", "kid_std", "kid_var"):
-        assert found[key] == pytest.approx(exact[key], rel=1e-4)
+    assert found["kid_var"] == pytest.approx(exact["kid_var"], rel=1e-4)
+    assert found["kid"] == metrics.kid(x, y, 20, 200, var=False)["kid"]
 
 
+@pytest.mark.parametrize("degree,gamma", [(1, 0.1), (2, 0.1), (3, 0.05), (3, -0.05), (4, 0.05), (5, 0.05)])
 @pytest.mark.parametrize("size", [20, 60])
-def test_kid_averages_mmd2_and_its_variance_over_subsets(size):
+def test_kid_averages_mmd2_and_its_variance_over_subsets(size, degree, gamma, monkeypatch):
+    """Made once for all subsets (60) and subset by subset (20), whole blocks or parts of blocks at a time."""
     x, y = features(90, 32, 1), features(80, 32, 2, 0.1)
     rng = np.random.RandomState(2020)
     pairs = [(x[rng.choice(90, size, replace=False)], y[rng.choice(80, size, replace=False)]) for _ in range(6)]
-    each = np.array([fid_kid.polynomial_mmd2(a, b, 2, 0.1, 0.5, var_at_m=80) for a, b in pairs])
-    found = metrics.kid(x, y, 6, size, degree=2, gamma=0.1, coef0=0.5)
-    assert (found["kid"], found["kid_var"]) == pytest.approx(tuple(each.mean(0)), abs=1e-12)
-    assert found["kid_std"] == pytest.approx(each[:, 0].std(), abs=1e-12)
+    each = np.array([fid_kid.polynomial_mmd2(a, b, degree, gamma, 0.5, var_at_m=80) for a, b in pairs])
+    for block in (256, 7):
+        monkeypatch.setattr(metrics, "BLOCK", block)
+        found = metrics.kid(x, y, 6, size, degree=degree, gamma=gamma, coef0=0.5)
+        assert (found["kid"], found["kid_var"]) == pytest.approx(tuple(each.mean(0)), rel=1e-9, abs=1e-12)
+        assert found["kid_std"] == pytest.approx(each[:, 0].std(), rel=1e-9)
 
 
 def test_kid_of_everything_is_clean_fids():
