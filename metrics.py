@@ -107,7 +107,7 @@ def kid(x, y, subsets=50, subset_size=1000, seed=2020, degree=3, gamma=None, coe
     else:
         rng = np.random.RandomState(seed)
         draws = [[rng.choice(len(z), size, replace=False) for z in (x, y)] for _ in range(subsets)]
-        dtype = np.float64 if max(len(x), len(y)) <= EXACT else x.dtype
+        dtype = np.float64 if max(len(x), len(y)) <= EXACT else np.result_type(x, y, np.float32)
         x, y = (torch.from_numpy(z.astype(dtype, copy=False)) for z in (x, y))
         kernel = degree, gamma, coef0
         values = _values_of_draws(x, y, draws, kernel)

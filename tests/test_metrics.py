@@ -208,6 +208,16 @@ def test_kid_averages_mmd2_and_its_variance_over_subsets(size, degree, gamma, mo
         assert found["kid_std"] == pytest.approx(each[:, 0].std(), rel=1e-9)
 
 
+@pytest.mark.parametrize("types", ["f2 f2", "i2 f4", "f4 f8", "u1 u1"])
+def test_kid_of_any_numbers_is_that_of_the_same_as_floats(types, monkeypatch):
+    monkeypatch.setattr(metrics, "EXACT", 0)
+    x, y = ((4 * features(n, 32, n)).astype(dtype) for n, dtype in zip((300, 260), types.split(), strict=True))
+    exact = metrics.kid(x.astype(float), y.astype(float), 20, 100)
+    found = metrics.kid(x, y, 20, 100)
+    assert found["kid"] == pytest.approx(exact["kid"], abs=1e-3 * exact["kid_std"])
+    assert found["kid_var"] == pytest.approx(exact["kid_var"], rel=1e-3)
+
+
 def test_kid_of_everything_is_clean_fids():
     x, y = features(80, 32, 1), features(80, 32, 2, 0.1)
     found = metrics.kid(x, y, subset_size=1000)
