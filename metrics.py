@@ -14,6 +14,7 @@ from utils import UserError, product
 
 BLOCK = 256   # rows at a time wherever (n, n) or float64 copies would not fit in memory
 EXACT = 2000  # up to this many pictures KID is computed in double precision throughout
+BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # whether products in it are made twice as fast
 
 
 def frechet_distance(x, y):
@@ -134,11 +135,11 @@ def _groups(x, y, draws):
 
 
 def _values_of_draws(x, y, draws, kernel):
-    """MMD^2 (k,) of k draws: in bfloat16 where the processor is twice as fast in it and a trial allows it."""
+    """MMD^2 (k,) of k draws: in bfloat16 where that is fast and a trial allows it."""
     def values(draws, dtype):
         return torch.cat([_centred_mmd2(*group, *kernel, dtype) for group in _groups(x, y, draws)])
 
-    if x.dtype == torch.float32 and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+    if x.dtype == torch.float32 and BFLOAT16:
         found = values(draws, torch.bfloat16)
         trial = [[rows[:max(2, len(rows) // 4)] for rows in draw] for draw in draws[:2]]
         error = values(trial, torch.bfloat16) - values(trial, x.dtype)  # four times a whole subset's
