@@ -14,7 +14,7 @@ from utils import UserError, product
 
 BLOCK = 256   # rows at a time wherever (n, n) or float64 copies would not fit in memory
 EXACT = 2000  # up to this many pictures KID is computed in double precision throughout
-BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # whether products in it are made twice as fast
+BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # products in it are twice as fast
 
 
 def frechet_distance(x, y):
@@ -153,7 +153,12 @@ def _centred_mmd2(x, y, s, t, degree, gamma, coef0, dtype):
     centre = (x.sum(0) + y.sum(0)) / (len(x) + len(y))
     p, q = (_Centred(z, w, centre, degree, gamma, coef0, dtype) for z, w in ((x, s), (y, t)))
     m, n = int(s[:, 0].sum()), int(t[:, 0].sum())
-    return p.sums(p) / (m * (m - 1)) + q.sums(q) / (n * (n - 1)) - 2 * p.sums(q) / (m * n)
+    return _unbiased(p.sums(p), q.sums(q), p.sums(q), m, n)
+
+
+def _unbiased(within_x, within_y, across, m, n):
+    """MMD^2 from the kernel's sums over pairs of m and n points, within each set of different ones only."""
+    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
 
 
 class _Centred:
@@ -252,7 +257,7 @@ def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
         _row_sums(kernel, *pair) for pair in ((x, x, s, s), (y, y, t, t), (x, y, s, t)))
     s, t = s.double(), t.double()
     sum_x, sum_y, total = (s * r_x).sum(0), (t * r_y).sum(0), (s * r).sum(0)
-    mmd2 = sum_x / (m * (m - 1)) + sum_y / (n * (n - 1)) - 2 * total / (m * n)
+    mmd2 = _unbiased(sum_x, sum_y, total, m, n)
     if m != n or m < 3:
         return mmd2, torch.full_like(mmd2, math.nan)
 

@@ -290,8 +290,8 @@ def keep_freed_memory():
     """Let the C library keep what tensors free instead of giving it back after each.
 
     A training step frees and takes gigabytes; fetching them anew from the kernel, page by zeroed
-    page, was a fifth of a step on a CPU, and of Inception's features.  glibc only; elsewhere nothing
-    happens.
+    page, was a fifth of a step on a CPU, and a quarter of Inception's features.  glibc only; elsewhere
+    nothing happens.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

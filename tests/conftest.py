@@ -15,7 +15,7 @@ import NICE
 from layers import Conv3x3
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for reference.py
+sys.path.insert(0, str(HERE))  # for the helpers beside it
 
 TINY = "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --num_workers 0 --device cpu"
 
