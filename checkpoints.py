@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, verified, and never executed.
 
-A checkpoint is one dict: gen2B gen2A disA disB (state dicts), D_optimizer, G_optimizer, start_iter
-(the last finished step); ours adds position, args, rng, guard, scalers and a digest of each entry.
-The released program's hold only the first seven, with stray total_ops and total_params inside.
+A checkpoint is one dict: the state dicts of a method's networks by their names (NICE-GAN's: gen2B gen2A
+disA disB), D_optimizer, G_optimizer or whatever optimizers it has, start_iter (the last finished step);
+ours adds position, args, rng, guard, scalers, memory and a digest of each entry.  The authors' programs
+keep less, in one file or one a network: `Trainer.adopt` of the method says how.
 """
 
 import hashlib
@@ -16,24 +17,23 @@ from pathlib import Path
 
 import torch
 
+import methods
 from utils import UserError, atomic, shown, writing
 
-NETWORKS = ("gen2B", "gen2A", "disA", "disB")
-STRAY = ("total_ops", "total_params")
-FOR_TEST = (*NETWORKS, "encA", "encB", "args")  # what a translation depends on
-EXTRA_NETWORKS = ("encA", "encB")  # the independent encoders of --nice false
-
-# what a checkpoint's networks depend on: it cannot be continued with other values of these ...
-ARCHITECTURE = ("light", "ch", "n_res", "n_dis", "img_ch", "nice", "ra", "heads", "shared_layers")
-# ... nor with these, though its networks could be built
-IDENTITY = (*ARCHITECTURE, "img_size", "dataset", "encoder_updates")
+# what profiling tools and PyTorch before 0.4 left in networks that do not have it
+STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batches_tracked")
 # options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
-NOT_SAVED += ("dataset_dir", "result_dir")
+NOT_SAVED += ("dataset_dir", "result_dir", "plain")
 
-# what else a checkpoint may hold; all but the optimizers and start_iter are ours alone
-TYPES = {"D_optimizer": dict, "G_optimizer": dict, "start_iter": int, "position": int}
-TYPES |= {"scalers": dict, "guard": dict, "args": dict, "rng": dict, "digest": dict}
+# what a checkpoint may hold beside networks; all but the optimizers and start_iter are ours alone
+TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}
+TYPES |= {"args": dict, "rng": dict, "digest": dict, "method": str}
+
+
+def is_network(key: str) -> bool:
+    """Whether this entry of a checkpoint is a network."""
+    return key not in TYPES and not key.endswith("_optimizer")
 
 
 def latest_path(results: Path) -> Path:
@@ -110,9 +110,36 @@ def save_checkpoint(state: dict, path: Path):
 
 
 def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint of ours or of the released program.  UserError: missing, damaged, foreign."""
-    if not path.is_file():
+    """Read a checkpoint of ours or of a method's authors, which may be a folder with a file a network.
+
+    Returns our dict, with the name of its method besides.  UserError: missing, damaged, foreign.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
+    if not path.is_file() and not files:
         raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint")
+    found = {file.stem: _read(file) for file in files}
+    single = next(iter(found.values()))
+    if path.is_file() and not all(isinstance(value, torch.Tensor) for value in single.values()):
+        found = single  # a dict of networks; else the file is one network
+    recognised = methods.recognise(found)
+    if recognised is None:
+        known = ", ".join(methods.METHODS)
+        raise UserError(f"{shown(path)} is no checkpoint of a method that is known here ({known}); name another")
+    method, state = recognised
+    state = {**state, "method": method}
+    for name, value in state.items():
+        kind = dict if is_network(name) or name.endswith("_optimizer") else TYPES[name]
+        if not isinstance(value, kind) or (kind is int and value < 0):
+            raise UserError(f"{shown(path)} is damaged: {shown(name)} is no {kind.__name__} that makes sense")
+        if is_network(name) and not all(isinstance(v, torch.Tensor) for v in value.values()):
+            raise UserError(f"{shown(path)} is damaged: {shown(name)} holds something that is no tensor")
+    return state
+
+
+def _read(path: Path) -> dict:
+    """The dict in a file.  UserError: damaged, or not to be trusted."""
     try:
         zipped = _is_sound_archive(path)
         # weights_only: no pickle of a stranger is ever executed; mmap: only what is used is read
@@ -122,23 +149,30 @@ def load_checkpoint(path: Path) -> dict:
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"the checksum of {damaged} differs")
+        if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+            raise ValueError("it holds no dict of names")
+        return state
     except Exception as error:  # parsers of damaged files trip in many ways
         reason = _brief(error)
         raise UserError(
             f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(state.get(k), dict) for k in NETWORKS):
-        raise UserError(f"{shown(path)} is no NICE-GAN checkpoint: it lacks {', '.join(NETWORKS)}")
-    for name in NETWORKS + EXTRA_NETWORKS:
-        if name in state:  # thop, used by the released program, leaves its counters in the networks
-            with fitting(path, name):
-                state[name] = {k: v for k, v in state[name].items() if k.split(".")[-1] not in STRAY}
-            if not all(isinstance(v, torch.Tensor) for v in state[name].values()):
-                raise UserError(f"{shown(path)} is damaged: {name} holds something that is no tensor")
-    for name, kind in TYPES.items():
-        if name in state and (not isinstance(state[name], kind) or (kind is int and state[name] < 0)):
-            raise UserError(f"{shown(path)} is damaged: {name} is no {kind.__name__} that makes sense")
-    return state
+
+
+def by_name(found: dict, names: set[str]) -> dict | None:
+    """Networks with these names in a dict of ours, or in files like latest_net_NAME.pth or 5_net_NAME.pth.
+
+    At least one of them, the newest of each; None where there is none.
+    """
+    if all(isinstance(found.get(name), dict) for name in names):
+        return found
+    networks = {}
+    for file, content in found.items():
+        epoch, _, name = file.rpartition("_net_")
+        if name in names and isinstance(content, dict):
+            age = (2, 0) if epoch == "latest" else (1, int(epoch)) if epoch.isdecimal() else (0, 0)
+            networks[name] = max(networks.get(name, ((-1, 0), None)), (age, content), key=lambda pair: pair[0])
+    return {name: content for name, (_, content) in networks.items()} or None
 
 
 def _is_sound_archive(path: Path) -> bool:
@@ -183,7 +217,7 @@ def verify(state: dict, path: Path, keys=None):
     stored = state["digest"]
     for key in {**stored, **state}:
         with fitting(path, key):
-            if key == "digest" or (keys and key not in keys):
+            if key in ("digest", "method") or (keys and key not in keys):
                 continue
             if stored.get(key) != (digest(state[key]) if key in state else None):
                 raise ValueError("its digest differs; name another with --checkpoint")
@@ -202,8 +236,8 @@ def _brief(error: Exception) -> str:
     return shown(" ".join(str(error).split())[:160] or type(error).__name__)
 
 
-def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tuple[dict, Path]:
-    """The newest valid checkpoint of a run, or the one named.  keys: what has to be verified."""
+def newest_checkpoint(results: Path, named: str | None = None, to_translate=False) -> tuple[dict, Path]:
+    """The newest valid checkpoint of a run, or the one named.  to_translate: verify only what that needs."""
     candidates = [Path(named)] if named else [latest_path(results), *reversed(numbered_paths(results))]
     candidates = [p for p in candidates if named or p.exists()]
     if not candidates:
@@ -214,7 +248,7 @@ def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tup
     for path in candidates:
         try:
             state = load_checkpoint(path)
-            verify(state, path, keys)
+            verify(state, path, [*filter(is_network, state), "args"] if to_translate else None)
             return state, path
         except UserError as error:
             if path == candidates[-1]:
@@ -223,43 +257,25 @@ def newest_checkpoint(results: Path, named: str | None = None, keys=None) -> tup
     raise AssertionError("unreachable")
 
 
-def infer_architecture(state: dict, path: Path) -> dict:
-    """The architecture options that the shapes in a checkpoint imply, though not those of the ablations."""
-    with fitting(path, "the networks are not NICE-GAN's"):
-        dis, gen = state["disA"], state["gen2B"]
-        first, fc = dis["model.1.weight_orig"], gen["FC.0.weight"]
-        layers = sum(bool(re.fullmatch(r"(model|Dis0_0|Dis1_0)\.\d+\.weight_orig", k)) for k in dis)
-        found = {
-            "ch": first.shape[0],
-            "img_ch": first.shape[1],
-            "n_dis": layers + 2,  # Dis1_1 and conv1
-            "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in gen),
-            "light": fc.shape[1] == fc.shape[0],
-        }
-        if not found["light"]:
-            found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)
-        return found
-
-
-def architecture_of(state: dict, path: Path) -> dict:
-    """The architecture options of a checkpoint: as stored, or inferred for a released one."""
-    inferred = infer_architecture(state, path)
+def architecture_of(state: dict, path: Path, method: type) -> dict:
+    """The options of group "model" of a checkpoint: as stored, or for an authors' one told by its shapes."""
+    with fitting(path, f"the networks are not those of {state['method']}"):
+        inferred = method.infer(state)
     if "args" not in state:
         return inferred
     with fitting(path, "args"):
-        stored = {k: v for k, v in state["args"].items() if k in (*ARCHITECTURE, "img_size")}
-        stored["heads"] = tuple(stored["heads"])
-        if 2 not in stored["heads"]:
-            del inferred["n_dis"]  # such a discriminator ends before the layers that would tell
-        wrong = [k for k, v in inferred.items() if stored[k] != v]
+        names = (*method.architecture_options(), "img_size")
+        found = {k: tuple(v) if isinstance(v, list) else v for k, v in state["args"].items() if k in names}
+        wrong = [k for k, v in inferred.items() if found[k] != v]
         if wrong:  # nothing is built that the file does not hold
             raise ValueError(f"its networks have another {', '.join(wrong)}")
-    return stored
+    return found
 
 
 def saved_options(state: dict) -> dict:
     """The options of a checkpoint's run that continuing it takes over: none that says where to read or write."""
-    return {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
+    saved = {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
+    return {**saved, "method": state["method"]}
 
 
 def option(name: str, args, state: dict):
@@ -269,12 +285,16 @@ def option(name: str, args, state: dict):
     return state.get("args", {}).get(name, getattr(args, name))
 
 
-def refuse_contradictions(state: dict, path: Path, architecture: dict, args):
+def refuse_contradictions(state: dict, path: Path, trainer):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
-    stored = state.get("args", {})
-    saved = {**{k: v for k, v in stored.items() if k in IDENTITY}, **architecture_of(state, path)}
-    ours = {**{k: getattr(args, k) for k in IDENTITY}, **architecture}
-    wrong = [f"--{k} is {ours[k]}, there {v}" for k, v in saved.items() if ours.get(k) != v]
+    args, stored = trainer.args, state.get("args", {})
+    architecture = architecture_of(state, path, type(trainer))
+    identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})
+    if len(type(trainer).directions) == 1:
+        identity.add("direction")
+    saved = {**stored, **architecture, "method": state["method"]}
+    ours = {**vars(args), **trainer.architecture}
+    wrong = [f"--{k} is {ours.get(k)}, there {v}" for k, v in saved.items() if k in identity and ours.get(k) != v]
     if wrong:
         raise UserError(
             f"{shown(path)} is of another run: {'; '.join(wrong)}; give these options as there, or leave them out"
@@ -282,10 +302,19 @@ def refuse_contradictions(state: dict, path: Path, architecture: dict, args):
     changed = [
         f"--{k} {v} -> {getattr(args, k)}"
         for k, v in stored.items()
-        if k not in IDENTITY and hasattr(args, k) and getattr(args, k) != v
+        if k not in identity and hasattr(args, k) and getattr(args, k) != v
     ]
     if changed:
         print(f"changed since the checkpoint: {', '.join(changed)}", file=sys.stderr)
+
+
+def load_network(net: torch.nn.Module, state: dict, name: str, path: Path):
+    """Take over a network's weights, without what is stray in it.  UserError: they do not fit."""
+    with fitting(path, name):
+        weights, own = state[name], net.state_dict()
+        if weights and all(key.startswith("module.") for key in weights):  # saved from a DataParallel
+            weights = {key.removeprefix("module."): value for key, value in weights.items()}
+        net.load_state_dict({k: v for k, v in weights.items() if k in own or k.split(".")[-1] not in STRAY})
 
 
 def load_optimizer(optimizer, state: dict, name: str, path: Path):

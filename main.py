@@ -1,164 +1,61 @@
-"""NICE-GAN from the command line.
+"""NICE-GAN, and the methods that it is compared with, from the command line.
 
     python main.py --dataset cat2dog                  train on dataset/cat2dog/{trainA,trainB,testA,testB}
     python main.py --dataset cat2dog --resume True    continue exactly where it stopped
     python main.py --dataset cat2dog --phase test     translate testA -> fakeB, testB -> fakeA
+    python main.py --method cyclegan --help           another method, and its options
     python main.py --phase info                       what these options cost: parameters, operations, memory
     python main.py @configs/demo.txt                  options from a file, here the built-in demo
 """
 
 import argparse
-import math
 import os
 import shlex
 import sys
 from pathlib import Path
+
+import options
+from options import Option, Parser, as_argv
 
 # Read when torch is imported.  Large pages for large tensors: faulting in fresh 4 kB pages is a tenth
 # of a step on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def boolean(text: str) -> bool:
-    """true/false, yes/no, 1/0 in any case."""
-    if text.lower() in ("true", "yes", "1"):
-        return True
-    if text.lower() in ("false", "no", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+def build_parser(method: str) -> Parser:
+    """The parser of the run's options and those of a method, with that method's defaults."""
+    import methods  # not above: torch would be read before the variable that it is to see
 
-
-def bounded(kind, low, high=math.inf, above=False):
-    """A number of the given kind in [low, high], or (low, high] with above."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
-        if not low <= value <= high or (above and value == low) or not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text} must be {'above' if above else 'at least'} {low}")
-        return value
-
-    parse.__name__ = kind.__name__
-    return parse
-
-
-def heads(text: str) -> tuple[int, ...]:
-    """Comma-separated subset of 0 (CAM), 1 (local), 2 (global)."""
-    try:
-        chosen = tuple(sorted({int(h) for h in text.split(",")}))
-    except ValueError:
-        chosen = ()
-    if not chosen or not set(chosen) <= {0, 1, 2}:
-        raise argparse.ArgumentTypeError(f"{text!r} is no comma-separated list of 0, 1 and 2")
-    return chosen
-
-
-def name(text: str) -> str:
-    """A data set's name: one folder below --dataset_dir and --result_dir, never a path out of them."""
-    if not text or text in (".", "..") or "/" in text or "\\" in text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder name; the folders around it go to --dataset_dir")
-    return text
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, without all the options before it."""
-        hint = "; --help lists the options" if message.startswith("unrecognized") else ""
-        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
-
-    def convert_arg_line_to_args(self, line):
-        """Option files: one option a line, # starts a comment."""
-        return shlex.split(line, comments=True)
-
-
-def build_parser() -> argparse.ArgumentParser:
+    chosen = methods.load(method)
     parser = Parser(
         prog="main.py",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="main.py [@FILE] [options]",
+        description=f"{__doc__.splitlines()[0]}  Method {method}: {chosen.__doc__.splitlines()[0]}",
         fromfile_prefix_chars="@",
         allow_abbrev=False,
     )
-
-    def group(title):
-        add = parser.add_argument_group(title).add_argument
-
-        def option(flag, kind, default, help, **kwargs):
-            if kind is boolean:  # a bare --flag means true
-                kwargs |= dict(nargs="?", const=True, metavar="BOOL")
-            elif "choices" not in kwargs:
-                kwargs.setdefault("metavar", getattr(kind, "__name__", "").upper())
-            add(flag, type=kind, default=default, help=help, **kwargs)
-
-        return option
-
-    positive, natural = bounded(int, 1), bounded(int, 0)
-    weight = bounded(float, 0)
-
-    option = group("run")
-    option("--phase", str, "train", "what to do", choices=("train", "test", "info"))
-    option("--dataset", name, "cat2dog", "folder of --dataset_dir that holds trainA, trainB, testA, testB")
-    option("--result_dir", str, "results", "where results/NAME is written")
-    option("--resume", boolean, False, "continue from the newest valid checkpoint")
-    option("--checkpoint", str, None, "continue or translate with this checkpoint file", metavar="FILE")
-    option("--device", str, None, "cuda, cuda:1, mps or cpu; by default the best present")
-    option("--seed", natural, 0, "of the initial weights and the order of pictures")
-    option("--benchmark_flag", boolean, False, "let cuDNN time its algorithms (fixed sizes: faster)")
-    option("--keep_size", boolean, False, "translate at each picture's own size instead of img_size (light models)")
-
-    option = group("data")
-    option("--dataset_dir", str, "dataset", "where the data sets are")
-    option("--img_size", positive, 256, "pictures are trained as squares of this side, in pixels")
-    option("--img_ch", positive, 3, "channels: 3 for colour, 1 for grey", choices=(1, 3))
-    option("--batch_size", positive, 1, "pictures of each domain in a step, per process")
-    option("--num_workers", natural, 2, "processes that read and decode pictures; 0: in the main one")
-    option("--cache", boolean, False, "keep decoded pictures in memory, where they fit")
-    option("--skip_bad_images", boolean, False, "leave unreadable pictures out instead of stopping")
-
-    option = group("model")
-    option("--light", boolean, True, "the paper's generator; false: the full one (its size depends on img_size)")
-    option("--ch", positive, 64, "base channels")
-    option("--n_res", natural, 6, "residual blocks of a generator; 4: the paper's NICE-GAN*")
-    option("--n_dis", bounded(int, 6), 7, "layers of a discriminator, at least 6")
-    option("--nice", boolean, True, "the discriminator's first layers are the encoder; false: independent encoders")
-    option("--ra", boolean, True, "residual in the attention; false: attention alone")
-    option("--heads", heads, (0, 1, 2), "classifiers that exist: 0 CAM, 1 local, 2 global")
-    option("--shared_layers", int, 2, "layers of the discriminator that encode", choices=(1, 2, 3))
-    option("--encoder_updates", str, "d", "the step that trains the encoder", choices=("d", "both", "g"))
-
-    option = group("loss")
-    option("--adv_weight", weight, 1.0, "weight of the adversarial terms")
-    option("--cycle_weight", weight, 10.0, "weight of the cycle terms")
-    option("--recon_weight", weight, 10.0, "weight of the reconstruction terms")
-
-    option = group("optimisation")
-    option("--iteration", positive, 100_000, "training steps; the paper's 100000, the released program's 300000")
-    option("--lr", bounded(float, 0, above=True), 1e-4, "learning rate of both optimizers")
-    option("--weight_decay", weight, 1e-4, "L2 penalty in the gradient")
-    option("--decay_flag", boolean, True, "let the learning rate fall to 0 over the second half")
-    option("--grad_accum", positive, 1, "micro-batches of batch_size pictures averaged into one step")
-    option("--on_nan", str, "stop", "at a loss or gradient that is not finite", choices=("stop", "skip"))
-
-    option = group("logging")
-    option("--print_freq", positive, 1000, "steps between sample grids and latest checkpoints")
-    option("--save_freq", positive, 100_000, "steps between numbered checkpoints")
-    option("--log_freq", positive, 100, "steps between lines of log.jsonl")
-    option("--keep", natural, 0, "keep only the last KEEP numbered checkpoints; 0: all", metavar="KEEP")
-
-    option = group("scale")
-    option("--amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16"))
-    option("--compile", boolean, False, "compile both halves of the step (slow start, faster steps on a GPU)")
-    option("--checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them")
-    option("--together", boolean, None, "both directions at once, for more memory; unset: where it is faster")
+    parser.add([*run_options(), *options.COMMON[1:], *chosen.options], {**chosen.defaults, "method": method})
     return parser
 
 
-def as_argv(options: dict) -> list[str]:
-    """What one would type for these options."""
-    words = {k: ",".join(map(str, v)) if isinstance(v, (tuple, list)) else v for k, v in options.items()}
-    return [f"--{k}={v}" for k, v in words.items() if v is not None]
+def run_options() -> tuple[Option, ...]:
+    """--phase, and --method with the names that are known."""
+    import methods
+
+    return (
+        options.COMMON[0],
+        Option("run", "method", str, None, "the method; --method NAME --help shows its options", (*methods.METHODS,)),
+    )
+
+
+def first_look(argv: list[str]) -> argparse.Namespace:
+    """The options that decide which method's options the others are."""
+    parser = Parser(prog="main.py", fromfile_prefix_chars="@", allow_abbrev=False, add_help=False)
+    parser.add([*run_options(), *(o for o in options.COMMON if o.name in FIRST)])
+    return parser.parse_known_args(argv)[0]
+
+
+FIRST = ("dataset", "result_dir", "resume", "checkpoint")
 
 
 def resume_command(argv: list[str]) -> str:
@@ -178,14 +75,18 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     """
     import torch  # not above, where it would be read before the variable that it is to see
 
-    parser = build_parser()
-    known = {action.dest for action in parser._actions}
+    import methods
+
     argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args([*as_argv({k: v for k, v in (saved or {}).items() if k in known}), *argv])
+    saved = saved or {}
+    method = first_look(argv).method or saved.get("method") or "nice"
+    parser = build_parser(method)
+    known = {action.dest for action in parser._actions}
+    args = parser.parse_args([*as_argv({k: v for k, v in saved.items() if k in known}), *argv])
     if args.phase == "train" and args.checkpoint:
         args.resume = True
 
-    silent = build_parser()  # a second look, without defaults, at what was really typed
+    silent = build_parser(method)  # a second look, without defaults, at what was really typed
     for action in silent._actions:
         action.default = argparse.SUPPRESS
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
@@ -200,30 +101,37 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         parser.error(f"--device {args.device}: there is no such device here; try cpu")
-    if args.img_size % 4:
-        parser.error(f"--img_size {args.img_size} must be divisible by 4: the networks halve it twice")
-    smallest = 3 * 2 ** (args.n_dis - 2)
-    unknown = args.phase == "test" or (args.resume and saved is None)  # n_dis is in the checkpoint
-    if args.img_size < smallest and not unknown:
-        parser.error(
-            f"--img_size {args.img_size} is too small for --n_dis {args.n_dis}, which needs {smallest}; "
-            f"use --n_dis 6 (from 48 pixels) or a larger --img_size"
-        )
-    if not args.nice and args.encoder_updates != "d":
-        parser.error("--nice false trains its encoders with the generators: leave --encoder_updates out")
     if args.amp == "fp16" and device.type != "cuda":
         parser.error(f"--amp fp16 needs a CUDA GPU; on {args.device} use bf16 or none")
+    multiple = methods.load(method).multiple
+    if args.img_size % multiple:
+        parser.error(f"--img_size {args.img_size} must be divisible by {multiple}: the networks halve it")
+    waits = args.phase == "test" or (args.resume and not saved)  # for a checkpoint to say what it is
+    complaint = None if waits else methods.load(method).check(args)
+    if complaint:
+        parser.error(complaint)
     return args
 
 
 def main(argv: list[str] | None = None):
-    args = parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    first, found, saved = first_look(argv), None, None
+    if first.phase != "info" and (first.phase == "test" or first.resume or first.checkpoint) and not asks_help(argv):
+        import checkpoints
 
-    import checkpoints
-    import NICE
+        results = Path(first.result_dir) / first.dataset
+        found = checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=first.phase == "test")
+        saved = checkpoints.saved_options(found[0])
+        if first.phase == "test":  # its networks say the rest
+            saved = {"method": saved["method"]}
+    args = parse_args(argv, saved)
+
+    import layers
+    import methods
     import utils
 
-    utils.keep_freed_memory()
+    if layers.fast and not args.plain:
+        layers.fast.keep_freed_memory()
     if args.phase == "info":
         import info
 
@@ -235,21 +143,21 @@ def main(argv: list[str] | None = None):
             import demo
 
             demo.ensure(root)
-        found = None
-        if args.phase == "train" and args.resume:
-            found = checkpoints.newest_checkpoint(results, args.checkpoint)
-            args = parse_args(argv, saved=checkpoints.saved_options(found[0]))
-        nice = NICE.NICE(args)
+        trainer = methods.create(args)
         if args.phase == "test":
-            nice.test()
+            trainer.test(found)
             return
         if found:
-            nice.load(found)
+            trainer.load(found)
             del found  # it keeps the file mapped, even when a newer one has taken its name
-        finished = nice.train()
+        finished = trainer.train()
         if finished and args.dataset == "demo":
-            nice.test()
+            trainer.test()
             demo.report(results, root)
+
+
+def asks_help(argv: list[str]) -> bool:
+    return "--help" in argv or "-h" in argv
 
 
 if __name__ == "__main__":

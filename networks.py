@@ -4,9 +4,6 @@ A discriminator D = C o E judges images of one domain; its first layers E are th
 domain.  A generator G draws into one domain from such a code.  Module names are a contract: they
 are the keys of checkpoints that people already have, and the order of registration is the order of
 the parameters in their optimizer states.  Shape comments are for 256 x 256 images and c = 64.
-
-Every network takes `groups`: that many networks of its kind side by side, computed at once by
-grouped convolutions, the channels of one after those of the other; `Twins` makes such of two.
 """
 
 from typing import NamedTuple
@@ -16,24 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from layers import ILN, AdaILN, Conv3x3, Linear, RowConv2d, SNConv2d, SNLinear
+from layers import ILN, AdaILN, Conv2d, SNConv2d, SNLinear, Stack, power_iterations, reflect
 
 # ------------------------------------------------------------------------------ encoder, discriminator
 
 
-class Stack(nn.Sequential):
-    """nn.Sequential that hands `at` (see _SpectralNorm) to its spectrally normalised layers."""
-
-    def forward(self, x: Tensor, at=None) -> Tensor:
-        for layer in self:
-            x = layer(x, at) if isinstance(layer, SNConv2d) else layer(x)
-        return x
-
-
-def _down(c_in: int, c_out: int, stride: int = 2, groups: int = 1) -> list[nn.Module]:
+def down(c_in: int, c_out: int, stride: int = 2) -> list[nn.Module]:
+    """Reflection padding, spectrally normalised convolution 4x4, leaky ReLU."""
     return [
         nn.ReflectionPad2d(1),
-        SNConv2d(groups * c_in, groups * c_out, kernel_size=4, stride=stride, groups=groups),
+        SNConv2d(c_in, c_out, kernel_size=4, stride=stride),
         nn.LeakyReLU(0.2, inplace=True),
     ]
 
@@ -48,27 +37,25 @@ class Encoder(nn.Module):
     CAM weights exist; ra: keep the residual in the attention.
     """
 
-    def __init__(self, input_nc: int, ndf: int = 64, shared=2, ra=True, attention: bool = True, groups: int = 1):
+    def __init__(self, input_nc: int, ndf: int = 64, shared=2, ra=True, attention: bool = True):
         super().__init__()
         widths = [input_nc] + [ndf * 2**i for i in range(shared)]
         c = widths[-1]
         if attention:
-            self.fc = SNLinear(2 * c, 1, groups)
-            self.conv1x1 = nn.Conv2d(groups * 2 * c, groups * c, kernel_size=1, groups=groups)
+            self.fc = SNLinear(2 * c, 1)
+            self.conv1x1 = nn.Conv2d(2 * c, c, kernel_size=1)
             if ra:
-                self.lamda = nn.Parameter(torch.zeros(groups))
-        self.attention, self.ra, self.groups = attention, ra, groups
+                self.lamda = nn.Parameter(torch.zeros(1))
+        self.attention, self.ra = attention, ra
         self.model = self._path(widths)
 
     def _path(self, widths: list[int]) -> Stack:
         pairs = zip(widths, widths[1:], strict=False)
-        return Stack(*[m for pair in pairs for m in _down(*pair, groups=self.groups)])
+        return Stack(*[m for pair in pairs for m in down(*pair)])
 
     def power_iteration(self, n: int):
         """Do the power iterations of the next n forwards in every spectrally normalised layer."""
-        for layer in self.modules():
-            if isinstance(layer, (SNConv2d, SNLinear)):
-                layer.power_iteration(n)
+        power_iterations(self, n)
 
     def attend(self, f: Tensor) -> Tensor:
         """Features f -> code z, same shape: z = leaky(f + lamda * conv1x1(w * [f, f])).
@@ -78,14 +65,10 @@ class Encoder(nn.Module):
         if not self.attention:
             return F.leaky_relu(f, 0.2)
         # w scales conv1x1's columns, and both halves see the same f: no [f, f] is ever formed
-        w = self.fc.weight_orig  # (groups,2c)
-        weight = self.conv1x1.weight * w.repeat_interleave(f.shape[1] // len(w), 0)[..., None, None]
+        weight = self.conv1x1.weight * self.fc.weight_orig[..., None, None]
         first, second = weight.chunk(2, dim=1)
-        r = F.conv2d(f, first + second, self.conv1x1.bias, groups=self.groups)
-        if self.ra:
-            lamda = self.lamda.to(f.dtype).repeat_interleave(f.shape[1] // len(w))
-            r = torch.addcmul(f, r, lamda[:, None, None])
-        return F.leaky_relu(r, 0.2)
+        r = F.conv2d(f, first + second, self.conv1x1.bias)
+        return F.leaky_relu(torch.addcmul(f, r, self.lamda.to(f.dtype)) if self.ra else r, 0.2)
 
     def encode(self, x: Tensor, at=None) -> Tensor:
         """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4); computes no head."""
@@ -115,10 +98,10 @@ class Discriminator(Encoder):
     Images are (N,input_nc,S,S) in [-1,1] with S / 2^(n_layers-2) >= 3.
     """
 
-    def __init__(self, input_nc: int, ndf: int = 64, n_layers: int = 7, heads=(0, 1, 2), shared=2, ra=True, groups=1):
+    def __init__(self, input_nc: int, ndf: int = 64, n_layers: int = 7, heads=(0, 1, 2), shared=2, ra=True):
         if n_layers < 6:
             raise ValueError(f"n_layers (--n_dis) is {n_layers}; the channel plan needs at least 6")
-        super().__init__(input_nc, ndf, shared, ra, attention=0 in heads, groups=groups)
+        super().__init__(input_nc, ndf, shared, ra, attention=0 in heads)
         split = max(shared, n_layers - 4)  # layers up to here serve both the local and the global head
         width = [ndf * 2**i for i in range(n_layers)]  # layer i puts out width[i] channels
         # conv0, conv1 stand before model in existing optimizer states
@@ -130,14 +113,14 @@ class Discriminator(Encoder):
         if {1, 2} & set(heads):
             self.Dis0_0 = self._path(width[shared - 1 : split])
         if 1 in heads:
-            self.Dis0_1 = Stack(*_down(width[split - 1], 2 * width[split - 1], stride=1, groups=groups))
+            self.Dis0_1 = Stack(*down(width[split - 1], 2 * width[split - 1], stride=1))
         if 2 in heads:
             self.Dis1_0 = self._path(width[split - 1 : n_layers - 2])
-            self.Dis1_1 = Stack(*_down(width[n_layers - 3], 2 * width[n_layers - 3], stride=1, groups=groups))
+            self.Dis1_1 = Stack(*down(width[n_layers - 3], 2 * width[n_layers - 3], stride=1))
         self.has = frozenset(heads)
 
     def _head(self, c: int) -> SNConv2d:
-        return SNConv2d(self.groups * c, self.groups, kernel_size=4, bias=False, groups=self.groups)
+        return SNConv2d(c, 1, kernel_size=4, bias=False)
 
     def forward(self, x: Tensor, at=None) -> Judgement:
         """Judge images x (N,3,S,S); `at`: power iterations of the batch's chunks (_SpectralNorm)."""
@@ -145,20 +128,15 @@ class Discriminator(Encoder):
         z = self.attend(f)  # (N,128,64,64)
         cam = local = global_ = None
         if 0 in self.has:
-            pooled = torch.stack((f.mean((2, 3)), f.amax((2, 3))), 1)  # (N,2,128)
-            cam = self.fc(pooled.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(1), at)  # (N,1)
+            cam = self.fc(torch.cat((f.mean((2, 3)), f.amax((2, 3))), 1), at)  # (N,256) -> (N,1)
         if self.has & {1, 2}:
             trunk = self.Dis0_0(z, at)  # (N,256,32,32)
         if 1 in self.has:
-            local = self.conv0(_pad1(self.Dis0_1(trunk, at)), at)  # (N,512,31,31) -> (N,1,30,30)
+            local = self.conv0(reflect(self.Dis0_1(trunk, at)), at)  # (N,512,31,31) -> (N,1,30,30)
         if 2 in self.has:
             deep = self.Dis1_1(self.Dis1_0(trunk, at), at)  # (N,1024,8,8) -> (N,2048,7,7)
-            global_ = self.conv1(_pad1(deep), at)  # (N,1,6,6)
-        return Judgement(local, global_, cam, z.unflatten(1, (self.groups, -1)).sum(2), z)
-
-
-def _pad1(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 1, 1, 1), mode="reflect")
+            global_ = self.conv1(reflect(deep), at)  # (N,1,6,6)
+        return Judgement(local, global_, cam, z.sum(1, keepdim=True), z)
 
 
 # ------------------------------------------------------------------------------------------ generator
@@ -167,17 +145,16 @@ def _pad1(x: Tensor) -> Tensor:
 class AdaILNBlock(nn.Module):
     """Residual block whose two normalisations take gamma and beta from the code."""
 
-    def __init__(self, dim: int, groups: int = 1):
+    def __init__(self, dim: int):
         super().__init__()
-        wide = groups * dim
-        self.conv1 = Conv3x3(wide, wide, groups)
-        self.norm1 = AdaILN(dim, groups=groups)
-        self.conv2 = Conv3x3(wide, wide, groups)
-        self.norm2 = AdaILN(dim, groups=groups)
+        self.conv1 = Conv2d(dim, dim, kernel_size=3, bias=False)
+        self.norm1 = AdaILN(dim)
+        self.conv2 = Conv2d(dim, dim, kernel_size=3, bias=False)
+        self.norm2 = AdaILN(dim)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        y = F.relu_(self.norm1(self.conv1(_pad1(x)), gamma, beta))
-        return self.norm2(self.conv2(_pad1(y)), gamma, beta).add_(x)
+        y = F.relu_(self.norm1(self.conv1(reflect(x)), gamma, beta))
+        return self.norm2(self.conv2(reflect(y)), gamma, beta).add_(x)
 
 
 class ResnetGenerator(nn.Module):
@@ -189,37 +166,31 @@ class ResnetGenerator(nn.Module):
     recompute: run the residual blocks again in backward instead of storing their activations.
     """
 
-    def __init__(
-        self, input_nc, output_nc, ngf=64, n_blocks=6, img_size=256, light=True, shared=2, groups=1, recompute=False
-    ):
+    def __init__(self, input_nc, output_nc, ngf=64, n_blocks=6, img_size=256, light=True, shared=2, recompute=False):
         super().__init__()
         m = 4 * ngf
         side = img_size // 4
         self.light, self.shared, self.n_blocks, self.recompute = light, shared, n_blocks, recompute
-
-        def conv(c_in, c_out, *args, kind=nn.Conv2d, **kwargs):
-            return kind(groups * c_in, groups * c_out, *args, groups=groups, **kwargs)
-
-        self.gamma = Linear(m, m, groups)
-        self.beta = Linear(m, m, groups)
+        self.gamma = nn.Linear(m, m, bias=False)
+        self.beta = nn.Linear(m, m, bias=False)
         for k in range(1, n_blocks + 1):
-            self.add_module(f"UpBlock1_{k}", AdaILNBlock(m, groups))
+            self.add_module(f"UpBlock1_{k}", AdaILNBlock(m))
         self.FC = nn.Sequential(
-            Linear(m if light else m * side * side, m, groups),
+            nn.Linear(m if light else m * side * side, m, bias=False),
             nn.ReLU(inplace=True),
-            Linear(m, m, groups),
+            nn.Linear(m, m, bias=False),
             nn.ReLU(inplace=True),
         )
         self.UpBlock0 = nn.Sequential(
             nn.ReflectionPad2d(1),
-            conv(2 * ngf, m, kernel_size=3),
-            ILN(m, groups=groups),
+            Conv2d(2 * ngf, m, kernel_size=3),
+            ILN(m),
             nn.ReLU(inplace=True),
         )
         if shared == 1:  # the layer the discriminator no longer shares, same stride and width
             self.Down = nn.Sequential(
                 nn.ReflectionPad2d(1),
-                conv(ngf, 2 * ngf, kernel_size=4, stride=2),
+                nn.Conv2d(ngf, 2 * ngf, kernel_size=4, stride=2),
                 nn.LeakyReLU(0.2, inplace=True),
             )
         if shared == 3:  # the third shared layer (S/8) stands for UpBlock0; only its stride is undone
@@ -228,15 +199,15 @@ class ResnetGenerator(nn.Module):
         for c in (m, m // 2):
             up += [
                 nn.ReflectionPad2d(1),
-                conv(c, c // 2, kernel_size=3, bias=False),
-                ILN(c // 2, groups=groups),
+                Conv2d(c, c // 2, kernel_size=3, bias=False),
+                ILN(c // 2),
                 nn.ReLU(inplace=True),
-                conv(c // 2, 2 * c, kernel_size=1),
+                nn.Conv2d(c // 2, 2 * c, kernel_size=1),
                 nn.PixelShuffle(2),
-                ILN(c // 2, groups=groups),
+                ILN(c // 2),
                 nn.ReLU(inplace=True),
             ]
-        up += [nn.ReflectionPad2d(3), conv(ngf, output_nc, kernel_size=7, bias=False, kind=RowConv2d), nn.Tanh()]
+        up += [nn.ReflectionPad2d(3), Conv2d(ngf, output_nc, kernel_size=7, bias=False), nn.Tanh()]
         self.UpBlock2 = nn.Sequential(*up)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -252,71 +223,3 @@ class ResnetGenerator(nn.Module):
             else:
                 x = block(x, gamma, beta)  # (N,256,64,64)
         return self.UpBlock2(x)  # (N,3,256,256)
-
-
-# -------------------------------------------------------------------------------------- both at once
-
-
-class Twins:
-    """Two networks of the same shape as one, which computes both in nearly half as many operations.
-
-    Exact: channels of either never meet, as convolutions are grouped.  Small pictures gain most, since
-    their time goes into starting operations.  The memory of the weights is shared: what trains or
-    loads the one does it to the other.
-
-    make: builds such a network for `groups` of them; nets: the two, on the device where they stay.
-    `net` is the joint network: (N,2C,...) in, the channels of the first network before the second's.
-    """
-
-    def __init__(self, make, nets):
-        with torch.device("meta"):
-            self.net = make(groups=len(nets))
-        self.parts = {}  # parameter of self.net: the two networks' parameters, and the axis that joins them
-        for (name, whole), *parts in zip(_tensors(self.net), *map(_tensors, nets), strict=True):
-            parts = [part for _, part in parts]
-            axis = next(i for i, (a, b) in enumerate(zip(whole.shape, parts[0].shape, strict=True)) if a != b)
-            joined = torch.cat([part.detach() for part in parts], axis)
-            if parts[0].dim() == 4 and not parts[0].is_contiguous():
-                joined = joined.contiguous(memory_format=torch.channels_last)
-            for part, share in zip(parts, joined.chunk(len(parts), axis), strict=True):
-                part.data = share
-            owner, _, leaf = name.rpartition(".")
-            owner = self.net.get_submodule(owner)
-            if isinstance(whole, nn.Parameter):
-                joined = owner._parameters[leaf] = nn.Parameter(joined)
-                self.parts[joined] = (parts, axis)
-            else:
-                owner._buffers[leaf] = joined
-
-    def hand_out_gradients(self):
-        """Move each parameter's gradient to the two that it stands for."""
-        whole, (parts, _) = next(iter(self.parts.items()))
-        if whole.data_ptr() != parts[0].data_ptr():
-            raise RuntimeError("the networks have got new memory (by .to() or .double()) since Twins joined them")
-        for whole, (parts, axis) in self.parts.items():
-            if whole.grad is not None:
-                for part, share in zip(parts, whole.grad.chunk(len(parts), axis), strict=True):
-                    part.grad = share
-                whole.grad = None
-
-
-class Swapped:
-    """Twins whose channels come and go in the other order."""
-
-    def __init__(self, net: nn.Module):
-        self.net = net
-
-    def __call__(self, x: Tensor, *args, **kwargs):
-        y = self.net(_swap(x), *args, **kwargs)
-        return _swap(y) if isinstance(y, Tensor) else Judgement(*(None if f is None else _swap(f) for f in y))
-
-    def encode(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return _swap(self.net.encode(_swap(x), *args, **kwargs))
-
-
-def _tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*net.named_parameters(), *net.named_buffers()]
-
-
-def _swap(x: Tensor) -> Tensor:
-    return torch.cat(x.chunk(2, dim=1)[::-1], 1)

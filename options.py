@@ -126,7 +126,8 @@ class Parser(argparse.ArgumentParser):
             elif not o.choices:
                 more["metavar"] = o.metavar or getattr(o.kind, "__name__", "").upper()
             default = (defaults or {}).get(o.name, o.default)
-            groups[o.group].add_argument(f"--{o.name}", type=o.kind, default=default, help=o.help, **more)
+            more["help"] = o.help if default is None else f"{o.help} (default: %(default)s)"
+            groups[o.group].add_argument(f"--{o.name}", type=o.kind, default=default, **more)
 
 
 def as_argv(options: dict) -> list[str]:

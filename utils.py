@@ -1,6 +1,5 @@
 """What the trainer needs besides mathematics: errors, files written whole, the log, the lock, signals, pictures."""
 
-import ctypes
 import errno
 import hashlib
 import io
@@ -107,18 +106,22 @@ class Guard:
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.times, self.names = {}, {}  # by half of the step: how often each term was not finite
 
-    def see(self, which: str, step: int, terms: dict) -> torch.Tensor:
-        """Whether the update of this half ("D", then "G") of the step has to be dropped."""
+    def begin(self):
+        """A step begins: nothing is wrong yet."""
+        self.bad = torch.zeros_like(self.bad)
+
+    def see(self, half: str, step: int, terms: dict) -> torch.Tensor:
+        """Whether the update of this half of the step has to be dropped: it or a half before it went wrong."""
         flags = ~torch.isfinite(torch.stack([term.float() for term in terms.values()]))
-        self.times[which], self.names[which] = self.times.get(which, 0) + flags, list(terms)
-        if which == "D":
-            self.bad = flags.any()
-        else:  # what is wrong with D is wrong with the whole step
-            self.bad = self.bad | flags.any()
-            self.in_row = (self.in_row + 1) * self.bad
-            self.dropped += self.bad
+        self.times[half], self.names[half] = self.times.get(half, 0) + flags, list(terms)
+        self.bad = self.bad | flags.any()
         self.first = torch.where((self.first == 0) & self.bad, step, self.first)
         return self.bad
+
+    def end(self):
+        """The step is over: count it."""
+        self.in_row = (self.in_row + 1) * self.bad
+        self.dropped += self.bad
 
     def check(self):
         """UserError naming step and terms, if the policy says that the run ends here."""
@@ -264,40 +267,46 @@ def save_picture(array: np.ndarray, path: Path):
         temporary.write_bytes(encoded.getbuffer())
 
 
-# ------------------------------------------------------------------------------------------- machine
+# ------------------------------------------------------------------------------------------ networks
 
 
-def product(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
-    """x (R,I) times W (I,O), or (G,R,I) times (G,I,O), without autograd.
-
-    In float32 on a CPU by oneDNN: for few rows, or one, and a large W it takes half of the time of
-    PyTorch's BLAS (measured on an AMD EPYC).
-    """
-    if torch.compiler.is_compiling():  # the compiler chooses itself
-        return x @ W
-    onednn = x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    size = W.shape[-2:]
-    large = size.numel() >= (2**20 if x.shape[-2] == 1 else 2**15) and min(size) > 16  # below, its start costs more
-    if not (onednn and large):
-        return x @ W
-    if x.dim() == 2:
-        return torch.ops.mkldnn._linear_pointwise(x, W.T, None, "none", [], "")
-    parts = [product(*pair) for pair in zip(x, W, strict=True)]
-    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
+@contextmanager
+def frozen(parameters):
+    """Gradients flow through these parameters' layers but not into them."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 
-def keep_freed_memory():
-    """Let the C library keep what tensors free instead of giving it back after each.
+@contextmanager
+def evaluating(networks):
+    """Evaluation mode inside (no power iterations, no noise), training mode after."""
+    networks = list(networks)
+    for net in networks:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net in networks:
+            net.train()
 
-    A training step frees and takes gigabytes; fetching them anew from the kernel, page by zeroed
-    page, was a fifth of a step on a CPU, and a quarter of Inception's features.  glibc only; elsewhere
-    nothing happens.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own, which would be lost when freed
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
-        mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads
+
+# ------------------------------------------------------------------------------------------ processes
+
+
+@contextmanager
+def lost_peers():
+    """RunError where another rank of the training is gone."""
+    try:
+        yield
+    except RuntimeError:  # what gloo and NCCL raise then
+        raise RunError("another process of this training is gone; start all again with --resume True") from None
+
 
 
 @contextmanager

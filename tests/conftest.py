@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+import fast
 import NICE
-from layers import Conv3x3
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the helpers beside it
@@ -118,5 +118,5 @@ def toy(folders):
 @pytest.fixture
 def minimal_filters(monkeypatch):
     """Also where so few channels and positions would not call for them."""
-    monkeypatch.setattr(Conv3x3, "least_channel_pairs", 0)
-    monkeypatch.setattr(Conv3x3, "least_positions", 0)
+    monkeypatch.setattr(fast, "LEAST_CHANNEL_PAIRS", 0)
+    monkeypatch.setattr(fast, "LEAST_POSITIONS", 0)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import images
 from torch import nn
 
-from layers import ILN, AdaILN, Conv3x3, RowConv2d, SNConv2d, SNLinear, instance_layer_norm, one_channel_conv
+from layers import ILN, AdaILN, SNConv2d, SNLinear, instance_layer_norm
 from networks import Discriminator, Encoder, ResnetGenerator
 
 

@@ -6,6 +6,7 @@ from conftest import double_precision, images, options, weights
 from reference import Reference
 
 import NICE
+from utils import evaluating
 
 
 def trainer(parity, **more):
@@ -25,19 +26,15 @@ def plain(parity):
     return reference
 
 
-def by_turns(parity):
-    return trainer(parity, together=False)
-
-
-def at_once(parity):
-    return trainer(parity, together=True)
+def by_definition(parity):
+    return trainer(parity, plain=True)
 
 
 def test_training_trajectory_by_minimal_filters(parity, minimal_filters):
-    test_training_trajectory(parity, by_turns)
+    test_training_trajectory(parity, trainer)
 
 
-@pytest.mark.parametrize("make", [trainer, by_turns, at_once, plain])
+@pytest.mark.parametrize("make", [trainer, by_definition, plain])
 def test_training_trajectory(parity, make):
     """Every loss to 1e-5 relative, every final weight and power-iteration vector to 1e-4."""
     model = make(parity)
@@ -63,7 +60,7 @@ def close(actual, expected):
 def test_evaluation_outputs(parity):
     nice = trainer(parity)
     real_A, real_B = parity.batches[0]
-    with NICE.evaluating(nice.networks().values()):
+    with evaluating(nice.networks().values()):
         judged = nice.disA(real_A)
         names = ("out0", "out1", "cam_logit", "heatmap", "z")
         for name, value in zip(names, judged, strict=True):
@@ -90,8 +87,7 @@ def test_order_of_parameters_is_that_of_existing_optimizer_states(parity):
         ("--ch 8 --n_res 1 --n_dis 6 --light false", 64, 3),
         ("--ch 4 --n_res 2 --n_dis 6 --adv_weight 0.5 --cycle_weight 3 --recon_weight 0 --weight_decay 0.01", 64, 1),
         ("--ch 4 --n_res 2 --n_dis 6 --checkpoint_blocks true", 64, 1),
-        ("--ch 4 --n_res 2 --n_dis 6 --checkpoint_blocks true --together true", 64, 1),
-        ("--ch 4 --n_res 2 --n_dis 6 --together false", 64, 2),
+        ("--ch 4 --n_res 2 --n_dis 6 --plain true", 64, 2),
         pytest.param("--ch 4 --n_res 2 --n_dis 6 --compile true", 64, 1, marks=pytest.mark.slow),
     ],
 )
@@ -115,4 +111,4 @@ def test_step_equals_the_reference(text, size, batch):
 
 
 def test_step_by_minimal_filters_equals_the_reference(minimal_filters):
-    test_step_equals_the_reference("--ch 4 --n_res 2 --n_dis 6 --together false", 64, 2)
+    test_step_equals_the_reference("--ch 4 --n_res 2 --n_dis 6", 64, 2)

@@ -15,7 +15,7 @@ from PIL import Image
 import dataset
 import main
 import utils
-from NICE import lr_at
+from trainer import lr_at
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -14,17 +14,19 @@ from PIL import Image
 import checkpoints
 import main
 import NICE
-from utils import UserError
+import translate
+from trainer import lr_at
+from utils import UserError, frozen
 
 
 def test_each_half_of_a_step_moves_its_own_networks_only():
     nice = NICE.NICE(options())
-    real = {"A": images(1, seed=1), "B": images(1, seed=2)}
+    real = [{"A": images(1, seed=1), "B": images(1, seed=2)}]
     nice.step = 1
-    for which, frozen, optimizer in (("D", nice.frozen_in_D, nice.D_optim), ("G", nice.frozen_in_G, nice.G_optim)):
-        before = weights(nice)
-        with NICE.frozen(frozen):
-            nice._descend(which, optimizer, real)
+    for half in nice.halves():
+        which, before = half.name, weights(nice)
+        with frozen(nice.frozen_in[which]):
+            nice._descend(half, real)
         moved = {k for k in differing(before, weights(nice)) if not k.endswith(("weight_u", "weight_v"))}
         mine = {"D": ("disA", "disB"), "G": ("gen2A", "gen2B")}[which]
         assert {k.split("/")[0] for k in moved} == set(mine)
@@ -45,10 +47,10 @@ def test_swapping_the_domains_swaps_the_losses():
 
 
 def test_learning_rate_at_the_corners():
-    at = [NICE.lr_at(s, 100, 0.1) for s in (1, 50, 51, 75, 100)]
+    at = [lr_at(s, 100, 0.1) for s in (1, 50, 51, 75, 100)]
     assert at == pytest.approx([0.1, 0.1, 0.1 * 49 / 50, 0.05, 0])
-    assert NICE.lr_at(100, 100, 0.1, decay=False) == 0.1
-    assert NICE.lr_at(1, 1, 0.1) == 0 and NICE.lr_at(101, 101, 0.1) == 0  # odd: never negative
+    assert lr_at(100, 100, 0.1, decay=False) == 0.1
+    assert lr_at(1, 1, 0.1) == 0 and lr_at(101, 101, 0.1) == 0  # odd: never negative
 
 
 def test_the_step_writes_the_learning_rate_of_its_number():
@@ -101,9 +103,9 @@ def test_resume_is_bit_identical(toy):
 
 def test_samples_change_nothing(toy):
     nice = toy()
-    pictures = nice._pictures("trainA", "trainB", "testA", "testB")
+    pictures = translate.pictures(nice.args, "trainA", "trainB", "testA", "testB")
     before, rng = weights(nice), torch.get_rng_state()
-    nice.sample(pictures)
+    translate.sample(nice, pictures)
     assert differing(before, weights(nice)) == set() and torch.equal(rng, torch.get_rng_state())
     grid = Image.open(nice.results / "img" / "A2B_0000000.png")
     assert grid.size == (6 * 48, 5 * 48)  # 4 train and 2 test pictures; 5 rows

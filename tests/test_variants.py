@@ -59,9 +59,9 @@ def test_what_learns_in_which_half(variant):
     seen, with_gradient = [weights_of(nice)], []
     update = nice._update
 
-    def watched(which, optimizer, *rest):
+    def watched(half, terms):
         with_gradient.append({name for name, p in parameters(nice).items() if p.grad is not None})
-        update(which, optimizer, *rest)
+        update(half, terms)
         seen.append(weights_of(nice))
 
     nice._update = watched

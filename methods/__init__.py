@@ -1,0 +1,31 @@
+"""The methods by name: `--method NAME` is a class of a file.  A new one is one file and one line here."""
+
+import importlib
+
+METHODS = {
+    "nice": "NICE:NICE",
+    "cyclegan": "methods.cyclegan:CycleGAN",
+}
+
+
+def load(name: str) -> type:
+    """The class of a method, a trainer.Trainer."""
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def create(args):
+    """The trainer of args.method; args: a namespace from main.parse_args."""
+    return load(args.method)(args)
+
+
+def recognise(found: dict) -> tuple[str, dict] | None:
+    """Whose checkpoint this is: (method, its networks by name and whatever else it holds), or None.
+
+    found: the dict of a file, or {file name without ending: its dict} of a folder.
+    """
+    said = found["args"].get("method", "nice") if isinstance(found.get("args"), dict) else None
+    for name in METHODS if said is None else [said] if said in METHODS else []:
+        if (networks := load(name).adopt(found)) is not None:
+            return name, networks
+    return None

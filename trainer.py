@@ -1,0 +1,392 @@
+"""The trainer that every method shares: one optimizer step, state, checkpoints and resume."""
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import checkpoints
+import dataset
+import layers
+import loop
+import translate
+import utils
+from utils import frozen, lost_peers
+
+DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
+
+
+class Half(NamedTuple):
+    """A part of a training step: an objective, and the optimizer that descends it."""
+
+    name: str  # of the optimizer; all that it does not own is frozen meanwhile
+    objective: Callable  # (batch, source, target) -> (loss, {name: term})
+    total: str  # the loss's own name among the terms
+    keep_graph: bool = False  # a later half goes backward through the same activations again
+
+
+class Draw:
+    """The random numbers of a training step, each by name, so that a test can replay another program's.
+
+    They come from torch's generators, which checkpoints hold.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers of this shape, on the device."""
+        return torch.randn(shape, device=self.device)
+
+    def permutation(self, name: str, n: int) -> Tensor:
+        """0..n-1 in random order (n,), on the device."""
+        return torch.randperm(n, device=self.device)
+
+    def uniform(self, name: str) -> float:
+        """A number in [0,1)."""
+        return torch.rand(()).item()
+
+    def integer(self, name: str, n: int) -> int:
+        """A number of 0..n-1."""
+        return torch.randint(n, ()).item()
+
+
+def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
+    """Learning rate of step 1..iteration: constant for the first half, then linear to 0."""
+    half = iteration // 2
+    if not decay or step <= half:
+        return lr
+    return lr * max(0.0, 1 - (step - half) / max(half, 1))  # never negative, for odd iteration too
+
+
+def epoch_at(step: int, iteration: int, epochs: int, steps_per_epoch: int = 0) -> int:
+    """The epoch 1, 2, ... of step 1..iteration: as long as said, or else such that `epochs` of them fill the run."""
+    return 1 + (step - 1) // (steps_per_epoch or max(1, -(-iteration // epochs)))
+
+
+class Trainer:
+    """A method is a subclass, in a file of its own.  It says what it is:
+
+    options, defaults   options (options.Option) of its own; its defaults of the common ones
+    directions          the translations that it knows: pairs (source, target)
+    translators         of each direction, the names of the networks that draw it
+    build(a)            its networks {name in checkpoints: module}, from a.NAME, the options of group "model"
+    trained()           {optimizer: its parameters}; each is an Adam with `betas` and --weight_decay
+    halves()            the Halves of the step number self.step, in order; an objective is called once for each
+                        pair in `passes`, and its gradients are summed
+    translate(x, s, t)  pictures x (N,C,H,W) in [-1,1] of domain s drawn in t
+
+    and, where it has to:
+
+    check(args)         a line that says why these options cannot be, or None
+    forward(batch, s, t)  before the halves, with gradients: what several of them use, kept in the dict `batch`,
+                        which begins as the pictures {"A": (N,C,S,S), "B": ...} and lives for the step
+    before(half), after(half)  something around a half, by the half's name
+    rate(step), rate_scale  learning rate, a pure function of the step; factors of it by optimizer
+    prepare(real_A, real_B)  what is built from a first batch
+    remember(), recall(state)  what has to be kept beside weights: a dict of tensors and plain values
+    rows(x, s, t)       the sample grid's rows for one picture
+    translations(x, s, t)  several answers to one picture: pairs (addition to the file's name, pictures)
+    adopt(found), infer(networks)  its authors' checkpoints: their networks by name, and the options of
+                        group "model" that the shapes tell
+    tour()              for --phase info: (title, network, a forward of it, its input) for each kind of network
+    load_side, resample  training pictures are resized to that side, then cropped to img_size; the filter
+    multiple, least     sides of translated pictures are padded to that multiple and at least to that size
+
+    Random numbers of a step come from self.draw alone.  args: a namespace from main.parse_args.  Nothing is
+    read from disk before train(), test() or load().  `step` is the last finished one.
+    """
+
+    options, defaults = (), {}
+    directions = DIRECTIONS
+    translators = {}
+    betas = (0.5, 0.999)
+    rate_scale = {}
+    resample = "bilinear"
+    multiple, least = 4, 16
+    size_bound = False  # whether the networks fit one img_size only
+
+    def __init__(self, args):
+        self.args = args
+        self.step = self.position = 0
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.device = torch.device(args.device)
+        self.draw = Draw(self.device)
+        self.guard = utils.Guard(args.on_nan, self.device)
+        self.results = Path(args.result_dir) / args.dataset
+        self.passes = self.directions
+        # a method of one direction learns the other one by swapping the folders
+        backwards = args.direction == "BtoA" and len(self.directions) == 1
+        self.folder = {"A": "B", "B": "A"} if backwards else {"A": "A", "B": "B"}
+        if args.direction:
+            self.directions = [(s, t) for s, t in self.directions if self.folder[s] == args.direction[0]]
+        layers.plain = args.plain
+        self.build_model()
+
+    # ------------------------------------------------------------------------ what a method may say
+
+    def build(self, a) -> dict[str, nn.Module]:
+        raise NotImplementedError
+
+    def trained(self) -> dict[str, list[nn.Parameter]]:
+        raise NotImplementedError
+
+    def halves(self) -> tuple[Half, ...]:
+        raise NotImplementedError
+
+    def translate(self, x: Tensor, s: str, t: str) -> Tensor:
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, args) -> str | None:
+        return None
+
+    def forward(self, batch: dict, s: str, t: str):
+        pass
+
+    def before(self, half: str):
+        pass
+
+    def after(self, half: str):
+        pass
+
+    def rate(self, step: int) -> float:
+        return lr_at(step, self.args.iteration, self.args.lr, self.args.decay_flag)
+
+    def prepare(self, real_A: Tensor, real_B: Tensor):
+        pass
+
+    def remember(self) -> dict:
+        return {}
+
+    def recall(self, state: dict):
+        pass
+
+    def rows(self, x: Tensor, s: str, t: str) -> list[Tensor]:
+        return [x, self.translate(x, s, t)]
+
+    def translations(self, x: Tensor, s: str, t: str) -> list[tuple[str, Tensor]]:
+        return [("", self.translate(x, s, t))]
+
+    @classmethod
+    def adopt(cls, found: dict) -> dict | None:
+        return checkpoints.by_name(found, {name for names in cls.translators.values() for name in names})
+
+    @classmethod
+    def infer(cls, networks: dict) -> dict:
+        return {}
+
+    def tour(self):
+        x = torch.empty(1, self.args.img_ch, self.args.img_size, self.args.img_size, device=self.device)
+        return [(name, net, net, x) for name, net in self.networks().items()]
+
+    @property
+    def load_side(self) -> int:
+        return self.args.img_size + dataset.MARGIN
+
+    # ------------------------------------------------------------------------------------ networks
+
+    @classmethod
+    def architecture_options(cls) -> tuple[str, ...]:
+        """The names of the options that decide which networks are built."""
+        return ("ch", "img_ch", *(o.name for o in cls.options if o.group == "model"))
+
+    def build_model(self, **architecture):
+        """(Re)build networks and optimizers; architecture overrides args (a checkpoint's options)."""
+        names = (*self.architecture_options(), "img_size")
+        self.architecture = {name: getattr(self.args, name) for name in names} | architecture
+        torch.manual_seed(self.args.seed)
+        self._networks = self.build(SimpleNamespace(**self.architecture))
+        for net in self._networks.values():
+            net.to(self.device)
+        parameters = dict.fromkeys(p for net in self._networks.values() for p in net.parameters())
+        trained = self.trained()
+        # in each half of a step, everything that this half does not train is frozen
+        self.frozen_in = {name: [p for p in parameters if p not in own] for name, own in _sets(trained)}
+        settings = dict(
+            lr=self.args.lr,
+            betas=self.betas,
+            weight_decay=self.args.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights; same numbers
+        )
+        self.optimizers = {name: torch.optim.Adam(own, **settings) for name, own in trained.items()}
+        half = self.args.amp == "fp16" and self.device.type == "cuda"
+        self.scalers = {name: torch.amp.GradScaler(enabled=half) for name in trained}
+        self.compiled = {}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by their names in checkpoints."""
+        return self._networks
+
+    # ---------------------------------------------------------------------------- one training step
+
+    def train_step(self, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
+        """Do optimisation step number `step + 1` on real_A, real_B (N,3,S,S) in [-1,1].
+
+        Returns every loss term, detached, and the weighted sum of each half.
+        """
+        self.step += 1
+        layout = dict(memory_format=torch.channels_last, non_blocking=True)
+        pairs = zip(*(x.to(self.device, **layout).chunk(self.args.grad_accum) for x in (real_A, real_B)), strict=True)
+        batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
+        for batch in batches:
+            for s, t in self.passes:
+                with self._autocast():
+                    self.forward(batch, s, t)
+        terms = {}
+        self.guard.begin()
+        for half in self.halves():
+            with frozen(self.frozen_in[half.name]):
+                terms |= self._descend(half, batches)
+        self.guard.end()
+        if self.device.type != "cuda":
+            self.guard.check()
+        return terms
+
+    def _descend(self, half: Half, batches: list[dict]) -> dict[str, Tensor]:
+        """One optimizer step on the objective of a half, averaged over micro-batches and ranks."""
+        self.before(half.name)
+        objective, n = half.objective, len(batches)
+        if self.args.compile:
+            objective = self.compiled.setdefault(half.total, torch.compile(objective))
+        total, terms = 0.0, {}
+        for batch in batches:
+            for s, t in self.passes:  # each backward follows its forward: only one's activations are alive
+                with self._autocast():
+                    loss, parts = objective(batch, s, t)
+                self.scalers[half.name].scale(loss / n).backward(retain_graph=half.keep_graph)
+                total = total + loss.detach() / n
+                for name, part in parts.items():
+                    terms[name] = terms.get(name, 0.0) + part.detach() / n
+        terms[half.total] = total
+        self._average_over_ranks(self.optimizers[half.name])
+        self._update(half, terms)
+        self.after(half.name)
+        return terms
+
+    def _autocast(self):
+        if self.args.amp == "none":
+            return nullcontext()
+        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp])
+
+    def _average_over_ranks(self, optimizer):
+        if self.world == 1:
+            return
+        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        with lost_peers():
+            for work in [dist.all_reduce(g, async_op=True) for g in grads]:
+                work.wait()
+        torch._foreach_div_(grads, self.world)
+
+    def _update(self, half: Half, terms: dict[str, Tensor]):
+        """Let the optimizer step, unless a term or the gradient is not finite."""
+        scaler, optimizer = self.scalers[half.name], self.optimizers[half.name]
+        group = optimizer.param_groups[0]
+        group["lr"] = self.rate(self.step) * self.rate_scale.get(half.name, 1)
+        if not scaler.is_enabled():  # an fp16 scaler expects overflows and drops those updates itself
+            norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+            terms = {**terms, f"gradient of {half.name}": norm}
+        bad = self.guard.see(half.total, self.step, terms)
+        if scaler.is_enabled():
+            scaler.step(optimizer)
+            scaler.update()
+        elif self.device.type == "cuda":
+            optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
+            optimizer.step()
+        elif not bad:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    # ------------------------------------------------------------------------------------ training
+
+    def train(self) -> bool:
+        """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
+        return loop.train(self)
+
+    def test(self, found: tuple[dict, Path] | None = None):
+        """Translate the test folders with a checkpoint (state, path), by default the run's newest valid one."""
+        translate.test(self, found)
+
+    def stream(self, paths: dict[str, list[Path]]):
+        """Batches for ever from the pictures of domains A and B, beginning at self.position."""
+        args = self.args
+        return dataset.UnpairedStream(
+            paths,
+            args.img_size,
+            args.batch_size * args.grad_accum,
+            seed=args.seed,
+            position=self.position,
+            workers=args.num_workers,
+            cache=args.cache,
+            rank=self.rank,
+            world=self.world,
+            pin_memory=self.device.type == "cuda",
+            channels=args.img_ch,
+            load_size=self.load_side,
+            resample=self.resample,
+        )
+
+    # ---------------------------------------------------------------------------------- checkpoints
+
+    def state(self) -> dict:
+        """Everything a run continues from; also readable by what reads the released NICE-GAN checkpoints."""
+        return {
+            **{name: net.state_dict() for name, net in self.networks().items()},
+            **{f"{name}_optimizer": optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "start_iter": self.step,  # the last finished step
+            "position": self.position,  # pictures of each domain consumed, over all ranks
+            "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            "guard": self.guard.state(),
+            "memory": self.remember(),
+            "args": {k: v for k, v in vars(self.args).items() if k not in checkpoints.NOT_SAVED},
+            "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
+        }
+
+    def save(self, numbered: bool = False):
+        """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
+        if self.rank != 0:
+            return
+        state = self.state()
+        if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
+            name = f"{self.results.name}_params_{self.step:07d}.pt"
+            checkpoints.save_checkpoint(state, self.results / "model" / name)
+        checkpoints.save_checkpoint(state, checkpoints.latest_path(self.results))
+        if numbered and self.args.keep:
+            for old in checkpoints.numbered_paths(self.results)[: -self.args.keep]:
+                old.unlink()
+
+    def load(self, found: tuple[dict, Path] | None = None):
+        """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
+        state, path = found or checkpoints.newest_checkpoint(self.results, self.args.checkpoint)
+        checkpoints.refuse_contradictions(state, path, self)
+        for name, net in self.networks().items():
+            checkpoints.load_network(net, state, name, path)
+        for name, optimizer in self.optimizers.items():
+            checkpoints.load_optimizer(optimizer, state, f"{name}_optimizer", path)
+        self.step = state.get("start_iter", 0)
+        self.position = state.get("position", self.step * self.args.batch_size)
+        with checkpoints.fitting(path, "scalers, guard, memory or rng"):
+            for name, scaler in self.scalers.items():
+                scaler.load_state_dict(state.get("scalers", {}).get(name, {}))
+            self.guard.load(state.get("guard"))
+            self.recall(state.get("memory", {}))
+            if "rng" in state:
+                torch.set_rng_state(state["rng"]["cpu"])
+                if self.device.type == "cuda" and state["rng"]["cuda"]:
+                    torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+        if self.rank == 0:
+            print(f"continuing from step {self.step} of {path}", file=sys.stderr)
+
+
+def _sets(trained):
+    return [(name, set(parameters)) for name, parameters in trained.items()]
+
+
+def _cuda_rng():
+    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
