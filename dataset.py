@@ -174,13 +174,13 @@ def output_paths(paths, root):
 
 # --- pixels --------------------------------------------------------------------------------------
 
-def resize(image, side, channels=3):
-    """A PIL image to (side, side, channels) uint8, bilinear with antialiasing; one channel is luma.
+def resize(image, side, channels=3, resample="bilinear"):
+    """A PIL image to (side, side, channels) uint8, antialiased; one channel is luma.
 
-    With `side` None it keeps its own size: (height, width, channels).
+    With `side` None it keeps its own size: (height, width, channels). `resample`: "bilinear" or "bicubic".
     """
     image = image.convert("L") if channels == 1 else image
-    image = image.resize((side, side), Image.Resampling.BILINEAR) if side else image
+    image = image.resize((side, side), Image.Resampling[resample.upper()]) if side else image
     return np.array(image).reshape(image.height, image.width, channels)
 
 
@@ -201,10 +201,10 @@ def crop_and_flip(pixels, side, rng):
     return window[:, ::-1] if rng.random() < 0.5 else window
 
 
-def load_for_test(path, img_size, channels=3):
+def load_for_test(path, img_size, channels=3, resample="bilinear"):
     """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]; its own size if `img_size`
     is None. UserError as read_image."""
-    return to_tensor(resize(read_image(path), img_size, channels))
+    return to_tensor(resize(read_image(path), img_size, channels, resample))
 
 
 # --- the endless stream --------------------------------------------------------------------------
@@ -222,14 +222,16 @@ class UnpairedStream:
     workers     processes that decode ahead; 0 decodes in this one when asked
     cache       keep resized pictures in memory that the workers share, if half of what is free will do
     channels    3 for RGB, 1 for luma
+    load_size   side that pictures are resized to before the crop, by default S + MARGIN
+    resample    how they are resized: "bilinear" or "bicubic"
 
     Next raises a UserError on a picture that cannot be read and on the death of a worker. `close` (or
     leaving a `with`) stops the workers; reading on, also after setting `position`, starts new ones.
     """
 
     def __init__(self, paths, img_size, batch_size, seed=0, position=0, workers=2, cache=False,
-                 rank=0, world=1, pin_memory=False, channels=3):
-        self._samples = _Samples(paths, img_size, channels, seed)
+                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear"):
+        self._samples = _Samples(paths, img_size, channels, seed, load_size or img_size + MARGIN, resample)
         if cache:
             self._samples.make_cache(copies=world, quiet=rank > 0)
         self._batch_size, self._rank, self._world = batch_size, rank, world
@@ -329,10 +331,14 @@ def _work(other_end, pipe, samples, *share):
 class _Samples:
     """Where samples come from: the pictures, and what is kept of them."""
 
-    def __init__(self, paths, img_size, channels, seed):
+    def __init__(self, paths, img_size, channels, seed, load_size, resample):
+        if load_size < img_size:
+            raise UserError(f"pictures of {load_size} pixels have no windows of {img_size}: "
+                            f"use a load_size of at least the img_size, {img_size}")
         self.paths = {domain: list(paths[domain]) for domain in "AB"}
         self.img_size, self.channels, self.seed = img_size, channels, seed
-        self.cache = {}  # domain: pixels (n, S + MARGIN, S + MARGIN, C) uint8, filled (n,) bool
+        self.load_size, self.resample = load_size, resample  # L below
+        self.cache = {}  # domain: pixels (n,L,L,C) uint8, filled (n,) bool
 
     def batches(self, size, first, stride):
         """For ever the samples first, ..., first + size - 1 of both domains, then from first + stride on:
@@ -352,11 +358,11 @@ class _Samples:
         return crop_and_flip(self.pixels(domain, index), self.img_size, rng)
 
     def pixels(self, domain, index):
-        """Picture `index` of a domain, resized: (S + MARGIN, S + MARGIN, C) uint8."""
+        """Picture `index` of a domain, resized: (L,L,C) uint8."""
         kept, filled = self.cache.get(domain, (None, None))
         if self.cache and filled[index]:
             return kept[index].numpy()
-        pixels = resize(read_image(self.paths[domain][index]), self.img_size + MARGIN, self.channels)
+        pixels = resize(read_image(self.paths[domain][index]), self.load_size, self.channels, self.resample)
         if self.cache:  # two workers may come here at once: they write the same bytes
             kept[index] = torch.from_numpy(pixels)
             filled[index] = True  # only now, when the pixels are there
@@ -364,7 +370,7 @@ class _Samples:
 
     def make_cache(self, copies, quiet):
         """Make room for every picture, filled on first use, if `copies` of it fit half the free memory."""
-        side = self.img_size + MARGIN
+        side = self.load_size
         needed = copies * side * side * self.channels * sum(map(len, self.paths.values()))
         free = _free_memory()
         if needed <= free / 2:

@@ -1,6 +1,7 @@
 """The transforms, the endless stream and the cache."""
 
 import gc
+import itertools
 import json
 import os
 import shutil
@@ -142,6 +143,34 @@ def test_batches_are_float_tensors_of_the_stated_shape(pictures):
         for x in batch.values():
             assert x.shape == (5, channels, 16, 16) and x.dtype == torch.float32 and x.is_contiguous()
             assert -1 <= x.min() < x.max() <= 1
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("load_size", [16, 19])
+def test_windows_are_cut_from_pictures_of_the_asked_size_and_filter(pictures, load_size, resample):
+    tv = pytest.importorskip("torchvision.transforms")
+    large = tv.Resize((load_size, load_size), tv.InterpolationMode(resample))
+    candidates = set()
+    for path in pictures["B"]:
+        pixels = np.asarray(large(read_image(path)))
+        for top, left in itertools.product(range(load_size - 15), repeat=2):
+            window = pixels[top:top + 16, left:left + 16]
+            candidates |= {window.tobytes(), window[:, ::-1].tobytes()}
+    for cache in False, True:
+        stream = UnpairedStream(pictures, 16, 3, workers=0, cache=cache, load_size=load_size, resample=resample)
+        for batch in take(stream, 8):
+            for x in ((batch["B"] + 1) * 127.5).round().to(torch.uint8):
+                assert x.permute(1, 2, 0).numpy().tobytes() in candidates
+    path = pictures["A"][0]
+    pixels = np.array(tv.Resize((24, 24), tv.InterpolationMode(resample))(read_image(path)))
+    assert torch.equal(load_for_test(path, 24, resample=resample), dataset.to_tensor(pixels))
+
+
+def test_the_margin_is_the_default_and_a_picture_smaller_than_its_window_is_refused(pictures, sequence):
+    assert alike(take(UnpairedStream(pictures, 16, 1, workers=0, load_size=16 + dataset.MARGIN), 9), sequence[:9])
+    with pytest.raises(UserError) as error:
+        UnpairedStream(pictures, 16, 1, workers=0, load_size=15)
+    one_line(error, "15", "16", "load_size")
 
 
 @pytest.mark.cuda
