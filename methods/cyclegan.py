@@ -1,0 +1,237 @@
+"""CycleGAN (Zhu, Park, Isola, Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
+Networks", ICCV 2017, arXiv 1703.10593).
+
+G_A draws B from A, G_B draws A from B; D_A judges B, D_B judges A (the authors' names).
+
+    G step: min over G_A, G_B   mse(D_A(G_A(x_A)), 1) + lambda_A |G_B(G_A(x_A)) - x_A|
+                                + lambda_B lambda_identity |G_A(x_B) - x_B|        and the same the other way
+    D step: min over D_A, D_B   (mse(D_A(x_B), 1) + mse(D_A(old fake_B), 0)) / 2   and the same the other way
+
+The fakes that D sees are drawn from a pool of earlier ones.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers import Conv2d, InstanceNorm
+from options import Option, bounded, natural, weight
+from trainer import Draw, Half, Trainer, epoch_at
+
+SCHEDULE = (
+    Option("optimisation", "n_epochs", natural, 100, "epochs at the full learning rate"),
+    Option("optimisation", "n_epochs_decay", natural, 100, "epochs over which it then falls"),
+    Option("optimisation", "steps_per_epoch", natural, 0, "length of an epoch; 0: such that the epochs fill the run"),
+    Option("optimisation", "beta1", bounded(float, 0, 1), 0.5, "first moment's decay in Adam"),
+)
+
+# ------------------------------------------------------------------------------------------ networks
+
+
+class ResnetBlock(nn.Module):
+    """x + [pad, conv, IN, ReLU, pad, conv, IN](x); nothing after the sum."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3), InstanceNorm()]
+        again = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3), InstanceNorm()]
+        self.conv_block = nn.Sequential(*half, nn.ReLU(inplace=True), *again)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_block(x).add_(x)
+
+
+def normed(conv: nn.Module, activation: nn.Module | None = None) -> list[nn.Module]:
+    """A convolution, instance normalisation, and an activation (ReLU unless another is given)."""
+    return [conv, InstanceNorm(), activation or nn.ReLU(inplace=True)]
+
+
+class Generator(nn.Module):
+    """Pictures (N,3,S,S) -> (N,3,S,S) in [-1,1]; c base channels, n residual blocks.  Shapes for S = 256, c = 64."""
+
+    def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9):
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *normed(Conv2d(img_ch, c, 7)),  # (N,64,256,256)
+            *normed(Conv2d(c, 2 * c, 3, stride=2, padding=1)),  # (N,128,128,128)
+            *normed(Conv2d(2 * c, 4 * c, 3, stride=2, padding=1)),  # (N,256,64,64)
+            *[ResnetBlock(4 * c) for _ in range(n)],
+            *normed(nn.ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
+            *normed(nn.ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
+            nn.ReflectionPad2d(3),
+            Conv2d(c, img_ch, 7),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Discriminator(nn.Module):
+    """70x70 PatchGAN: pictures (N,3,S,S) -> logits (N,1,S/8-2,S/8-2)."""
+
+    def __init__(self, img_ch: int = 3, c: int = 64):
+        super().__init__()
+
+        def leaky():
+            return nn.LeakyReLU(0.2, inplace=True)
+
+        self.model = nn.Sequential(
+            Conv2d(img_ch, c, 4, stride=2, padding=1),
+            leaky(),
+            *normed(Conv2d(c, 2 * c, 4, stride=2, padding=1), leaky()),
+            *normed(Conv2d(2 * c, 4 * c, 4, stride=2, padding=1), leaky()),
+            *normed(Conv2d(4 * c, 8 * c, 4, padding=1), leaky()),
+            Conv2d(8 * c, 1, 4, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def initialise(net: nn.Module, std: float = 0.02) -> nn.Module:
+    """Weights of all convolutions N(0, std), biases 0."""
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, std)
+            nn.init.zeros_(layer.bias)
+    return net.to(memory_format=torch.channels_last)
+
+
+class ImagePool:
+    """Up to `size` earlier fakes of a domain; what it gives back for a new one may be an old one (section 4)."""
+
+    def __init__(self, size: int, name: str):
+        self.size, self.name, self.kept = size, name, []
+
+    def exchange(self, fakes: Tensor, draw: Draw) -> Tensor:
+        """Detached fakes (N,C,H,W) in, as many out: with even odds each is kept and an old one comes in its place."""
+        if self.size == 0:
+            return fakes
+        given = []
+        for i, new in enumerate(fakes.unbind()):
+            if len(self.kept) < self.size:
+                self.kept.append(new.clone())
+                given.append(new)
+            elif draw.uniform(f"D/{self.name}_swap_{i}") > 0.5:
+                k = draw.integer(f"D/{self.name}_index_{i}", self.size)
+                given.append(self.kept[k])
+                self.kept[k] = new.clone()
+            else:
+                given.append(new)
+        return torch.stack(given)
+
+
+def mse(logits: Tensor, target: float) -> Tensor:
+    """The mean of (logits - target)^2 over all elements."""
+    return (logits - target).square().mean()
+
+
+# ------------------------------------------------------------------------------------------- method
+
+
+class CycleGAN(Trainer):
+    """CycleGAN: two generators, two patch discriminators, cycles, a pool of old fakes."""
+
+    options = (
+        Option("model", "n_res", natural, 9, "residual blocks of a generator; 6 in the paper at 128 pixels"),
+        Option("loss", "lambda_A", weight, 10.0, "weight of the cycle A -> B -> A"),
+        Option("loss", "lambda_B", weight, 10.0, "weight of the cycle B -> A -> B"),
+        Option("loss", "lambda_identity", weight, 0.5, "identity terms, as a share of the cycles' weights; 0: none"),
+        Option("loss", "pool_size", natural, 50, "old fakes that the discriminators see, of each domain; 0: none"),
+        *SCHEDULE,
+    )
+    defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
+    translators = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
+    resample = "bicubic"
+
+    def build(self, a) -> dict[str, nn.Module]:
+        self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] draws into d
+        self.D = {d: initialise(Discriminator(a.img_ch, a.ch)) for d in "BA"}  # D[d] judges d
+        self.pools = {d: ImagePool(self.args.pool_size, f"pool_{d}") for d in "AB"}
+        return {"G_A": self.G["B"], "G_B": self.G["A"], "D_A": self.D["B"], "D_B": self.D["A"]}
+
+    def trained(self):
+        return {name: [p for d in "BA" for p in nets[d].parameters()] for name, nets in (("G", self.G), ("D", self.D))}
+
+    @property
+    def betas(self):
+        return self.args.beta1, 0.999
+
+    @property
+    def load_side(self) -> int:
+        return round(self.args.img_size * 286 / 256)
+
+    def rate(self, step: int) -> float:
+        return epoch_rate(self.args, step)
+
+    # ----------------------------------------------------------------------------- one training step
+
+    def halves(self):
+        return Half("G", self.generator_objective, total="G"), Half("D", self.discriminator_objective, total="D")
+
+    def generator_objective(self, x, s, t):
+        """From domain s: fool the judge of t, come back (cycle), and leave what is in t as it is (identity)."""
+        args, G = self.args, self.G
+        lambda_s, lambda_t = (getattr(args, f"lambda_{d}") for d in (s, t))
+        if args.lambda_identity > 0:  # both in one batch
+            fake, same = G[t](torch.cat((x[s], x[t]))).chunk(2)
+            identity = lambda_t * args.lambda_identity * F.l1_loss(same, x[t])
+        else:
+            fake, identity = G[t](x[s]), x[s].new_zeros(())
+        x[f"fake_{t}"] = fake.detach()  # D sees them as they were before G moved
+        adversarial = mse(self.D[t](fake), 1)
+        cycle = lambda_s * F.l1_loss(G[s](fake), x[s])
+        # G_A and idt_A are of the generator that draws B
+        return adversarial + cycle + identity, {f"G_{s}": adversarial, f"cycle_{s}": cycle, f"idt_{s}": identity}
+
+    def discriminator_objective(self, x, s, t):
+        """Tell real from fake in domain t: 1 on real, 0 on fakes from the pool."""
+        old = self.pools[t].exchange(x[f"fake_{t}"], self.draw)
+        on_real, on_fake = self.D[t](torch.cat((x[t], old))).chunk(2)
+        loss = (mse(on_real, 1) + mse(on_fake, 0)) / 2
+        return loss, {f"D_{s}": loss}
+
+    # ------------------------------------------------------------------------ pools, pictures, files
+
+    def remember(self) -> dict:
+        return {name: torch.stack(pool.kept) for name, pool in self.pools.items() if pool.kept}
+
+    def recall(self, state: dict):
+        for name, pool in self.pools.items():
+            pool.kept = list(state[name].to(self.device).clone().unbind()) if name in state else []
+
+    def translate(self, x: Tensor, s: str, t: str) -> Tensor:
+        return self.G[t](x)
+
+    def rows(self, x, s, t):
+        """Input, translation, cycle."""
+        fake = self.G[t](x)
+        return [x, fake, self.G[s](fake)]
+
+    @classmethod
+    def adopt(cls, found):
+        """One file a network; a released file latest_net_G.pth is one generator alone, A to B."""
+        networks = super().adopt(found)
+        if networks is None and (alone := super().adopt({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})):
+            networks = alone
+        is_classic = networks and all("model.1.bias" in networks[n] for n in ("G_A", "G_B") if n in networks)
+        return networks if is_classic else None
+
+    @classmethod
+    def infer(cls, networks):
+        weights = next(networks[name] for name in ("G_A", "G_B") if name in networks)
+        first = weights["model.1.weight"]
+        blocks = sum(bool(re.fullmatch(r"model\.\d+\.conv_block\.1\.weight", key)) for key in weights)
+        return {"ch": first.shape[0], "img_ch": first.shape[1], "n_res": blocks}
+
+
+def epoch_rate(args, step: int) -> float:
+    """The rate of an epoch E: lr (1 - max(0, E - n_epochs) / (n_epochs_decay + 1)); the last is not 0."""
+    if not args.decay_flag:
+        return args.lr
+    epoch = epoch_at(step, args.iteration, args.n_epochs + args.n_epochs_decay, args.steps_per_epoch)
+    return args.lr * (1 - max(0, epoch - args.n_epochs) / (args.n_epochs_decay + 1))
