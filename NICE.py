@@ -60,6 +60,7 @@ class NICE(Trainer):
         Option("scale", "checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them"),
     )
     defaults = {"weight_decay": 1e-4}
+    counts_biases = True  # as the paper's Table 2
     translators = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
 
     # ------------------------------------------------------------------------------------ networks
@@ -190,9 +191,9 @@ class NICE(Trainer):
 
     def tour(self):
         D, G, E = self.D["A"], self.G["A"], self.E["A"]
-        ((_, _, _, picture), *_) = super().tour()
-        found = [("discriminators: each of disA, disB", D, D, picture)]
-        found.append(("generators: each of gen2A, gen2B", G, G, E.eval().encode(picture)))
+        ((*_, picture), *_) = super().tour()
+        found = [("discriminators", ["disA", "disB"], D, D, picture)]
+        found.append(("generators", ["gen2A", "gen2B"], G, G, E.eval().encode(picture)))
         if E is not D:
-            found.append(("independent encoders: each of encA, encB", E, E.encode, picture))
+            found.append(("independent encoders", ["encA", "encB"], E, E.encode, picture))
         return found

@@ -5,6 +5,7 @@ needed, no memory for weights, and no arithmetic is done.
 """
 
 import argparse
+import functools
 import os
 import weakref
 from contextlib import suppress
@@ -15,65 +16,79 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import NICE
+import methods
 
 
-class DryRun(NICE.NICE):
+@functools.cache
+def _dry(method: type) -> type:
+    def _update(self, half, terms):
+        self.optimizers[half.name].zero_grad(set_to_none=True)
+
+    return type(f"Dry{method.__name__}", (method,), {"_update": _update})
+
+
+def dry_run(args):
     """A trainer on meta tensors, whose steps end where the optimizers would want real numbers.
 
     args: from main.parse_args.  Mixed precision and compilation are left out.
     """
-
-    def __init__(self, args):
-        with torch.device("meta"):
-            there = {"together": NICE.together(args), "device": "meta", "compile": False, "amp": "none"}
-            super().__init__(argparse.Namespace(**vars(args) | there))
-
-    def _update(self, which, optimizer, terms):
-        optimizer.zero_grad(set_to_none=True)
+    with torch.device("meta"):
+        there = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
+        return _dry(methods.load(args.method))(argparse.Namespace(**vars(args) | there))
 
 
 # ------------------------------------------------------------------------- parameters, multiply-adds
 
 
-def modules(net: torch.nn.Module, forward, x: torch.Tensor) -> list[tuple[str, tuple, int, int]]:
+def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tuple[str, tuple, int, int]]:
     """Rows (module, output shape, parameters, multiply-adds) of what forward(x) runs of net, on meta.
 
-    Counted as for the paper's Table 2: half of the flops of convolutions and matrix products and one
-    for each addition of a bias; normalisation, activations and padding count nothing.  Rows are in
-    the order of execution, the attention's last.
+    Half of the flops of convolutions and matrix products, with `biases` one for each addition of a bias;
+    normalisation, activations and padding count nothing.  Rows are in the order of execution, the
+    attention's last.
     """
-    rows, biases, start = [], [0], []
+    rows, added, start = [], [0], []
 
     def enter(child, _):
-        start.append((counter.get_total_flops(), biases[0]))
+        start.append((counter.get_total_flops(), added[0]))
 
     def leave(name, child, y):
-        flops, bias = start.pop()
-        count = (counter.get_total_flops() - flops) // 2 + biases[0] - bias
+        flops, before = start.pop()
+        count = (counter.get_total_flops() - flops) // 2 + added[0] - before
         rows.append((name, tuple(y.shape), _numel(child), count))
 
     def add_bias(layer, _, y):
-        if getattr(layer, "bias", None) is not None:
-            biases[0] += y.numel()
+        if layer.bias is not None:
+            added[0] += y.numel()
 
     net.eval()
-    handles = [layer.register_forward_hook(add_bias) for layer in net.modules()]
-    for name, child in net.named_children():
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear) if biases else ()
+    handles = [layer.register_forward_hook(add_bias) for layer in net.modules() if isinstance(layer, kinds)]
+    for name, child in _parts(net):
         handles.append(child.register_forward_pre_hook(enter))
         handles.append(child.register_forward_hook(lambda child, _, y, name=name: leave(name, child, y)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        y = forward(x)
+        y = forward(*x) if isinstance(x, tuple) else forward(x)
     for handle in handles:
         handle.remove()
     called = {row[0] for row in rows}
-    for name, child in net.named_children():
+    rows = [row for row in rows if row[2] or row[3]]
+    for name, child in _parts(net):
         if name == "conv1x1":  # run folded, at half of the cost that the paper counts: over [x, x]
             z = getattr(y, "z", y)
             rows.append((name, tuple(z.shape), _numel(child), _numel(child) * z.numel() // z.shape[1]))
-        elif name not in called:  # the CAM weights of an independent encoder: they scale, without a product
+        elif name not in called and _numel(child):  # CAM weights of an independent encoder scale, without a product
             rows.append((name, (), _numel(child), 0))
     return rows + [(name, tuple(p.shape), p.numel(), 0) for name, p in net.named_parameters(recurse=False)]
+
+
+def _parts(net):
+    """(name, module) of the parts worth a row: the children, and those of an only child."""
+    parts = list(net.named_children())
+    while len(parts) == 1 and isinstance(parts[0][1], torch.nn.Sequential):
+        ((name, only),) = parts
+        parts = [(f"{name}.{child}", module) for child, module in only.named_children()]
+    return parts
 
 
 def _numel(module):
@@ -118,11 +133,11 @@ def training_memory(args) -> dict[str, int]:
     """
     parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
     with LiveBytes() as live, torch.device("meta"):
-        dry = DryRun(args)
+        dry = dry_run(args)
         parts["weights"] = live.now
         pictures = torch.empty(args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size)
         dry.train_step(pictures, pictures.clone())
-    trained = [p for optimizer in (dry.D_optim, dry.G_optim) for p in optimizer.param_groups[0]["params"]]
+    trained = [p for optimizer in dry.optimizers.values() for p in optimizer.param_groups[0]["params"]]
     parts["Adam's moments"] = 8 * sum(p.numel() for p in trained)
     parts["gradients, activations"] = live.peak - parts["weights"]
     parts["copies of a weight"] = 3 * 4 * max(p.numel() for p in trained if p.dim() == 4)
@@ -151,32 +166,32 @@ def short(n: float) -> str:
 
 
 def report(args):
-    """Print the networks as tables, the totals of each pair, and the memory that training needs."""
+    """Print the networks as tables, the totals of all of a kind, and the memory that training needs."""
     memory = training_memory(args)  # first: what follows loads more than a training does
-    dry, size = DryRun(args), args.img_size
-    with torch.device("meta"):
-        picture = torch.empty(1, args.img_ch, size, size)
-        code = dry.E["A"].eval().encode(picture)
-    D, G, E = dry.D["A"], dry.G["A"], dry.E["A"]
-    pairs = [("discriminators", "disA, disB", D, D, picture), ("generators", "gen2A, gen2B", G, G, code)]
-    if E is not D:
-        pairs.append(("independent encoders", "encA, encB", E, E.encode, picture))
+    dry, size = dry_run(args), args.img_size
     totals = []
-    for title, names, net, forward, x in pairs:
-        rows = modules(net, forward, x)
-        print(f"{title}: each of {names}, for one input of {_by(x.shape)}")
+    with torch.device("meta"):
+        tour = list(dry.tour())
+    for title, names, net, forward, x in tour:
+        rows = modules(net, forward, x, dry.counts_biases)
+        inputs = " and ".join(_by(part.shape) for part in (x if isinstance(x, tuple) else (x,)))
+        print(f"{title}: each of {', '.join(names)}, for one input of {inputs}")
         print(f"  {'module':12}{'output':>20}{'parameters':>14}{'multiply-adds':>16}")
-        for name, shape, parameters, count in rows:
-            print(f"  {name:12}{_by(shape):>20}{parameters:14,}{count:16,}")
-        totals.append((title, 2 * sum(row[2] for row in rows), 2 * sum(row[3] for row in rows)))
-        print(f"  {'sum':12}{'':20}{totals[-1][1] // 2:14,}{totals[-1][2] // 2:16,}\n")
-    print(f"  {'pair of':32}{'parameters':>14}{'multiply-adds':>16}")
-    for title, parameters, count in totals:
-        print(f"  {title:32}{short(parameters):>14}{short(count):>16}")
+        for name, shape, parameters, products in rows:
+            print(f"  {name:12}{_by(shape):>20}{parameters:14,}{products:16,}")
+        print(f"  {'sum':12}{'':20}{_sum(rows, 2):14,}{_sum(rows, 3):16,}\n")
+        totals.append((title, len(names) * _sum(rows, 2), len(names) * _sum(rows, 3)))
+    print(f"  {'all of them together':32}{'parameters':>14}{'multiply-adds':>16}")
+    for title, parameters, products in totals:
+        print(f"  {title:32}{short(parameters):>14}{short(products):>16}")
     where = "GPU memory" if args.device.startswith("cuda") else "memory"
     print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
     for name, size in memory.items():
         print(f"  {name:32}{size / 2**20:10,.0f} MiB")
+
+
+def _sum(rows, column: int) -> int:
+    return sum(row[column] for row in rows)
 
 
 def _by(shape) -> str:

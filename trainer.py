@@ -95,7 +95,8 @@ class Trainer:
     translations(x, s, t)  several answers to one picture: pairs (addition to the file's name, pictures)
     adopt(found), infer(networks)  its authors' checkpoints: their networks by name, and the options of
                         group "model" that the shapes tell
-    tour()              for --phase info: (title, network, a forward of it, its input) for each kind of network
+    tour()              for --phase info: of each kind of network (title, names, one of them, what to call,
+                        its input or a tuple of inputs); title in small letters and spaces
     load_side, resample  training pictures are resized to that side, then cropped to img_size; the filter
     multiple, least     sides of translated pictures are padded to that multiple and at least to that size
 
@@ -111,6 +112,7 @@ class Trainer:
     resample = "bilinear"
     multiple, least = 4, 16
     size_bound = False  # whether the networks fit one img_size only
+    counts_biases = False  # whether --phase info counts a bias's additions among the multiply-adds
 
     def __init__(self, args):
         self.args = args
@@ -182,9 +184,13 @@ class Trainer:
     def infer(cls, networks: dict) -> dict:
         return {}
 
-    def tour(self):
+    def tour(self) -> list[tuple]:
+        kinds = {}
+        for name, net in self.networks().items():
+            kinds.setdefault((type(net), sum(p.numel() for p in net.parameters())), []).append(name)
         x = torch.empty(1, self.args.img_ch, self.args.img_size, self.args.img_size, device=self.device)
-        return [(name, net, net, x) for name, net in self.networks().items()]
+        firsts = {kind: self.networks()[names[0]] for kind, names in kinds.items()}
+        return [(f"{kind[0].__name__.lower()}s", kinds[kind], net, net, x) for kind, net in firsts.items()]
 
     @property
     def load_side(self) -> int:
@@ -245,8 +251,7 @@ class Trainer:
             with frozen(self.frozen_in[half.name]):
                 terms |= self._descend(half, batches)
         self.guard.end()
-        if self.device.type != "cuda":
-            self.guard.check()
+        self._look()
         return terms
 
     def _descend(self, half: Half, batches: list[dict]) -> dict[str, Tensor]:
@@ -302,6 +307,12 @@ class Trainer:
         elif not bad:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self._look()
+
+    def _look(self):
+        """Let the guard stop the run at once where looking costs no waiting; on a GPU the loop does it at times."""
+        if self.device.type not in ("cuda", "meta"):
+            self.guard.check()
 
     # ------------------------------------------------------------------------------------ training
 

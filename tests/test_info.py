@@ -31,9 +31,9 @@ def test_table_2(capsys):
 
 
 def test_table_2_of_the_smaller_generator():
-    dry = info.DryRun(main.parse_args(["--n_res", "4", "--device", "cpu"]))
+    dry = info.dry_run(main.parse_args(["--n_res", "4", "--device", "cpu"]))
     with torch.device("meta"):
-        rows = info.modules(dry.gen2A, dry.gen2A, torch.empty(1, 128, 64, 64))
+        rows = info.modules(dry.gen2A, dry.gen2A, torch.empty(1, 128, 64, 64), biases=True)
     assert (info.short(2 * sum(r[2] for r in rows)), info.short(2 * sum(r[3] for r in rows))) == ("11.5M", "48.2G")
     assert sum(r[2] for r in rows) == 5_743_296
 
@@ -44,7 +44,7 @@ def test_every_parameter_has_a_row(text, capsys):
     info.report(args)
     out = capsys.readouterr().out
     sums = [int(n.replace(",", "")) for n in re.findall(r"^  sum +([\d,]+)", out, re.M)]
-    dry = info.DryRun(args)
+    dry = info.dry_run(args)
     nets = [dry.disA, dry.gen2A] + ([dry.E["A"]] if dry.E is not dry.D else [])
     assert sums == [sum(p.numel() for p in net.parameters()) for net in nets]
     assert all(p.is_meta for net in nets for p in net.parameters())
@@ -73,19 +73,18 @@ def test_live_bytes():
 def test_parts_of_the_memory():
     step = "gradients, activations"
     args = options("--n_res 2 --ch 8")
-    parts, dry = info.training_memory(args), info.DryRun(args)
+    parts, dry = info.training_memory(args), info.dry_run(args)
     parameters = sum(p.numel() for net in dry.networks().values() for p in net.parameters())
     assert 4 * parameters <= parts["weights"] < 4.2 * parameters  # buffers are little
     assert parts["Adam's moments"] == 8 * parameters
     assert parts["total"] == sum(v for k, v in parts.items() if k != "total")
     twice = info.training_memory(options("--n_res 2 --ch 8 --batch_size 2"))
     assert parts[step] < twice[step] < 2 * parts[step] and twice["weights"] == parts["weights"]
-    for way in ("--together true", "--together false"):
-        usual, frugal = (
-            info.training_memory(options(f"--n_res 6 --ch 8 --batch_size 2 {way} {more}"))[step]
-            for more in ("", "--checkpoint_blocks")
-        )
-        assert frugal < 0.9 * usual
+    usual, frugal = (
+        info.training_memory(options(f"--n_res 6 --ch 8 --batch_size 2 {more}"))[step]
+        for more in ("", "--checkpoint_blocks")
+    )
+    assert frugal < 0.9 * usual
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 import dataset
 import main
 import utils
+from options import as_argv, name
 from trainer import lr_at
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -104,11 +105,11 @@ def parsed(argv, saved=None) -> dict:
 @RELAXED
 @given(chosen)
 def test_options_survive_being_typed_stored_and_read_from_a_file(options):
-    typed = main.as_argv(options)
+    typed = as_argv(options)
     args = parsed(typed)
     assert not args or options.items() <= args.items()
     assert parsed([], saved=options) == args
-    spread = [word for k, v in options.items() for word in (f"--{k}", main.as_argv({k: v})[0].partition("=")[2])]
+    spread = [word for k, v in options.items() for word in (f"--{k}", as_argv({k: v})[0].partition("=")[2])]
     if not any(str(v).startswith(("-", "@")) for v in options.values()):
         assert parsed(spread) == args
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +123,7 @@ def test_options_survive_being_typed_stored_and_read_from_a_file(options):
 @RELAXED
 @given(chosen, st.lists(st.sampled_from(["--resume", "--resume True", "--resume=yes", "--checkpoint x.pt"])))
 def test_the_printed_command_means_the_same_training_resumed(options, extra):
-    argv = [*main.as_argv({**options, "phase": "train"}), "--device", "cpu"]
+    argv = [*as_argv({**options, "phase": "train"}), "--device", "cpu"]
     for words in extra:
         argv += words.split()
     try:
@@ -140,7 +141,7 @@ def test_the_printed_command_means_the_same_training_resumed(options, extra):
 @given(st.text(max_size=30))
 def test_a_data_set_is_one_folder_or_refused(text):
     try:
-        inside = Path("results", main.name(text))
+        inside = Path("results", name(text))
     except argparse.ArgumentTypeError:
         return
     assert inside.parent == Path("results") and inside.name not in ("", ".", "..")

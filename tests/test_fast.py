@@ -1,0 +1,166 @@
+"""fast.py: every function equals the definition of its name in layers.py, values and gradients."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import images, options, weights
+
+import fast
+import layers
+import NICE
+
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+
+
+def agree(y, expected, *inputs):
+    """y equals expected, and so do the gradients of both by the inputs."""
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    g = torch.randn_like(expected)
+    for found, right in zip(*(torch.autograd.grad(z, inputs, g) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+
+
+def double(*shape, layout=torch.contiguous_format):
+    x = torch.randn(shape, dtype=torch.float64)
+    return (x.contiguous(memory_format=layout) if x.dim() == 4 else x).requires_grad_()
+
+
+@LAYOUTS
+@pytest.mark.parametrize("out, k, stride, bias", [(3, 7, 1, True), (3, 7, 1, False), (9, 4, 2, True), (1, 4, 1, True)])
+def test_convolutions(layout, out, k, stride, bias):
+    torch.manual_seed(0)
+    x, weight = double(2, 5, 15, 12, layout=layout), double(out, 5, k, k, layout=layout)
+    b = double(out) if bias else None
+    leaves = [t for t in (x, weight, b) if t is not None]
+    agree(fast.conv2d(x, weight, b, stride), F.conv2d(x, weight, b, stride), *leaves)
+
+
+@LAYOUTS
+def test_convolution_by_rows_of_the_kernel(layout):
+    torch.manual_seed(0)
+    x, weight = double(2, 5, 15, 12, layout=layout), double(3, 5, 7, 7)
+    agree(fast.row_conv(x, weight), F.conv2d(x, weight), x, weight)
+
+
+def test_convolution_to_one_channel():
+    torch.manual_seed(0)
+    x, weight = double(3, 5, 9, 7), double(1, 5, 4, 4)
+    agree(fast.one_channel_conv(x, weight), F.conv2d(x, weight), x, weight)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("n, c, out, h, w", [(1, 3, 5, 6, 5), (2, 4, 4, 34, 20), (2, 3, 5, 10, 3), (3, 1, 2, 18, 34)])
+def test_convolution_by_minimal_filters(minimal_filters, layout, n, c, out, h, w):
+    torch.manual_seed(0)
+    x, weight = double(n, c, h, w, layout=layout), double(out, c, 3, 3, layout=layout)
+    y = fast.conv2d(x, weight)
+    assert "MinimalConv" in y.grad_fn.name()
+    agree(y, F.conv2d(x, weight), x, weight)
+
+
+def test_minimal_filters_keep_float32s_precision():
+    """At the width and in the layout of the paper's residual blocks, against double precision."""
+    torch.manual_seed(0)
+    layer = layers.Conv2d(256, 256, 3, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 256, 34, 34).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs, twice = (x, layer.weight), (x.double(), layer.weight.double())
+    exact = F.conv2d(*twice)
+    g = torch.randn_like(exact)
+    exact = (exact, *torch.autograd.grad(exact, twice, g))
+    y = layer(x)
+    found = (y, *torch.autograd.grad(y, inputs, g.float()))
+    assert not torch.equal(y, F.conv2d(*inputs))  # it did go the other way
+    assert max((a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)) < 3e-6
+
+
+def test_convolution_of_other_heights_is_direct():
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 256, 35, 34), torch.randn(256, 256, 3, 3)
+    torch.testing.assert_close(fast.conv2d(x, weight), F.conv2d(x, weight), rtol=0, atol=0)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("offset", [0, 30])
+def test_instance_norm(layout, offset):
+    torch.manual_seed(0)
+    x = double(3, 4, 8, 7, layout=layout)
+    moved = x + offset
+    agree(fast.instance_norm(moved), layers.instance_norm.__wrapped__(moved), x)
+    agree(fast.instance_norm(moved), F.instance_norm(moved), x)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_instance_layer_norm(given):
+    torch.manual_seed(0)
+    x, mix = double(3, 4, 8, 7), double(1, 4, 2)
+    gamma, beta = (double(3, 4) if given else double(1, 4, 1, 1) for _ in range(2))
+    plain = layers.instance_layer_norm.__wrapped__
+    agree(fast.instance_layer_norm(x, mix, gamma, beta), plain(x, mix, gamma, beta), x, mix, gamma, beta)
+
+
+@pytest.mark.parametrize("side, stride, out, bias", [(6, 2, 5, True), (20, 2, 5, True), (20, 1, 1, False)])
+def test_spectral_convolution_of_two_chunks(side, stride, out, bias):
+    """Few positions, many positions, one channel; each chunk of the batch with a sigma of its own."""
+    torch.manual_seed(0)
+    x, weight = double(4, 3, side, side), double(out, 3, 4, 4)
+    b = double(out) if bias else None
+    u, kept = torch.randn(out, dtype=torch.float64), []
+    for _ in range(2):
+        W = weight.detach().flatten(1)
+        kept.append(fast.power_iteration(W, u))
+        torch.testing.assert_close(kept[-1], layers.power_iteration.__wrapped__(W, u))
+        u = kept[-1][1]
+    sigmas = [torch.stack(parts) for parts in zip(*kept, strict=True)]
+    leaves = [t for t in (x, weight, b) if t is not None]
+    plain = layers.spectral_conv2d.__wrapped__
+    agree(fast.spectral_conv2d(x, weight, b, stride, *sigmas), plain(x, weight, b, stride, *sigmas), *leaves)
+    if side == 6:
+        x, weight = double(4, 48), weight.detach().flatten(1).requires_grad_()
+        plain = layers.spectral_linear.__wrapped__
+        agree(fast.spectral_linear(x, weight, *sigmas), plain(x, weight, *sigmas), x, weight)
+
+
+def test_every_fast_function_stands_for_a_definition():
+    marked = {name for name, value in vars(layers).items() if hasattr(value, "__wrapped__")}
+    assert marked == {name for name in marked if hasattr(fast, name)} and len(marked) >= 6
+
+
+def test_plain_true_uses_the_definitions_alone(monkeypatch):
+    """The same step, though nothing in fast.py can be called."""
+    expected = NICE.NICE(options())
+    real = images(seed=1), images(seed=2)
+    terms = expected.train_step(*real)
+    for name in [name for name, value in vars(layers).items() if hasattr(value, "__wrapped__")]:
+        monkeypatch.setattr(fast, name, None)
+    nice = NICE.NICE(options("--plain true"))
+    for name, value in nice.train_step(*real).items():
+        assert value.item() == pytest.approx(terms[name].item(), rel=1e-5)
+    for key, value in weights(nice).items():
+        torch.testing.assert_close(value, weights(expected)[key], rtol=0, atol=1e-4)
+    monkeypatch.setattr(layers, "plain", False)
+
+
+def test_without_the_file_the_program_runs_on_the_definitions(tmp_path):
+    """Someone who deletes fast.py has a slower program, no broken one."""
+    root = Path(__file__).parents[1]
+    for path in root.iterdir():
+        if path.suffix == ".py" and path.name != "fast.py" or path.name == "methods":
+            (tmp_path / path.name).symlink_to(path)
+    code = """if True:
+        import main, methods, torch
+        argv = "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --device cpu".split()
+        nice = methods.create(main.parse_args(argv))
+        x = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        print(nice.train_step(x, -x)["g_loss"].item(), "fast" in __import__("sys").modules)"""
+    said = []
+    for place in (tmp_path, root):
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=place,
+                              env={"PYTHONPATH": str(place), "PATH": ""})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.split())
+    assert [there for _, there in said] == ["False", "True"]
+    assert float(said[0][0]) == pytest.approx(float(said[1][0]), rel=1e-5)
