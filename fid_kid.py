@@ -5,178 +5,41 @@
     python fid_kid.py testB --save testB.npz                          features once, scores many times
 
 FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) are distances between two sets of features
-of one fixed network. Features stay in float32, 8 KB a picture: 400 MB for 50,000.
+of one fixed network.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
 import sys
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from tqdm import tqdm
+# Read when torch is imported.  Large pages for large tensors: a CPU faults them in faster than many of 4 kB.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from dataset import list_images, read_image
-from inception import EfficientNetLite0, InceptionV3, resized
-from main import Parser
-from metrics import (
-    frechet_distance,
-    frechet_from_moments,
-    inception_score,
-    kid,
-    moments,
-    polynomial_mmd2,
-    ssim,
-)
+import torch
+
+from options import Parser, bounded
+from scoring.features import extract, open_source, read_npz, read_picture, write_npz
+from scoring.inception import EfficientNetLite0, InceptionV3
+from scoring.metrics import frechet_distance, frechet_from_moments, inception_score, kid, polynomial_mmd2
+from scoring.pairs import paired_distances
 from utils import UserError, keep_freed_memory
 
-__all__ = ["InceptionV3", "frechet_distance", "kid", "main", "polynomial_mmd2"]
+__all__ = [  # to be imported from here; the rest of the room is found in scoring/
+    "EfficientNetLite0",
+    "InceptionV3",
+    "extract",
+    "frechet_distance",
+    "kid",
+    "main",
+    "paired_distances",
+    "polynomial_mmd2",
+    "read_npz",
+    "read_picture",
+]
 
-
-# --- from pictures to features -------------------------------------------------------------------
-
-@dataclass
-class Source:
-    """What is known of one of the two sets: files to be read, or features, or moments alone."""
-
-    path: str
-    files: list = field(default_factory=list)
-    features: np.ndarray = None  # (n, d) float32
-    logits: np.ndarray = None    # (n, classes) without bias
-    mu: np.ndarray = None        # (d,) float64
-    sigma: np.ndarray = None     # (d, d) float64
-
-    def __len__(self):
-        return 0 if self.features is None else len(self.features)
-
-    def moments(self):
-        return moments(self.features) if self.mu is None else (self.mu, self.sigma)
-
-
-def read_picture(path, size, resize):
-    """Picture at `path` as float [0, 1] (3, size, size), and a digest of its pixels as read.
-
-    resize: "legacy", bilinear without antialiasing as pytorch-fid does, or "clean", PIL's antialiased
-    bicubic in floats as clean-fid does.
-    """
-    image = read_image(path)
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-    if resize == "legacy":
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return resized(pixels[None], size)[0], digest
-    channels = [Image.fromarray(np.asarray(c, np.float32)).resize((size, size), Image.Resampling.BICUBIC)
-                for c in image.split()]
-    return torch.from_numpy(np.stack(channels).clip(0, 255) / 255), digest
-
-
-def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu"):
-    """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
-
-    Each picture is resized by itself, and rows are in the order of the pictures' digests: neither the
-    batch size nor names and their order matter to a score, and splits and subsets find them shuffled.
-    """
-    digests, features, logits = [], [], []
-    bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=None)
-    # float32 as it is written: TensorFloat-32 would cost three digits
-    with bar, torch.backends.cudnn.flags(allow_tf32=False), ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for i in range(0, len(files) + 2 * batch_size, batch_size):  # two batches are read ahead
-            chunk = files[i:i + batch_size]
-            waiting.append(pool.map(read_picture, chunk, [net.size] * len(chunk), [resize] * len(chunk)))
-            if len(waiting) < 3:
-                continue
-            if read := list(waiting.popleft()):
-                pictures, keys = zip(*read, strict=True)
-                found = net(torch.stack(pictures).to(device), upto=net.classes if classes else dim)
-                digests += keys
-                features.append(found[dim].cpu().numpy())
-                if classes:  # the original score's code leaves the bias out
-                    logits.append((found[net.classes] - net.fc.bias).cpu().numpy())
-                bar.update(len(read))
-    order = sorted(range(len(files)), key=digests.__getitem__)
-    return np.concatenate(features)[order], np.concatenate(logits)[order] if classes else None
-
-
-def open_source(path, kind, dim):
-    """A folder's pictures, not yet read, or the features or moments in an .npz, checked to be usable.
-
-    kind: "inception-2048-legacy" and the like, as --save writes it; dim: the features' dimension.
-    """
-    if Path(path).suffix.lower() != ".npz":
-        source = Source(path, files=list_images(path))
-    else:
-        source = Source(path, **read_npz(path, kind, dim))
-    if 1 in (len(source.files), len(source)):
-        raise UserError(f"{path} holds one picture only: a distribution needs at least two")
-    return source
-
-
-def read_npz(path, kind, dim):
-    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits if it has them."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: name a folder or an .npz made with --save") from error
-    except Exception as error:  # a damaged archive trips numpy, zipfile and zlib in many ways
-        raise UserError(f"{path} is damaged or no .npz of plain arrays: make it anew with --save") from error
-    made_as = str(arrays.get("kind", kind))
-    if made_as != kind:
-        raise UserError(f"{path} holds {made_as} features, not {kind}: give its --features, --dims, --resize")
-    if "features" not in arrays and not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path} holds neither 'features' nor 'mu' and 'sigma': make it with --save")
-    shapes = {"features": (-1, dim), "mu": (dim,), "sigma": (dim, dim), "logits": (-1, -1)}
-    arrays = {name: arrays[name] for name in shapes if name in arrays}
-    for name, array in arrays.items():
-        free = [n if e == -1 else e for n, e in zip(array.shape, shapes[name], strict=False)]
-        if array.ndim != len(shapes[name]) or array.shape != tuple(free):
-            raise UserError(f"{name} in {path} is {array.shape}, but {kind} features have {dim} dimensions: "
-                            "check --dims and --features")
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise UserError(f"{name} in {path} holds what is no finite number: make it anew with --save")
-        arrays[name] = array.astype(np.promote_types(array.dtype, np.float32))
-    return arrays
-
-
-# --- pictures in pairs ---------------------------------------------------------------------------
-
-def paired_distances(folder, truth, workers=2):
-    """Means over the pictures of `folder` against those of the same name (any suffix) in `truth`.
-
-    Returns a dict: l1 in [0, 1], psnr in dB (infinite if a pair is identical), ssim at most 1, pairs.
-    """
-    fakes, exact, by_stem = list_images(folder), {}, {}
-    for path in list_images(truth):
-        name = path.relative_to(truth)
-        exact[name] = by_stem[name.with_suffix("")] = path
-
-    def compare(path):
-        name = path.relative_to(folder)
-        other = exact.get(name) or by_stem.get(name.with_suffix(""))
-        if other is None:
-            raise UserError(f"{path} has no counterpart in {truth}: --paired needs one of the same name")
-        a, b = read_image(path), read_image(other)
-        if a.size != b.size or min(a.size) < 11:
-            raise UserError(f"{path} is {a.size[0]}x{a.size[1]} and {other} {b.size[0]}x{b.size[1]}: "
-                            "--paired needs equal sizes of at least 11x11")
-        a, b = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() / 255 for z in (a, b))
-        mse = (a - b).square().mean().item()
-        return (a - b).abs().mean().item(), -10 * math.log10(mse) if mse else math.inf, ssim(a, b).item()
-
-    with ThreadPoolExecutor(workers) as pool:
-        rows = list(tqdm(pool.map(compare, fakes), total=len(fakes), desc="paired", disable=None))
-    return dict(zip(("l1", "psnr", "ssim"), np.mean(rows, 0).tolist(), strict=True)) | {"pairs": len(rows)}
-
-
-# --- command line --------------------------------------------------------------------------------
 
 def parse_args(argv=None):
     parser = Parser(
@@ -195,13 +58,13 @@ def parse_args(argv=None):
                        help="legacy: bilinear, as the paper's tool; clean: antialiased, as clean-fid")
 
     group = parser.add_argument_group("KID")
-    group.add_argument("--mmd-degree", type=at_least(1), default=3, help="kernel: (gamma x.y + coef0)^degree")
+    group.add_argument("--mmd-degree", type=bounded(int, 1), default=3, help="kernel: (gamma x.y + coef0)^degree")
     group.add_argument("--mmd-gamma", type=finite, metavar="GAMMA", help="1/dims if not given")
     group.add_argument("--mmd-coef0", type=finite, default=1.0, metavar="COEF0", help="as above")
-    group.add_argument("--mmd-subsets", type=at_least(1), default=50, help="number of random subsets")
-    group.add_argument("--mmd-subset-size", type=at_least(2), default=1000, help="pictures in each")
+    group.add_argument("--mmd-subsets", type=bounded(int, 1), default=50, help="number of random subsets")
+    group.add_argument("--mmd-subset-size", type=bounded(int, 2), default=1000, help="pictures in each")
     group.add_argument("--mmd-var", action="store_true", help="also estimate the variance")
-    group.add_argument("--seed", type=at_least(0), default=2020, help="of the random subsets")
+    group.add_argument("--seed", type=bounded(int, 0), default=2020, help="of the random subsets")
     group.add_argument("--no-kid", action="store_true", help="FID alone, which mu and sigma suffice for")
 
     group = parser.add_argument_group("other scores")
@@ -213,8 +76,8 @@ def parse_args(argv=None):
     group.add_argument("--json", metavar="FILE", help="write the scores to a file as well")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--batch-size", type=at_least(1), default=50, help="changes speed only, never a score")
-    group.add_argument("--workers", type=at_least(1), default=min(8, os.cpu_count() or 1),
+    group.add_argument("--batch-size", type=bounded(int, 1), default=50, help="changes speed only, never a score")
+    group.add_argument("--workers", type=bounded(int, 1), default=min(8, os.cpu_count() or 1),
                        help="pictures read at a time")
     group.add_argument("-c", "--gpu", metavar="N", help="number of the GPU, or a device's name; '' for the "
                        "CPU; the best present if not given")
@@ -232,14 +95,6 @@ def parse_args(argv=None):
         parser.error("--seed must be below 2^32")
     args.dims = getattr(args, "dims", 2048) if args.features == "inception" else 1280
     return args
-
-
-def at_least(lowest):
-    def integer(text):
-        if int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
-        return int(text)
-    return integer
 
 
 def finite(text):
@@ -302,17 +157,6 @@ def need_features(sources, args):
                             "--save, or give --no-kid")
     if args.isc and not sources[-1].files and sources[-1].logits is None:
         raise UserError(f"{sources[-1].path} holds no logits for --isc: make it with --save and --isc")
-
-
-def write_npz(path, source, kind):
-    """What --save keeps: features, their moments under pytorch-fid's names, and how they were made."""
-    arrays = dict(zip(("mu", "sigma"), source.moments(), strict=True), kind=kind)
-    arrays |= {k: v for k, v in vars(source).items() if k in ("features", "logits") and v is not None}
-    try:
-        with open(path, "wb") as file:  # np.savez would add a suffix of its own
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"--save {path}: {error.strerror}") from error
 
 
 def distances(x, y, args, notes):

@@ -26,9 +26,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fid_kid
-import inception
-import metrics
 from dataset import list_images
+from scoring import inception, metrics
 from utils import keep_freed_memory
 
 

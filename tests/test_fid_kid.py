@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,8 @@ import torch
 from PIL import Image
 
 import fid_kid
-import inception
-import metrics
 from dataset import list_images
+from scoring import inception, metrics
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +191,23 @@ def test_efficientnet_is_the_packages_own():
 
 
 # --- command line --------------------------------------------------------------------------------
+
+def test_large_pages_are_asked_for_before_torch_is_there():
+    """And the trainer's command line is no part of the scorer's."""
+    code = """if True:
+        import os, sys
+        class Watch:
+            def find_spec(self, name, *_):
+                if name == "torch":
+                    print(os.environ.get("THP_MEM_ALLOC_ENABLE"))
+        sys.meta_path.insert(0, Watch())
+        import fid_kid
+        print("main" in sys.modules)"""
+    env = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
+
+
 
 def test_one_command_end_to_end(folders, weights, tmp_path):
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""metrics.py against fixtures, closed forms, definitions and the three packages people use."""
+"""scoring/metrics.py against fixtures, closed forms, definitions and the three packages people use."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 import fid_kid
-import metrics
+from scoring import metrics
 from utils import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -1,0 +1,1 @@
+"""What fid_kid.py is made of: pictures to features, by which networks, their distances; pictures in pairs."""

@@ -1,0 +1,134 @@
+"""From picture files to features, and features kept in .npz files.
+
+Features stay in float32, 8 KB a picture of Inception's: 400 MB for 50,000.
+"""
+
+import hashlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dataset import list_images, read_image
+from scoring.inception import resized
+from scoring.metrics import moments
+from utils import UserError
+
+
+@dataclass
+class Source:
+    """What is known of one of the two sets: files to be read, or features, or moments alone."""
+
+    path: str
+    files: list = field(default_factory=list)
+    features: np.ndarray = None  # (n, d) float32
+    logits: np.ndarray = None    # (n, classes) without bias
+    mu: np.ndarray = None        # (d,) float64
+    sigma: np.ndarray = None     # (d, d) float64
+
+    def __len__(self):
+        return 0 if self.features is None else len(self.features)
+
+    def moments(self):
+        return moments(self.features) if self.mu is None else (self.mu, self.sigma)
+
+
+def read_picture(path, size, resize):
+    """Picture at `path` as float [0, 1] (3, size, size), and a digest of its pixels as read.
+
+    resize: "legacy", bilinear without antialiasing as pytorch-fid does, or "clean", PIL's antialiased
+    bicubic in floats as clean-fid does.
+    """
+    image = read_image(path)
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    if resize == "legacy":
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return resized(pixels[None], size)[0], digest
+    channels = [Image.fromarray(np.asarray(c, np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+                for c in image.split()]
+    return torch.from_numpy(np.stack(channels).clip(0, 255) / 255), digest
+
+
+def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu"):
+    """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
+
+    Each picture is resized by itself, and rows are in the order of the pictures' digests: neither the
+    batch size nor names and their order matter to a score, and splits and subsets find them shuffled.
+    """
+    digests, features, logits = [], [], []
+    bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=None)
+    # float32 as it is written: TensorFloat-32 would cost three digits
+    with bar, torch.backends.cudnn.flags(allow_tf32=False), ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        for i in range(0, len(files) + 2 * batch_size, batch_size):  # two batches are read ahead
+            chunk = files[i:i + batch_size]
+            waiting.append(pool.map(read_picture, chunk, [net.size] * len(chunk), [resize] * len(chunk)))
+            if len(waiting) < 3:
+                continue
+            if read := list(waiting.popleft()):
+                pictures, keys = zip(*read, strict=True)
+                found = net(torch.stack(pictures).to(device), upto=net.classes if classes else dim)
+                digests += keys
+                features.append(found[dim].cpu().numpy())
+                if classes:  # the original score's code leaves the bias out
+                    logits.append((found[net.classes] - net.fc.bias).cpu().numpy())
+                bar.update(len(read))
+    order = sorted(range(len(files)), key=digests.__getitem__)
+    return np.concatenate(features)[order], np.concatenate(logits)[order] if classes else None
+
+
+def open_source(path, kind, dim):
+    """A folder's pictures, not yet read, or the features or moments in an .npz, checked to be usable.
+
+    kind: "inception-2048-legacy" and the like, as --save writes it; dim: the features' dimension.
+    """
+    if Path(path).suffix.lower() != ".npz":
+        source = Source(path, files=list_images(path))
+    else:
+        source = Source(path, **read_npz(path, kind, dim))
+    if 1 in (len(source.files), len(source)):
+        raise UserError(f"{path} holds one picture only: a distribution needs at least two")
+    return source
+
+
+def read_npz(path, kind, dim):
+    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits if it has them."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: name a folder or an .npz made with --save") from error
+    except Exception as error:  # a damaged archive trips numpy, zipfile and zlib in many ways
+        raise UserError(f"{path} is damaged or no .npz of plain arrays: make it anew with --save") from error
+    made_as = str(arrays.get("kind", kind))
+    if made_as != kind:
+        raise UserError(f"{path} holds {made_as} features, not {kind}: give its --features, --dims, --resize")
+    if "features" not in arrays and not {"mu", "sigma"} <= arrays.keys():
+        raise UserError(f"{path} holds neither 'features' nor 'mu' and 'sigma': make it with --save")
+    shapes = {"features": (-1, dim), "mu": (dim,), "sigma": (dim, dim), "logits": (-1, -1)}
+    arrays = {name: arrays[name] for name in shapes if name in arrays}
+    for name, array in arrays.items():
+        free = [n if e == -1 else e for n, e in zip(array.shape, shapes[name], strict=False)]
+        if array.ndim != len(shapes[name]) or array.shape != tuple(free):
+            raise UserError(f"{name} in {path} is {array.shape}, but {kind} features have {dim} dimensions: "
+                            "check --dims and --features")
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise UserError(f"{name} in {path} holds what is no finite number: make it anew with --save")
+        arrays[name] = array.astype(np.promote_types(array.dtype, np.float32))
+    return arrays
+
+
+def write_npz(path, source, kind):
+    """What --save keeps: features, their moments under pytorch-fid's names, and how they were made."""
+    arrays = dict(zip(("mu", "sigma"), source.moments(), strict=True), kind=kind)
+    arrays |= {k: v for k, v in vars(source).items() if k in ("features", "logits") and v is not None}
+    try:
+        with open(path, "wb") as file:  # np.savez would add a suffix of its own
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise UserError(f"--save {path}: {error.strerror}") from error

@@ -1,0 +1,40 @@
+"""Distances of pictures from their true counterparts."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset import list_images, read_image
+from scoring.metrics import ssim
+from utils import UserError
+
+
+def paired_distances(folder, truth, workers=2):
+    """Means over the pictures of `folder` against those of the same name (any suffix) in `truth`.
+
+    Returns a dict: l1 in [0, 1], psnr in dB (infinite if a pair is identical), ssim at most 1, pairs.
+    """
+    fakes, exact, by_stem = list_images(folder), {}, {}
+    for path in list_images(truth):
+        name = path.relative_to(truth)
+        exact[name] = by_stem[name.with_suffix("")] = path
+
+    def compare(path):
+        name = path.relative_to(folder)
+        other = exact.get(name) or by_stem.get(name.with_suffix(""))
+        if other is None:
+            raise UserError(f"{path} has no counterpart in {truth}: --paired needs one of the same name")
+        a, b = read_image(path), read_image(other)
+        if a.size != b.size or min(a.size) < 11:
+            raise UserError(f"{path} is {a.size[0]}x{a.size[1]} and {other} {b.size[0]}x{b.size[1]}: "
+                            "--paired needs equal sizes of at least 11x11")
+        a, b = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() / 255 for z in (a, b))
+        mse = (a - b).square().mean().item()
+        return (a - b).abs().mean().item(), -10 * math.log10(mse) if mse else math.inf, ssim(a, b).item()
+
+    with ThreadPoolExecutor(workers) as pool:
+        rows = list(tqdm(pool.map(compare, fakes), total=len(fakes), desc="paired", disable=None))
+    return dict(zip(("l1", "psnr", "ssim"), np.mean(rows, 0).tolist(), strict=True)) | {"pairs": len(rows)}
