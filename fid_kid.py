@@ -178,7 +178,8 @@ def distances(x, y, args, notes):
     if size < args.mmd_subset_size:
         notes.append(f"subset size {args.mmd_subset_size} clamped to {size}, the smaller set's pictures")
     if size == max(len(x), len(y)):
-        notes.append("every subset is the whole of both sets: their spread is 0, --mmd-var tells the uncertainty")
+        notes.append("every subset is the whole of both sets, so +- is no spread of subsets but the root of the "
+                     "variance's estimate, where that is positive")
     if found["kid"] < 0:
         notes.append(f"slightly negative {kid_.upper()} is valid: the sets are similar, the estimate unbiased")
     found |= {"kid_x100": 100 * found["kid"], "kid_x100_std": 100 * found["kid_std"], "seed": args.seed}
@@ -193,9 +194,12 @@ def lines(report):
     for fid in {"fid", "fd"} & report.keys():
         yield f"{fid.upper()}{of}: {report[fid]:.6g}"
     for kid_ in {"kid", "kd"} & report.keys():
-        mean, std, size = (report[f"{kid_}{part}"] for part in ("", "_std", "_subset_size"))
-        yield (f"{kid_.upper()} x100{of}: {100 * mean:.6g} +- {100 * std:.6g} "
-               f"(raw {mean:.6g} +- {std:.6g}, {report[f'{kid_}_subsets']} subsets of {size})")
+        mean, std, var = (report[kid_ + part] for part in ("", "_std", "_var"))
+        subsets, size = (report[kid_ + part] for part in ("_subsets", "_subset_size"))
+        if size == max(report["pictures"]):  # one subset, of everything: nothing is spread
+            std = math.sqrt(var) if var > 0 else 0
+        x100, raw = (f"{scale * mean:.6g}" + f" +- {scale * std:.6g}" * (std > 0) for scale in (100, 1))
+        yield f"{kid_.upper()} x100{of}: {x100} (raw {raw}, {subsets} subset{'s' * (subsets > 1)} of {size})"
         if report[f"{kid_}_var"] is not None:
             yield f"{kid_.upper()} variance{of}: {report[f'{kid_}_var']:.6g} (raw, at the smaller set's size)"
     if "isc_mean" in report:

@@ -62,8 +62,9 @@ def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", work
     """
     digests, features, logits = [], [], []
     bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=None)
-    # float32 as it is written: TensorFloat-32 would cost three digits
-    with bar, torch.backends.cudnn.flags(allow_tf32=False), ThreadPoolExecutor(workers) as pool:
+    # float32 as it is written: TensorFloat-32 would cost three digits.  What flags() is not told, it switches off.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with bar, exact, ThreadPoolExecutor(workers) as pool:
         waiting = deque()
         for i in range(0, len(files) + 2 * batch_size, batch_size):  # two batches are read ahead
             chunk = files[i:i + batch_size]

@@ -94,16 +94,18 @@ def kid(x, y, subsets=50, subset_size=1000, seed=2020, degree=3, gamma=None, coe
     """KID: the mean of MMD^2 over random subsets of features x (n, d) and y (m, d).
 
     Returns a dict: kid, kid_std (over subsets), kid_var (mean variance at min(n, m) points; None
-    unless var), kid_subsets, kid_subset_size (clamped to n and m). At the same seed the subsets are
-    torch-fidelity's. Up to EXACT pictures all is in double precision; beyond, float32 features are
-    multiplied as such, or in bfloat16 where a trial finds that this moves a subset's value by no more
-    than some 1e-3 of kid_std.
+    unless var), kid_subsets, kid_subset_size (clamped to n and m). Where that is both n and m, one
+    subset is all there is: kid_std is 0, and kid_var is given in any case. At the same seed the
+    subsets are torch-fidelity's. Up to EXACT pictures all is in double precision; beyond, float32
+    features are multiplied as such, or in bfloat16 where a trial finds that this moves a subset's
+    value by no more than some 1e-3 of kid_std.
     """
     x, y = _comparable(x, y)
     gamma = 1 / x.shape[1] if gamma is None else gamma
     smaller = min(len(x), len(y))
     size = min(subset_size, smaller)
     if size == max(len(x), len(y)):  # every subset is everything: once is enough, and that exactly
+        subsets, var = 1, True
         values, variances = np.array([polynomial_mmd2(x, y, degree, gamma, coef0, smaller)]).T
     else:
         rng = np.random.RandomState(seed)

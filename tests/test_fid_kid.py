@@ -190,6 +190,19 @@ def test_efficientnet_is_the_packages_own():
     assert relative(outputs[1000], expected.numpy()) < 1e-5
 
 
+def test_pictures_are_seen_by_cudnn_in_full_precision(folders):
+    class Net(torch.nn.Module):
+        size = 8
+
+        def forward(self, pictures, upto):
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return {upto: pictures.mean((2, 3))}
+
+    seen = []
+    fid_kid.extract(list_images(folders / "a"), Net(), 3)
+    assert seen == [(True, False)]
+
+
 # --- command line --------------------------------------------------------------------------------
 
 def test_large_pages_are_asked_for_before_torch_is_there():
@@ -279,6 +292,31 @@ def test_save_then_score_is_scoring(folders, tmp_path, capsys):
     assert report["pictures"] == [None, 14]
     assert "mu and sigma" in fails(capsys, tmp_path / "m.npz", saved[1], *lite)
     fails(capsys, saved[0], saved[1])  # made with other features, and no weights are even looked for
+
+
+@pytest.mark.parametrize("same_counts", [True, False])
+def test_the_spread_of_a_single_subset_is_not_printed(same_counts, tmp_path, capsys):
+    """Where a subset is everything, +- is the root of the variance's estimate; else of one subset nothing is known."""
+    x, y = np.random.default_rng(0).normal(0.1, 1, (2, 40, 64)).astype(np.float32)
+    y = y[:40 if same_counts else 30]
+    for name, features in (("x", x), ("y", y)):
+        np.savez(tmp_path / f"{name}.npz", features=features)
+    argv = tmp_path / "x.npz", tmp_path / "y.npz", "--dims", "64"
+    out, report = run(capsys, *argv, *([] if same_counts else ["--mmd-subsets", "1"]))
+    line = next(line for line in out if line.startswith("KID x100"))
+    value = report["kid"]
+    if not same_counts:
+        assert line == f"KID x100 (dims 64): {100 * value:.6g} (raw {value:.6g}, 1 subset of 30)"
+        return
+    mmd2, var = fid_kid.polynomial_mmd2(x, y)
+    assert (value, report["kid_var"], report["kid_subsets"]) == (mmd2, var, 1) and var > 0
+    error = math.sqrt(var)
+    assert line == (f"KID x100 (dims 64): {100 * value:.6g} +- {100 * error:.6g} "
+                    f"(raw {value:.6g} +- {error:.6g}, 1 subset of 40)")
+    assert any("root of the variance's estimate" in note for note in report["notes"])
+    np.savez(tmp_path / "y.npz", features=x[:2])  # no variance is known of two points
+    np.savez(tmp_path / "x.npz", features=x[2:4])
+    assert not any("+-" in line for line in run(capsys, *argv)[0] if line.startswith("KID"))
 
 
 def test_paired(tmp_path, capsys):

@@ -222,9 +222,10 @@ def test_kid_of_any_numbers_is_that_of_the_same_as_floats(types, monkeypatch):
 def test_kid_of_everything_is_clean_fids():
     x, y = features(80, 32, 1), features(80, 32, 2, 0.1)
     found = metrics.kid(x, y, subset_size=1000)
-    assert found["kid_subset_size"] == 80 and found["kid_std"] == 0
+    assert found["kid_subset_size"] == 80 and found["kid_subsets"] == 1 and found["kid_std"] == 0
     assert found["kid"] == pytest.approx(cleanfid.fid.kernel_distance(x, y, num_subsets=2), rel=1e-9)
-    assert found["kid"] == fid_kid.polynomial_mmd2(x, y)[0]
+    assert (found["kid"], found["kid_var"]) == fid_kid.polynomial_mmd2(x, y)
+    assert metrics.kid(x, y, subset_size=1000, var=False) == found  # the variance comes with it
 
 
 def test_inception_score_is_torch_fidelitys_and_has_its_bounds():
