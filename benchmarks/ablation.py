@@ -25,7 +25,7 @@ import checkpoints  # noqa: E402
 import dataset  # noqa: E402
 import demo  # noqa: E402
 import fid_kid  # noqa: E402
-from main import bounded  # noqa: E402
+from options import bounded  # noqa: E402
 from utils import RunError, UserError, atomic, run  # noqa: E402
 
 ROWS = {  # option file: what Table 3 calls it

@@ -256,7 +256,7 @@ def start_up():
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        run("demo.py")
+        run("-m", "demo")
         # --dataset_dir with a copied name, so that the demo's own ending (translate, measure) stays out
         Path(folder, "start").symlink_to(ROOT / "dataset" / "demo", target_is_directory=True)
         first = ["main.py", "@configs/demo.txt", "--dataset", "start", "--dataset_dir", folder]

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import demo
-from demo_scenes import scene
+from demo import data
+from demo.scenes import scene
 from utils import UserError
 
 HOME = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ def read(path):
 
 
 def test_folders(root):
-    for name, numbers in demo.FOLDERS.items():
+    for name, numbers in data.FOLDERS.items():
         assert [p.name for p in sorted((root / name).iterdir())] == [f"{n:04d}.png" for n in numbers]
         picture = Image.open(root / name / f"{numbers[0]:04d}.png")
         assert picture.size == (64, 64) and picture.mode == ("L" if name.startswith("mask") else "RGB")
@@ -38,16 +39,16 @@ def test_folders(root):
 
 
 def test_no_scene_twice(root):
-    files = [p for name in demo.SCENES for p in (root / name).iterdir()]
+    files = [p for name in data.SCENES for p in (root / name).iterdir()]
     assert len({p.name for p in files}) == len({read(p).tobytes() for p in files}) == 1000
     # the number in the name is the scene: the picture of one scene in the other domain is nowhere in training
-    assert np.array_equal(read(root / "trainA" / "0007.png"), scene(7, demo.TRAIN_SIZE)["A"])
-    assert np.array_equal(read(root / "trainB" / "0407.png"), scene(407, demo.TRAIN_SIZE)["B"])
+    assert np.array_equal(read(root / "trainA" / "0007.png"), scene(7, data.TRAIN_SIZE)["A"])
+    assert np.array_equal(read(root / "trainB" / "0407.png"), scene(407, data.TRAIN_SIZE)["B"])
 
 
 def test_drawing_does_not_depend_on_the_process():
     numbers, keys = (3, 411, 803, 950), ("A", "B", "mask")
-    code = "import random, sys, numpy; from demo_scenes import scene; random.seed(9); numpy.random.seed(9)\n"
+    code = "import random, sys, numpy; from demo.scenes import scene; random.seed(9); numpy.random.seed(9)\n"
     code += f"for n in {numbers}:\n  for k in {keys}: sys.stdout.buffer.write(scene(n)[k].tobytes())"
     other = subprocess.run([sys.executable, "-c", code], cwd=HOME, env=os.environ | {"PYTHONHASHSEED": "5"},
                            capture_output=True, check=True).stdout
@@ -136,9 +137,22 @@ def test_report(root, tmp_path, capsys):
     assert set(found) == {"A2B", "B2A"} and set(found["A2B"]) == set(demo.BARS)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all(line.count("pass") == 2 for line in lines[1:])
+    assert lines[0].split() == ["demo", "A2B", "B2A", "bar"]
+    assert {line.find(text) for line, text in zip(lines, ("bar", "at most", "at most", "0.6 to"), strict=True)} == {42}
     shutil.copytree(root / "testA", tmp_path / "fakeB", dirs_exist_ok=True)
     demo.report(tmp_path, root)
     assert "MISS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source,target", demo.DIRECTIONS)
+def test_report_of_one_direction(source, target, root, tmp_path, capsys):
+    with pytest.raises(UserError, match="neither fakeB nor fakeA"):
+        demo.report(tmp_path, root)
+    shutil.copytree(root / f"truth{source}", tmp_path / f"fake{target}")
+    assert list(demo.report(tmp_path, root)) == [f"{source}2{target}"]
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["demo", f"{source}2{target}", "bar"] and head.find("bar") == lines[0].find("at most")
+    assert len(lines) == 3 and all(line.count("pass") == 1 for line in lines)
 
 
 def test_missing_files_are_named(root, tmp_path):
@@ -147,7 +161,7 @@ def test_missing_files_are_named(root, tmp_path):
     with pytest.raises(UserError, match=r"fakeB.0850\.png: missing .*main\.py") as error:
         measured(root, "A", tmp_path / "fakeB")
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="nowhere: no masks"):
+    with pytest.raises(UserError, match="nowhere: no masks.* python -m demo$"):
         demo.measure(tmp_path, tmp_path, tmp_path, tmp_path / "nowhere")
     Image.new("RGB", (32, 32)).save(tmp_path / "fakeB" / "0850.png")
     with pytest.raises(UserError, match=r"0850\.png: has not the size"):
@@ -162,8 +176,8 @@ def test_someone_elses_folder_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_drawing_leaves_no_half_data_set(tmp_path, how):
-    process = subprocess.Popen([sys.executable, "demo.py", "--root", str(tmp_path / "demo")], cwd=HOME,
+def test_an_interrupted_drawing_leaves_no_half_data_set(tmp_path, how, monkeypatch):
+    process = subprocess.Popen([sys.executable, "-m", "demo", "--root", str(tmp_path / "demo")], cwd=HOME,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                # a shell may have started the tests in the background, deaf to SIGINT
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
@@ -178,9 +192,6 @@ def test_an_interrupted_drawing_leaves_no_half_data_set(tmp_path, how):
         assert left == []
     else:  # the next drawing sweeps what was killed, once it is surely nobody's
         os.utime(left[0], (0, 0))
-        demo_draw, demo._draw = demo._draw, lambda folder: folder.mkdir()
-        try:
-            demo.ensure(tmp_path / "demo")
-        finally:
-            demo._draw = demo_draw
+        monkeypatch.setattr(data, "_draw", lambda folder: folder.mkdir())
+        demo.ensure(tmp_path / "demo")
         assert [p.name for p in tmp_path.iterdir()] == ["demo"]

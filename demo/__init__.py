@@ -1,0 +1,9 @@
+"""The built-in demo: data drawn from a seed (data.py, scenes.py), and how well it is translated (measures.py).
+
+    python -m demo                          draw dataset/demo
+"""
+
+from demo.data import DIRECTIONS, ROOT, ensure
+from demo.measures import BARS, measure, passes, report
+
+__all__ = ["BARS", "DIRECTIONS", "ROOT", "ensure", "measure", "passes", "report"]

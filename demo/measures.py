@@ -1,0 +1,100 @@
+"""How well the demo's test pictures are translated: three measures, each with a bar to pass."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from demo.data import DIRECTIONS, ROOT
+from utils import UserError
+
+BARS = {  # measure: at least, at most, what it says
+    "background": (0, 0.04, "change outside the animal"),
+    "coat_colour": (0, 0.4, "error of the coat's colour, 1 = not translated"),
+    "coat_texture": (0.6, 1.5, "strength of the coat's pattern, 1 = as it should be"),
+}
+TRANSLATE = "python main.py @configs/demo.txt --phase test"
+BLUR = 4  # sigma in pixels, wider than a stripe: it parts a coat into colour and texture
+
+
+def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
+    """How well the pictures in fake_dir translate their namesakes in source_dir.
+
+    Pixel values are in [0, 1]; means are over scenes, pixels and colour channels. Inside are the pixels
+    that the animal covers at least by half, outside those it does not touch; the edge in between counts for
+    neither. blur is Gaussian, of sigma BLUR, and confined to the inside (weights outside are 0), so that no
+    background leaks in. It is wider than a stripe: what it leaves is the coat's colour, what it takes the texture.
+
+    background    mean |fake - source| outside
+    coat_colour   mean |blur(fake) - blur(truth)| / mean |blur(source) - blur(truth)| inside
+    coat_texture  mean (fake - blur(fake))^2 / mean (truth - blur(truth))^2 inside
+
+    Numerators and denominators are averaged over the scenes before they are divided.
+    """
+    names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
+    if not names:
+        raise UserError(f"{mask_dir}: no masks; delete the demo data set and draw it again with: python -m demo")
+    sums = np.zeros(5)
+    for name in names:
+        fake, source, truth = (_read(Path(d) / name, "RGB") for d in (fake_dir, source_dir, truth_dir))
+        mask = _read(Path(mask_dir) / name, "L")
+        if fake.shape != source.shape:
+            raise UserError(f"{Path(fake_dir) / name}: has not the size of its source; translate with --img_size 64")
+        inside, outside = mask >= 0.5, mask == 0
+
+        def blur(picture, inside=inside):
+            weight = inside.astype(float)
+            total = gaussian_filter(picture * weight[..., None], (BLUR, BLUR, 0))
+            return (total / np.maximum(gaussian_filter(weight, BLUR), 1e-9)[..., None])[inside]
+
+        colour = {"fake": blur(fake), "source": blur(source), "truth": blur(truth)}
+        sums += (
+            np.abs(fake - source)[outside].mean(),
+            np.abs(colour["fake"] - colour["truth"]).mean(),
+            np.abs(colour["source"] - colour["truth"]).mean(),
+            ((fake[inside] - colour["fake"]) ** 2).mean(),
+            ((truth[inside] - colour["truth"]) ** 2).mean(),
+        )
+    background, wrong, untranslated, texture, right_texture = (sums / len(names)).tolist()
+    return {
+        "background": background,
+        "coat_colour": wrong / untranslated,
+        "coat_texture": texture / right_texture,
+    }
+
+
+def _read(path: Path, mode: str) -> np.ndarray:
+    """The picture as floats in [0, 1]."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode), float) / 255
+    except OSError:
+        raise UserError(f"{path}: missing or unreadable; translate the test folders again with: {TRANSLATE}") from None
+
+
+def passes(name: str, value: float) -> bool:
+    low, high, _ = BARS[name]
+    return low <= value <= high
+
+
+def report(results_dir, root: Path = ROOT) -> dict:
+    """Measure results_dir/fakeB and fakeA, print a line a measure, and return {"A2B": {...}, "B2A": {...}}.
+
+    A method that learns one direction leaves one of the folders: then only that one is measured.
+    UserError: neither is there.
+    """
+    results_dir, root = Path(results_dir), Path(root)
+    found = {
+        f"{s}2{t}": measure(results_dir / f"fake{t}", *(root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
+        for s, t in DIRECTIONS
+        if (results_dir / f"fake{t}").is_dir()
+    }
+    if not found:
+        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {TRANSLATE}")
+    print(f"{'demo':14}" + "".join(f"{name:>6}       " for name in found) + "  bar")
+    for name, (low, high, meaning) in BARS.items():
+        values = "".join(f"{m[name]:6.3f} {'pass' if passes(name, m[name]) else 'MISS'}  " for m in found.values())
+        bar = f"{low} to {high}" if low else f"at most {high}"
+        print(f"{name:14}{values}  {bar:14}{meaning}")
+    return found
