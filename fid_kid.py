@@ -20,7 +20,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
-from options import Parser, bounded
+from options import Help, Parser, bounded
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
 from scoring.inception import EfficientNetLite0, InceptionV3
 from scoring.metrics import frechet_distance, frechet_from_moments, inception_score, kid, polynomial_mmd2
@@ -43,7 +43,7 @@ __all__ = [  # to be imported from here; the rest of the room is found in scorin
 
 def parse_args(argv=None):
     parser = Parser(
-        prog="fid_kid.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="fid_kid.py", formatter_class=Help,
         description="Score pictures: FID, KID, Inception Score, distances of pairs.")
     parser.add_argument("paths", nargs="+", metavar="PATH",
                         help="two folders or .npz files to compare; or one, with --save, --isc or --paired")

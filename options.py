@@ -103,6 +103,13 @@ COMMON = (
 # ---------------------------------------------------------------------------------------- parser
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each option's default, where it has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Answers a mistake in one line, without all the options before it; reads option files (@FILE)."""
 

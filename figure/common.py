@@ -3,7 +3,6 @@
 Importing it makes the program's modules, one folder up, importable.
 """
 
-import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import checkpoints  # noqa: E402
-import dataset  # noqa: E402
-import main as program  # noqa: E402
-import NICE  # noqa: E402
-from utils import UserError, atomic, jet, run  # noqa: E402
+import checkpoints
+import dataset
+import main as program
+import NICE
+import options
+from utils import UserError, atomic, jet, run
 
 __all__ = ["UserError", "jet", "parser", "run"]
 
@@ -29,14 +28,12 @@ WIDTH = 9.0  # inches at most, at 100 dots each: a README shows about 900 pixels
 # ------------------------------------------------------------------------------------------- options
 
 
-def parser(description: str, model: bool = False) -> argparse.ArgumentParser:
+def parser(description: str, model: bool = False) -> options.Parser:
     """A parser with --out and, for figures of a trained model, the options that say which."""
-    parser = argparse.ArgumentParser(
-        description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=HERE, help="folder that the figure is written into")
+    parser = options.Parser(description=description.split("\n")[0], formatter_class=options.Help)
+    parser.add_argument("--out", type=Path, help="folder for the figure; by default results/NAME/figure")
     if model:
-        parser.add_argument("--dataset", required=True, type=program.name, help="data set that it was trained on")
+        parser.add_argument("--dataset", required=True, type=options.name, help="data set that it was trained on")
         parser.add_argument("--dataset_dir", default="dataset", help="where the data sets are")
         parser.add_argument("--result_dir", default="results", help="where the training wrote its results")
         parser.add_argument("--checkpoint", help="use this checkpoint file, not the newest", metavar="FILE")
@@ -46,15 +43,20 @@ def parser(description: str, model: bool = False) -> argparse.ArgumentParser:
 
 def at_least(lowest: int):
     """A whole number that is not below `lowest`."""
-    return program.bounded(int, lowest)
+    return options.bounded(int, lowest)
 
 
 # --------------------------------------------------------------------------------- model and pictures
 
 
+def results(args) -> Path:
+    """Where the training wrote."""
+    return Path(args.result_dir) / args.dataset
+
+
 def load(args, keys=checkpoints.NETWORKS) -> tuple[NICE.NICE, dict, Path]:
     """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
-    state, path = checkpoints.newest_checkpoint(Path(args.result_dir) / args.dataset, args.checkpoint, keys=keys)
+    state, path = checkpoints.newest_checkpoint(results(args), args.checkpoint, keys=keys)
     nice = build(args, state, path)
     nice._load_networks(state, path, nice.networks())
     return nice, state, path
@@ -143,11 +145,11 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
     return figure
 
 
-def save(figure, folder: Path, name: str):
-    """Write the figure as folder/name.png, whole or not at all, and say where."""
-    path = Path(folder) / f"{name}.png"
+def save(figure, out: Path | None, results: Path, name: str):
+    """Write the figure as name.png into `out`, or else results/figure, whole or not at all, and say where."""
+    path = (out or results / "figure") / f"{name}.png"
     if path.parent.exists() and not path.parent.is_dir():
-        raise UserError(f"--out {folder} is not a folder; name another")
+        raise UserError(f"--out {path.parent} is not a folder; name another")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
     with suppress(ValueError):  # shorter to read, where it is below the current folder

@@ -59,7 +59,8 @@ def main(argv=None):
                 raise UserError(f"{text.partition('=')[2]} has no picture {stem}; translate {args.input} with {name}")
         rows.append([common.dataset.resize(common.dataset.read_image(f[stem]), args.size) for f in sources.values()])
     title = args.title or f"{'/'.join(args.input.parts[-2:])}: the same pictures by each method"
-    common.save(common.grid(rows, list(sources), title), args.out, args.name)
+    results = Path("results", args.input.resolve().parent.name)  # the data set's
+    common.save(common.grid(rows, list(sources), title), args.out, results, args.name)
 
 
 if __name__ == "__main__":

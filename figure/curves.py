@@ -58,12 +58,17 @@ def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
     return steps, values
 
 
+def folder(run: Path) -> Path:
+    """The folder of a run that is given as such, or by its log."""
+    return run.parent if run.is_file() else run
+
+
 def named(text: str) -> tuple[str, Path]:
     """NAME=RUN, or RUN, which is named after its folder."""
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         path = Path(text)
-        return (path.parent if path.is_file() else path).resolve().name, path
+        return folder(path).resolve().name, path
     return name, Path(path)
 
 
@@ -99,7 +104,7 @@ def main(argv=None):
     handles = dict(zip(*axes.flat[0].get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
     figure.suptitle(args.title)
-    common.save(figure, args.out, args.name)
+    common.save(figure, args.out, folder(args.runs[0][1]), args.name)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(argv=None):
         rows.append([picture for side in sides for picture in (side[k] if k < len(side) else blank).values()])
     columns = [TITLES.get(head, f"{d}\ninput") for d in "AB" for head in heads]
     title = f"{args.dataset}: where the heads of $D_A$ (left) and $D_B$ (right) look, after {common.steps(state)}"
-    common.save(common.grid(rows, columns, title), args.out, f"heatmaps_{args.dataset}")
+    common.save(common.grid(rows, columns, title), args.out, common.results(args), f"heatmaps_{args.dataset}")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main(argv=None):
         print(f"{when}: MMD^2 {distance:.6f} between {len(a)} codes of A and {len(b)} of B")
     axes[0].legend(loc="best", frameon=True)
     figure.suptitle(f"{args.dataset}: t-SNE of the codes of both domains' test pictures, and the MMD between them")
-    common.save(figure, args.out, f"latent_{args.dataset}")
+    common.save(figure, args.out, common.results(args), f"latent_{args.dataset}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main(argv=None):
     columns = ["input", *(f"$E_{s} \\rightarrow G_{t}$" for s in "AB" for t in "AB")]
     labels = [f"of {d}" for d in "AB" for _ in batch[d]]
     title = f"{args.dataset}: each picture by each encoder and each generator, {when}"
-    common.save(common.grid(rows, columns, title, labels), args.out, f"shared_latent_{args.dataset}")
+    grid = common.grid(rows, columns, title, labels)
+    common.save(grid, args.out, common.results(args), f"shared_latent_{args.dataset}")
 
     with torch.no_grad():
         a, other, b = (nice.E[d].encode(batch[d][k]) for d, k in (("A", 0), ("A", 1), ("B", 0)))
@@ -46,7 +47,8 @@ def main(argv=None):
     labels = [f"{way}\nby $G_{t}$" for way in ways for t in "AB"]
     columns = [f"{k / (STEPS - 1):.2f}" for k in range(STEPS)]
     title = f"{args.dataset}: drawn on the way between two pictures' codes, {when}"
-    common.save(common.grid(rows, columns, title, labels), args.out, f"interpolation_{args.dataset}")
+    grid = common.grid(rows, columns, title, labels)
+    common.save(grid, args.out, common.results(args), f"interpolation_{args.dataset}")
 
 
 if __name__ == "__main__":

@@ -23,20 +23,20 @@ import latent  # noqa: E402
 
 from utils import UserError, run  # noqa: E402
 
-OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu --out {out}"
+OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu"
 GOOD = {  # what is drawn: the call
     "heatmaps_toy": f"heatmaps.py {OF_MODEL} --pictures 2",
     "latent_toy": f"latent.py {OF_MODEL}",
     "shared_latent_toy": f"shared_latent.py {OF_MODEL}",
-    "curves": "curves.py {results}/toy again={results}/toy/log.jsonl --out {out}",
-    "compare": "compare.py --input {data}/toy/testA ours={results}/toy/fakeB same={data}/toy/testA --out {out}",
+    "curves": "curves.py {results}/toy again={results}/toy/log.jsonl",
+    "compare": "compare.py --input {data}/toy/testA ours={results}/toy/fakeB same={data}/toy/testA",
 }
 BAD = {  # the script: a bad call, and what the message names
-    "heatmaps": ("heatmaps.py --dataset absent --result_dir {results} --out {out}", "absent_params_latest.pt"),
+    "heatmaps": ("heatmaps.py --dataset absent --result_dir {results}", "absent_params_latest.pt"),
     "latent": (f"latent.py {OF_MODEL} --checkpoint {{data}}/toy/testA/0.png", "0.png"),
-    "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{out}}", "testA"),
-    "curves": ("curves.py {data} --out {out}", "log.jsonl"),
-    "compare": ("compare.py --input {data}/toy/testA ours={data}/toy/trainB --out {out}", "has no picture"),
+    "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{results}}", "testA"),
+    "curves": ("curves.py {data}", "log.jsonl"),
+    "compare": ("compare.py --input {data}/toy/testA ours={data}/toy/trainB", "has no picture"),
 }
 
 
@@ -44,7 +44,7 @@ BAD = {  # the script: a bad call, and what the message names
 def calls(tmp_path_factory):
     """Status, output and errors of each call by the name of its figure; the folders that they name."""
     top = tmp_path_factory.mktemp("figures")
-    at = {name: str(top / name) for name in ("data", "results", "out")}
+    at = {name: str(top / name) for name in ("data", "results")}
     rng = np.random.default_rng(0)
     for folder, count in (("trainA", 2), ("trainB", 2), ("testA", 3), ("testB", 4)):
         for i in range(count):
@@ -57,8 +57,8 @@ def calls(tmp_path_factory):
     main.main(["--phase", "test", "--device", "cpu", *where])
     started = {}
     for name, call in GOOD.items():
-        started[name] = start(call, at)
-    started["bad"] = start(BAD["curves"][0], at)
+        started[name] = start(call, at, top)
+    started["bad"] = start(BAD["curves"][0], at, top)
     done = {}
     for name, process in started.items():
         out, err = process.communicate(timeout=300)
@@ -66,10 +66,10 @@ def calls(tmp_path_factory):
     return done, at
 
 
-def start(call: str, at: dict):
+def start(call: str, at: dict, folder: Path):
     command = [sys.executable, str(HOME / "figure" / call.split()[0]), *call.format(**at).split()[1:]]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 @pytest.mark.parametrize("name", [*GOOD, "interpolation_toy"])
@@ -77,8 +77,9 @@ def test_picture(name, calls):
     done, at = calls
     status, said, err = done.get(name, done["shared_latent_toy"])
     assert (status, err) == (0, "")
-    assert f"{name}.png" in said
-    picture = Image.open(Path(at["out"]) / f"{name}.png")
+    path = Path("results", "toy", "figure", f"{name}.png")
+    assert f"wrote {path}\n" in said
+    picture = Image.open(Path(at["results"]).parent / path)
     picture.load()
     assert 600 <= picture.width <= 1000 and 150 <= picture.height <= 1200
     assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
@@ -97,7 +98,20 @@ def test_bad_input_is_one_line(name, calls, capsys):
 
 
 def test_nothing_else_is_written(calls):
-    assert {p.stem for p in Path(calls[1]["out"]).iterdir()} == {*GOOD, "interpolation_toy"}
+    """The tracked pictures above all, which lie beside the scripts."""
+    figures = Path(calls[1]["results"], "toy", "figure")
+    assert {p.stem for p in figures.iterdir()} == {*GOOD, "interpolation_toy"}
+    youngest = max(p.stat().st_mtime for p in (HOME / "figure").glob("*.png"))
+    assert youngest < min(p.stat().st_mtime for p in figures.iterdir())
+
+
+def test_out_names_another_folder(calls, tmp_path, capsys):
+    log = Path(calls[1]["results"], "toy", "log.jsonl")
+    curves.main([str(log), "--name", "mine", "--out", str(tmp_path / "new")])
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine.png"]
+    assert not (log.parent / "figure" / "mine.png").exists()
+    with pytest.raises(UserError, match="mine.png is not a folder; name another"):
+        curves.main([str(log), "--out", str(tmp_path / "new" / "mine.png")])
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "sklearn.manifold"])
