@@ -20,12 +20,13 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
+from layers import keep_freed_memory
 from options import Help, Parser, bounded
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
 from scoring.inception import EfficientNetLite0, InceptionV3
 from scoring.metrics import frechet_distance, frechet_from_moments, inception_score, kid, polynomial_mmd2
 from scoring.pairs import paired_distances
-from utils import UserError, keep_freed_memory
+from utils import UserError
 
 __all__ = [  # to be imported from here; the rest of the room is found in scoring/
     "EfficientNetLite0",

@@ -30,6 +30,17 @@ def accelerated(definition):
     return layer
 
 
+@accelerated
+def keep_freed_memory():
+    """Leave the memory that tensors free to the C library's own rules."""
+
+
+@accelerated
+def product(x: Tensor, W: Tensor) -> Tensor:
+    """x (R,I) times W (I,O), without autograd."""
+    return x @ W
+
+
 # -------------------------------------------------------------------------------------- convolution
 
 

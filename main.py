@@ -130,8 +130,8 @@ def main(argv: list[str] | None = None):
     import methods
     import utils
 
-    if layers.fast and not args.plain:
-        layers.fast.keep_freed_memory()
+    layers.plain = args.plain
+    layers.keep_freed_memory()
     if args.phase == "info":
         import info
 

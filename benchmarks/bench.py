@@ -49,12 +49,11 @@ def serve(side: str, options: str):
 
     import main
     import NICE
-    import utils
 
     args = main.parse_args(options.split())
     device = torch.device(args.device)
     if side == "ours":
-        utils.keep_freed_memory()
+        layers.keep_freed_memory()
         model = NICE.NICE(args)
     else:
         from reference import Reference

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg.lapack import dpstrf
 
-from utils import UserError, product
+from layers import product
+from utils import UserError
 
 BLOCK = 256   # rows at a time wherever (n, n) or float64 copies would not fit in memory
 EXACT = 2000  # up to this many pictures KID is computed in double precision throughout
