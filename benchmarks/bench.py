@@ -47,6 +47,7 @@ def serve(side: str, options: str):
 
     import torch
 
+    import layers
     import main
     import NICE
 

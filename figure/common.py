@@ -54,18 +54,21 @@ def results(args) -> Path:
     return Path(args.result_dir) / args.dataset
 
 
-def load(args, keys=checkpoints.NETWORKS) -> tuple[NICE.NICE, dict, Path]:
+def load(args) -> tuple[NICE.NICE, dict, Path]:
     """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
-    state, path = checkpoints.newest_checkpoint(results(args), args.checkpoint, keys=keys)
+    state, path = checkpoints.newest_checkpoint(results(args), args.checkpoint, to_translate=True)
+    if state["method"] != "nice":
+        raise UserError(f"{path} is of {state['method']}; this figure shows NICE-GAN's codes: name another --dataset")
     nice = build(args, state, path)
-    nice._load_networks(state, path, nice.networks())
+    for name, net in nice.networks().items():
+        checkpoints.load_network(net, state, name, path)
     return nice, state, path
 
 
 def build(args, state: dict, path: Path) -> NICE.NICE:
     """The checkpoint's model in evaluation mode, with the initial weights that its seed gives."""
     argv = [f"--{k}={getattr(args, k)}" for k in ("dataset", "dataset_dir", "result_dir", "device") if getattr(args, k)]
-    saved = checkpoints.saved_options(state) | checkpoints.architecture_of(state, path)
+    saved = checkpoints.saved_options(state) | checkpoints.architecture_of(state, path, NICE.NICE)
     nice = NICE.NICE(program.parse_args(["--phase", "test", *argv], saved=saved))
     for net in nice.networks().values():
         net.eval()
