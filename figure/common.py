@@ -17,7 +17,7 @@ import dataset
 import main as program
 import NICE
 import options
-from utils import UserError, atomic, jet, run
+from utils import UserError, atomic, jet, run, shown
 
 __all__ = ["UserError", "jet", "parser", "run"]
 
@@ -58,7 +58,7 @@ def load(args) -> tuple[NICE.NICE, dict, Path]:
     """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
     state, path = checkpoints.newest_checkpoint(results(args), args.checkpoint, to_translate=True)
     if state["method"] != "nice":
-        raise UserError(f"{path} is of {state['method']}; this figure shows NICE-GAN's codes: name another --dataset")
+        raise UserError(f"{shown(path)} is of --method {state['method']}; this figure is about NICE-GAN's encoders")
     nice = build(args, state, path)
     for name, net in nice.networks().items():
         checkpoints.load_network(net, state, name, path)

@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 
 import main
+import methods
 
 HOME = Path(__file__).parents[1]
 sys.path.insert(0, str(HOME / "figure"))
 
 import common  # noqa: E402
 import curves  # noqa: E402
+import heatmaps  # noqa: E402
 import latent  # noqa: E402
+import shared_latent  # noqa: E402
 
 from utils import UserError, run  # noqa: E402
 
@@ -112,6 +115,14 @@ def test_out_names_another_folder(calls, tmp_path, capsys):
     assert not (log.parent / "figure" / "mine.png").exists()
     with pytest.raises(UserError, match="mine.png is not a folder; name another"):
         curves.main([str(log), "--out", str(tmp_path / "new" / "mine.png")])
+
+
+def test_figures_of_encoders_refuse_other_methods(tmp_path):
+    argv = ["--dataset", "toy", "--result_dir", str(tmp_path), "--device", "cpu"]
+    methods.create(main.parse_args([*argv, *"--method cyclegan --img_size 64 --ch 2".split()])).save()
+    for script in (heatmaps, latent, shared_latent):
+        with pytest.raises(UserError, match="toy_params_latest.pt is of --method cyclegan"):
+            script.main(argv)
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "sklearn.manifold"])
