@@ -8,9 +8,9 @@
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -20,22 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+import decoding
+from decoding import EXTENSIONS, READ_ONLY, is_picture, read_image, reader_of
 from utils import UserError, shown
 
-# All of these PIL can also write, so a translated picture can always keep its input's name.
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"}
-# What a file holds may differ from its name, but parsers nobody needs stay out of a hostile file's reach.
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-MAX_PIXELS = 100_000_000  # 400 MB once decoded
-MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
-MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
-MARGIN = 30               # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
-
-Image.MAX_IMAGE_PIXELS = None  # read_image has its own, stricter check, which names the file
-warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
+MARGIN = 30  # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -43,8 +35,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends i
 def list_images(folder):
     """All pictures below `folder`, sorted by their path relative to it: list[Path], never empty.
 
-    Links are followed and each real directory is visited once, so loops of links end. Hidden files
-    and whatever has no picture's extension are ignored. UserError: no such folder, or none in it.
+    A picture is what is named like one or, under any other name, begins like one. The rest is counted
+    and named in one line on stderr; hidden files are ignored. Links are followed and each real directory
+    is visited once, so loops of links end. UserError: no such folder, or no picture in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -54,7 +47,7 @@ def list_images(folder):
     def fail(error):
         raise UserError(f"cannot list {shown(error.filename)}: {error.strerror}; check its permissions")
 
-    found, visited = [], set()
+    found, others, visited = [], [], set()
     for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=fail):
         real = os.path.realpath(directory)
         if real in visited:
@@ -64,67 +57,21 @@ def list_images(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for path in (Path(directory, name) for name in names if not name.startswith(".")):
             # A dead link must not vanish silently: reading it will fail. Pipes and devices are left out.
-            if path.suffix.lower() in EXTENSIONS and (path.is_file() or path.is_symlink()):
-                found.append(path)
+            if path.is_file() or path.is_symlink():
+                (found if is_picture(path) else others).append(path)
     if not found:
-        kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"no picture in {shown(folder)}: put some there ({kinds})")
+        kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS.union(READ_ONLY)))
+        raise UserError(f"no picture in {shown(folder)}: put some there ({kinds}){reader_of(others)}")
+    if others:
+        print(f"left out {len(others)} files in {shown(folder)} that are no pictures we can read: "
+              f"{_some(others)}{reader_of(others)}", file=sys.stderr)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_image(path):
-    """Decode one picture: a PIL image in mode RGB, upright.
-
-    Any depth, palette or transparency will do (16 bits are scaled to 8, transparent parts become
-    white); of several frames the first. UserError, naming the file, when it cannot be read, is
-    damaged, or is larger than MAX_PIXELS or MAX_SIDE, which is found out before it is decoded.
-    """
-    try:
-        # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
-            with Image.open(file, formats=FORMATS) as image:
-                width, height = image.size
-                if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
-                    limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
-                    raise ValueError(f"its size {width} x {height} is outside {limits}")
-                image.load()
-                with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
-                    ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(image)
-    except Exception as error:  # anything at all: parsers of damaged files trip in many ways
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"not a picture we can read ({', '.join(FORMATS)})"
-        else:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
-
-
-def _to_rgb(image):
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _to_8_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGB", image.size, "white")
-        page.paste(image, mask=image.getchannel("A"))
-        return page
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8_bits(image):
-    """Grey of 16 or 32 bits or floats, scaled to mode L; PIL's own conversion would clip it at 255."""
-    values = np.asarray(image)
-    if image.mode == "F":
-        values = np.nan_to_num(values)
-        top = 1 if values.max() <= 1 else 255
-    else:
-        values = values.view(np.uint32) if image.mode == "I" else values
-        top = 65535 if values.max() <= 65535 else 2**32 - 1
-    values = values.astype(np.float32)  # and in place from here, for the sake of large pictures
-    values.clip(0, top, out=values)
-    values *= 255 / top
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+def _some(paths):
+    """The first few names, as text."""
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(shown(path.name) for path in sorted(paths)[:5]) + more
 
 
 def check_images(paths, skip_bad=False, workers=None):
@@ -151,25 +98,34 @@ def check_images(paths, skip_bad=False, workers=None):
         pool.shutdown(cancel_futures=True)
 
     if bad:
-        names = ", ".join(shown(path.name) for path in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         where = f"of {len(paths)} pictures in {shown(os.path.commonpath([path.parent for path in paths]))}"
         if not good:
-            raise UserError(f"cannot read a single one {where} ({names}{more}): replace them")
-        print(f"left out {len(bad)} {where} that cannot be read: {names}{more}", file=sys.stderr)
+            raise UserError(f"cannot read a single one {where} ({_some(bad)}): replace them")
+        print(f"left out {len(bad)} {where} that cannot be read: {_some(bad)}", file=sys.stderr)
     return good
 
 
 def output_paths(paths, root):
     """Where the results for inputs below `root` go: the same relative paths and names, list[Path].
 
-    So no two inputs share a result, and none leaves the folder the caller puts them into. Every name
-    can stay, because PIL writes all of EXTENSIONS. UserError for a path that is not below `root`.
+    Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which is said in one line.
+    So no two inputs share a result, and none leaves the folder the caller puts them into. UserError for a
+    path that is not below `root`.
     """
-    for path in paths:
-        if not Path(path).is_relative_to(root) or ".." in Path(path).relative_to(root).parts:
+    outputs, renamed = [], []
+    for path in map(Path, paths):
+        if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
             raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
-    return [Path(path).relative_to(root) for path in paths]
+        output = path
+        while output.suffix.lower() not in EXTENSIONS or (output != path and os.path.lexists(output)):
+            output = output.with_name(f"{output.name}.png")
+        if output != path:
+            renamed.append(output)
+        outputs.append(output.relative_to(root))
+    if renamed:
+        print(f"results of {len(renamed)} pictures are PNG files, as their own formats are not written: "
+              f"{_some(renamed)}", file=sys.stderr)
+    return outputs
 
 
 # --- pixels --------------------------------------------------------------------------------------
@@ -293,7 +249,7 @@ class _Workers:
         for w in range(number):
             pipe, end = Pipe(duplex=False)
             share = size, first + w * stride, number * stride
-            process = Process(target=_work, args=(pipe, end, samples, *share), daemon=True)
+            process = Process(target=_work, args=(pipe, end, decoding.levels, samples, *share), daemon=True)
             process.start()
             self.processes.append(process)
             self._pipes.append(pipe)
@@ -315,10 +271,13 @@ class _Workers:
             pipe.close()
 
 
-def _work(other_end, pipe, samples, *share):
+def _work(other_end, pipe, levels, samples, *share):
+    decoding.levels.update(levels)  # a spawned process inherits nothing
     other_end.close()  # a copy of the trainer's, which must be the only one: when that goes, writing fails
-    with suppress(AttributeError):  # on Windows
-        os.setpgrp()  # Ctrl-C is for the trainer, which may still want a batch before it saves
+    if hasattr(os, "setpgrp"):  # Ctrl-C is for the trainer, which may still want a batch before it saves
+        os.setpgrp()
+    else:  # Windows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for batch in samples.batches(*share):
             pipe.send(batch)
@@ -392,6 +351,8 @@ def _order(seed, domain, epoch, n):
 def _free_memory():
     """Bytes of memory that worker processes may share with this one, within a container's limit."""
     free = []
+    with suppress(AttributeError, ValueError, OSError):  # macOS: all there is; on Windows nothing is known
+        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with suppress(OSError):
         free.append(1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]))
     with suppress(OSError, ValueError):  # no limit reads "max"

@@ -257,12 +257,10 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 def save_picture(array: np.ndarray, path: Path):
     """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there."""
-    suffix = path.suffix.lower()
-    options = {"quality": 95, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
-    if suffix == ".webp":
-        options = {"lossless": True}
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     encoded = io.BytesIO()  # not straight to the disk: PIL hides why it could not write
-    Image.fromarray(array).save(encoded, format=Image.registered_extensions()[suffix], **options)
+    Image.fromarray(array).save(encoded, format=kind, **options)
     with atomic(path) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -285,6 +286,16 @@ def test_a_killed_worker_is_a_clear_error_where_the_next_batch_is_asked_for(pict
         one_line(error, "memory", "--num_workers", "--resume")
 
 
+def test_ctrl_c_spares_workers_where_there_are_no_process_groups_too(pictures, sequence, monkeypatch, capfd):
+    monkeypatch.delattr(os, "setpgrp")  # as on Windows
+    with UnpairedStream(pictures, 16, 1, workers=2) as stream:
+        first = take(stream, 2)
+        for worker in stream._batches.processes:
+            os.kill(worker.pid, signal.SIGINT)
+        assert alike(first + take(stream, 20), sequence[:22])
+    assert not capfd.readouterr().err
+
+
 def test_no_moment_of_a_worker_s_death_leaves_the_training_waiting(pictures):
     moments = np.random.default_rng(0).uniform(0, 0.02, 30)
     for moment in moments:
@@ -295,6 +306,37 @@ def test_no_moment_of_a_worker_s_death_leaves_the_training_waiting(pictures):
             os.kill(stream._batches.processes[1].pid, signal.SIGKILL)
             with pytest.raises(UserError, match="--num_workers"):
                 take(stream, 3)
+
+
+@pytest.fixture
+def spawn():
+    """Reading processes begin with nothing, as on Windows and macOS."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("spawn")
+def test_spawned_workers_follow_the_same_sequence_share_the_cache_and_can_die(pictures, sequence):
+    with UnpairedStream(pictures, 16, 2, position=5, workers=2, cache=True) as stream:
+        assert alike(take(stream, 6), [joined(sequence[k:k + 2]) for k in range(5, 17, 2)])
+        assert all(filled.any() for _, filled in stream._samples.cache.values())  # by the workers, seen from here
+        os.kill(stream._batches.processes[0].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="--num_workers"):
+            take(stream, 100)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_scale_deep_pictures_as_their_folder_was_found(tmp_path, request, start, capfd):
+    if start == "spawn":
+        request.getfixturevalue("spawn")
+    dark, bright = (save(tmp_path / f"{most}.tif", np.full((4, 4), most, np.uint16)) for most in (1000, 4000))
+    assert dataset.check_images([dark, bright]) == [dark, bright]
+    bright.unlink()
+    with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=1) as stream:
+        assert torch.equal(next(stream)["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 def test_a_mistake_of_ours_in_a_worker_is_no_lack_of_memory(pictures, monkeypatch):

@@ -20,6 +20,7 @@ from pictures import one_line, png, save, scene
 from PIL import Image
 
 import dataset
+import decoding
 from dataset import check_images, list_images, output_paths, read_image
 from utils import UserError
 
@@ -152,15 +153,10 @@ def test_16_bits_are_scaled_over_their_whole_range(tmp_path):
     for ending in "png", "tif", "pgm":
         got = np.asarray(read_image(save(tmp_path / f"ramp.{ending}", ramp)))[..., 1]
         assert np.abs(got - ramp / 257).max() <= 0.5 + 1e-3
-    wide = (ramp.astype(np.uint32) * 65537).view(np.int32)  # a 32-bit TIFF, which PIL reads as signed
-    assert np.abs(np.asarray(read_image(save(tmp_path / "wide.tif", wide)))[..., 0] - ramp / 257).max() <= 0.5 + 1e-3
     colour = np.full((2, 3, 3), [0x1234, 0x8000, 0xFFFF], ">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in colour)
     (tmp_path / "deep.png").write_bytes(png(3, 2, depth=16, data=rows))
     assert np.abs(np.subtract(read_image(tmp_path / "deep.png").getpixel((1, 1)), (0x12, 0x80, 0xFF))).max() <= 1
-    floats = np.array([[0, 51.2, 300, np.nan, np.inf, -9]], np.float32)
-    got = np.asarray(read_image(save(tmp_path / "float.tif", floats)))[0, :, 0]
-    assert got.tolist() == [0, 51, 255, 0, 255, 0]
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
@@ -246,7 +242,9 @@ def seeds():
              ("png", "P", {}), ("png", "I;16", {}), ("png", "RGBA", {}), ("bmp", "RGB", {}), ("bmp", "P", {}),
              ("ppm", "RGB", {}), ("pgm", "I;16", {}), ("pbm", "1", {}), ("tif", "RGB", {}), ("tif", "F", {}),
              ("tif", "RGB", {"compression": "tiff_lzw"}), ("tif", "RGB", {"compression": "jpeg"}),
-             ("tif", "1", {"compression": "group4"}), ("webp", "RGB", {}), ("webp", "RGBA", {"lossless": True})]
+             ("tif", "1", {"compression": "group4"}), ("webp", "RGB", {}), ("webp", "RGBA", {"lossless": True}),
+             ("gif", "P", {}), ("jp2", "RGB", {}), ("jp2", "I;16", {})]
+    kinds += [("avif", "RGB", {})] * ("AVIF" in decoding.FORMATS)
     exif = Image.Exif()
     exif[0x0112] = 6
     for ending, mode, options in kinds:
@@ -286,7 +284,7 @@ def fuzz(count, folder):
         try:
             image = read_image(path)
             dataset.resize(image, 32)
-            assert image.mode == "RGB" and 0 < image.width * image.height <= dataset.MAX_PIXELS
+            assert image.mode == "RGB" and 0 < image.width * image.height <= decoding.MAX_PIXELS
             loaded += 1
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
