@@ -99,6 +99,14 @@ COMMON = (
     Option("scale", "plain", boolean, False, "compute every layer by its definition: slower, the same numbers"),
 )  # fmt: skip
 
+# of methods that draw one picture in many styles; what translate.Styled asks for
+STYLES = (
+    Option("run", "styles", positive, 1, "answers to each picture, in random styles; from 2 on NAME_style0.png, "
+           "NAME_style1.png, ...; the authors' test programs draw 10 (MUNIT) and 5 (DRIT)"),
+    Option("run", "style_from", str, None, "translate in the style of this picture, an example of the domain to "
+           "draw; without it styles are random, the same for the same picture and --seed", metavar="PICTURE"),
+)  # fmt: skip
+
 
 # ---------------------------------------------------------------------------------------- parser
 
