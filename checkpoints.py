@@ -288,11 +288,12 @@ def option(name: str, args, state: dict):
 def refuse_contradictions(state: dict, path: Path, trainer):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
     args, stored = trainer.args, state.get("args", {})
-    architecture = architecture_of(state, path, type(trainer))
+    same = state["method"] == args.method  # else nothing else can be compared
+    architecture = architecture_of(state, path, type(trainer)) if same else {}
     identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})
     if len(type(trainer).directions) == 1:
         identity.add("direction")
-    saved = {**stored, **architecture, "method": state["method"]}
+    saved = {**(stored if same else {}), **architecture, "method": state["method"]}
     ours = {**vars(args), **trainer.architecture}
     wrong = [f"--{k} is {ours.get(k)}, there {v}" for k, v in saved.items() if k in identity and ours.get(k) != v]
     if wrong:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import checkpoints
 import dataset
+import downloads
 import utils
 from utils import UserError, evaluating
 
@@ -18,7 +19,9 @@ def pictures(args, *folders: str) -> dict[str, list[Path]]:
     """The checked pictures of these folders of the data set.  UserError: none, or unreadable ones."""
     root = Path(args.dataset_dir) / args.dataset
     if not root.is_dir():
-        raise UserError(f"no data set {root}; make it, with {', '.join(folders)} in it, or check --dataset")
+        fetch = downloads.hint(args.dataset)
+        remedy = fetch or f"make it, with {', '.join(folders)} in it, or check --dataset"
+        raise UserError(f"no data set {root}; {remedy}")
     return {
         name: dataset.check_images(dataset.list_images(root / name), skip_bad=args.skip_bad_images) for name in folders
     }

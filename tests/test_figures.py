@@ -119,7 +119,7 @@ def test_out_names_another_folder(calls, tmp_path, capsys):
 
 def test_figures_of_encoders_refuse_other_methods(tmp_path):
     argv = ["--dataset", "toy", "--result_dir", str(tmp_path), "--device", "cpu"]
-    methods.create(main.parse_args([*argv, *"--method cyclegan --img_size 64 --ch 2".split()])).save()
+    methods.create(main.parse_args([*argv, *["--method", "cyclegan", "--img_size", "64", "--ch", "2"]])).save()
     for script in (heatmaps, latent, shared_latent):
         with pytest.raises(UserError, match="toy_params_latest.pt is of --method cyclegan"):
             script.main(argv)

@@ -1,0 +1,234 @@
+"""What holds of every method: its authors' numbers, resuming to the bit, translating, refusing what is not its own.
+
+A new method joins by a line in SMALL, and one in RECORDINGS for each recording of its authors' program.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import HERE, differing, images, weights
+from PIL import Image
+from replay import Replayed, pictures, replay, trainer_of
+
+import checkpoints
+import main
+import methods
+import translate
+from utils import UserError
+
+# options of a tiny network of each method, at the smallest size that is convenient
+SMALL = {
+    "nice": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",
+    "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
+}
+# recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
+RECORDINGS = {
+    "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),
+}
+every_method = pytest.mark.parametrize("method", SMALL)
+
+
+def test_every_method_is_tested():
+    assert SMALL.keys() == methods.METHODS.keys()
+
+
+def size_of(method: str) -> int:
+    return int(SMALL[method].split()[1])
+
+
+def settings(method: str, text: str = "", **more):
+    argv = f"--method {method} {SMALL[method]} --num_workers 0 --device cpu {text}".split()
+    return main.parse_args(argv + [f"--{name}={value}" for name, value in more.items()])
+
+
+@pytest.fixture
+def make(folders):
+    """Makes a trainer of a method for the toy data set: make("cyclegan", "--iteration 4")."""
+    data, results = folders
+
+    def make(method: str, text: str = ""):
+        return methods.create(settings(method, text, dataset="toy", dataset_dir=data, result_dir=results))
+
+    return make
+
+
+def batch(model, seed: int) -> list[torch.Tensor]:
+    args = model.args
+    return [images(args.batch_size, args.img_size, 2 * seed + i) for i in range(2)]
+
+
+# -------------------------------------------------------------------------------------- recordings
+
+
+@pytest.mark.parametrize("way", ["", "--plain true"])
+@pytest.mark.parametrize("recording", RECORDINGS)
+def test_the_authors_numbers(recording, way):
+    method, losses, final, outputs = RECORDINGS[recording]
+    worst = replay(method, HERE / "fixtures" / f"{recording}.npz", *way.split())
+    for kind, bound in (("eval", outputs), ("losses", losses), ("final", final)):
+        assert worst[kind]
+        wrong = {name: off for name, off in worst[kind].items() if off > bound}
+        assert not wrong, f"{kind} beyond {bound}: {wrong}"
+
+
+def first_losses(method, data, change=None) -> dict[str, float]:
+    """The losses of the recording's steps, all random numbers of one name changed."""
+    model, found = trainer_of(method, data), {}
+    for step in range(len(data["real_A"])):
+        model.draw = Replayed(data, step)
+        if change:
+            model.draw.change = change
+        for name, value in model.train_step(*pictures(data, step)).items():
+            found[f"{step} {name}"] = value.item()
+    return found
+
+
+@pytest.mark.parametrize("recording", RECORDINGS)
+def test_every_random_number_counts(recording, monkeypatch):
+    """Another number for any one draw, and some loss is another."""
+    method, data = RECORDINGS[recording][0], np.load(HERE / "fixtures" / f"{recording}.npz")
+    names = [key.removeprefix("draw/") for key in data.files if key.startswith("draw/")]
+    expected = first_losses(method, data)
+    recorded = Replayed._recorded
+
+    def changed(self, name):
+        value = np.array(recorded(self, name))
+        if name != self.change:
+            return value
+        if value.ndim == 1 and value.dtype.kind == "i":
+            return np.where(value >= 0, value[value >= 0].max() - value, value)  # another permutation
+        if value.ndim == 0 and value.dtype.kind == "i":
+            return value if value == -1 else (value + 1) % data["config/pool_size"].item()
+        return value if value.ndim == 0 and value == -1 else 1 - value
+
+    monkeypatch.setattr(Replayed, "change", None, raising=False)
+    monkeypatch.setattr(Replayed, "_recorded", changed)
+    for name in names:
+        if (data[f"draw/{name}"] == -1).all():
+            continue
+        try:
+            found = first_losses(method, data, name)
+        except AssertionError:  # the change asks for a number that the recording did not draw
+            continue
+        assert any(abs(found[key] - value) > 1e-6 * abs(value) for key, value in expected.items()), name
+
+
+def test_recordings_and_outputs_are_small():
+    sizes = [path.stat().st_size for path in (HERE / "fixtures").iterdir()]
+    assert sum(sizes) < 16e6
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+@every_method
+def test_resume_is_bit_identical(method, make):
+    """Eight steps, and four plus four, end in the same bits: weights, moments, what is remembered, log."""
+    text = "--iteration 8 --print_freq 4 --log_freq 1"
+    whole = make(method, text)
+    whole.train()
+    lines = (whole.results / "log.jsonl").read_text()
+    first = make(method, text)
+    step = first.train_step
+
+    def stopping(*real):  # as a signal would: after step 4
+        if first.step + 1 == 4:
+            os.kill(os.getpid(), 15)
+        return step(*real)
+
+    first.train_step = stopping
+    assert first.train() is False and first.step == 4
+    torch.manual_seed(99)  # a new process would start from other random states
+    second = make(method, f"{text} --resume true")
+    assert second.train() is True
+    ours, theirs = second.state(), whole.state()
+    assert {k for k in theirs if k != "args" and checkpoints.digest(ours[k]) != checkpoints.digest(theirs[k])} == set()
+    timeless = [
+        [{k: v for k, v in json.loads(line).items() if k not in ("steps_per_second", "data_wait")} for line in text]
+        for text in (lines.splitlines(), (second.results / "log.jsonl").read_text().splitlines())
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@every_method
+def test_what_is_frozen_gets_no_gradient_and_every_network_learns(method, make):
+    model = make(method)
+    model.prepare(*batch(model, 0))
+    before = weights(model)
+    for seed in range(3):
+        model.train_step(*batch(model, seed))
+    moved = differing(before, weights(model))
+    assert {key.split("/")[0] for key in moved} == set(model.networks())
+    parameters = [p for net in model.networks().values() for p in net.parameters()]
+    assert all(p.requires_grad and p.grad is None for p in parameters)
+
+
+@every_method
+def test_samples_and_translations_change_nothing(method, make):
+    model = make(method)
+    model.train_step(*batch(model, 0))
+    tests = [f"test{s}" for s, _ in model.directions]
+    before, rng = weights(model), torch.get_rng_state()
+    translate.sample(model, translate.pictures(model.args, "trainA", "trainB", *tests))
+    assert differing(before, weights(model)) == set() and torch.equal(rng, torch.get_rng_state())
+    grids = sorted((model.results / "img").iterdir())
+    assert [grid.name for grid in grids] == [f"{s}2{t}_0000001.png" for s, t in model.directions]
+    side, columns = size_of(method), {"A2B": 4 + 2, "B2A": 3 + 2}
+    for grid in grids:
+        width, height = Image.open(grid).size
+        assert width == columns[grid.name[:3]] * side and height % side == 0 and height >= 2 * side
+
+
+# --------------------------------------------------------------------------------------- checkpoints
+
+
+@every_method
+def test_a_checkpoint_says_what_it_is_and_translates(method, make, folders):
+    """main.py is told neither method nor architecture."""
+    make(method, "--iteration 1").train()
+    data, results = folders
+    main.main(["--phase", "test", "--dataset=toy", f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu"])
+    for _, t in methods.load(method).directions:
+        names = {path.name for path in (results / "toy" / f"fake{t}").iterdir()}
+        assert names == {"0.png", "1.png"}
+    with pytest.raises(UserError, match=f"--method is .*, there {method};"):
+        other = make("nice" if method != "nice" else "cyclegan", "--resume true")
+        other.load(checkpoints.newest_checkpoint(results / "toy"))
+
+
+@every_method
+def test_another_methods_option_is_refused_in_one_line(method, capsys):
+    own = {o.name for o in methods.load(method).options}
+    others = {o.name for name in methods.METHODS for o in methods.load(name).options} - own
+    for name in sorted(others):
+        with pytest.raises(SystemExit) as end:
+            main.parse_args(["--method", method, f"--{name}=1", "--device", "cpu"])
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert f"--{name}" in said and said.count("\n") == 1
+
+
+@every_method
+def test_the_authors_files_translate(method, make, folders, tmp_path):
+    """One file a network, latest_net_NAME.pth, as most programs keep them; what they leave in it besides is dropped."""
+    model = make(method)
+    found = {f"latest_net_{name}": net.state_dict() for name, net in model.networks().items()}
+    if methods.recognise(found) is None:
+        pytest.skip(f"{method} keeps one file; its own tests read that")
+    folder = tmp_path / "official"
+    folder.mkdir()
+    for name, state in found.items():
+        torch.save({**state, "model.2.running_mean": torch.zeros(3)}, folder / f"{name}.pth")
+    data, results = folders
+    main.main(["--phase", "test", "--method", method, "--checkpoint", str(folder), "--dataset=toy", "--device=cpu",
+               f"--img_size={size_of(method)}", f"--dataset_dir={data}", f"--result_dir={results}"])  # fmt: skip
+    s, t = methods.load(method).directions[0]
+    source = Path(data) / "toy" / f"test{s}" / "0.png"
+    for net in model.networks().values():
+        net.eval()
+    (_, expected), *_ = translate.translated(model, source, s, t, size_of(method))
+    assert np.array_equal(np.asarray(Image.open(results / "toy" / f"fake{t}" / "0.png")), expected)
