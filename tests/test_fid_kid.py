@@ -1,16 +1,12 @@
-"""fid_kid.py: its networks against fixtures and the packages people use, its command line, bad input."""
+"""fid_kid.py: pictures to scores, against the packages people use; its command line; bad input."""
 
-import hashlib
-import http.server
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-import zlib
 from pathlib import Path
 
 import cleanfid.fid
@@ -19,8 +15,10 @@ import numpy as np
 import pytest
 import pytorch_fid.fid_score
 import pytorch_fid.inception
+import scorer
 import torch
 from PIL import Image
+from scorer import fails, relative, run
 
 import fid_kid
 from dataset import list_images
@@ -28,45 +26,13 @@ from scoring import inception, metrics
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
-FIXTURES = Path(__file__).parent / "fixtures"
-KEYS = {name: tuple(shape) for name, shape in json.loads((FIXTURES / "inception_keys.json").read_text())}
-
-
-def rule_weights():
-    """Weights of the FID Inception made from the parameters' names; the fixture's features are theirs."""
-    state = {}
-    for name, shape in KEYS.items():
-        gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros((), dtype=torch.long)
-        elif name.endswith(("running_var", "bn.weight")):
-            state[name] = torch.rand(shape, generator=gen) * 0.5 + 0.75
-        elif name.endswith(("running_mean", "bias")):
-            state[name] = torch.randn(shape, generator=gen) * 0.1
-        else:
-            state[name] = torch.randn(shape, generator=gen) * math.sqrt(2 / math.prod(shape[1:]))
-    return state
-
-
-def relative(found, expected):
-    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """A torch.hub cache that holds rule weights where pytorch-fid looks for the published ones."""
-    home = tmp_path_factory.mktemp("hub")
-    (home / "checkpoints").mkdir()
-    torch.save(rule_weights(), home / "checkpoints" / Path(inception.WEIGHTS_URL).name)
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(str(home))
-    yield home
-    torch.hub.set_dir(before)
-
-
-@pytest.fixture(scope="module")
-def weights(hub):
-    return str(hub / "checkpoints" / Path(inception.WEIGHTS_URL).name)
+def weights(tmp_path_factory):
+    """A file of weights, which lies where pytorch-fid looks for the published ones."""
+    with scorer.cache_of_rule_weights(tmp_path_factory.mktemp("hub")) as path:
+        yield str(path)
 
 
 @pytest.fixture(scope="module")
@@ -94,62 +60,9 @@ def folders(tmp_path_factory):
     return root
 
 
-def run(capsys, *argv):
-    """main() in this process: its lines, and the JSON report."""
-    report = Path(str(argv[0])).parent / "report.json"
-    fid_kid.main([*map(str, argv), "--json", str(report)])
-    out, err = capsys.readouterr()
-    return out.splitlines(), json.loads(report.read_text(), parse_constant=pytest.fail)
+# --- pictures to features -------------------------------------------------------------------------
 
-
-def fails(capsys, *argv):
-    """main() must end with status 2 and one line on stderr, which is returned."""
-    with pytest.raises(SystemExit) as stop:
-        fid_kid.main([*map(str, argv)])
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2 and err.startswith("fid_kid.py: error: ")
-    assert err.count("\n") == 1 and "Traceback" not in err
-    return err
-
-
-# --- networks ------------------------------------------------------------------------------------
-
-def test_published_names_and_shapes():
-    assert {k: tuple(v.shape) for k, v in inception.fid_inception().state_dict().items()} == KEYS
-
-
-def test_fixture_features(net):
-    fixture = np.load(FIXTURES / "inception.npz")
-    images = torch.from_numpy(fixture["images"]).permute(0, 3, 1, 2)
-    for pictures in (images, images.float() / 255, images.contiguous()):
-        found = net(pictures)
-        assert list(found) == [64, 192, 768, 2048, 1008]
-        for dim in (64, 192, 768, 2048):
-            assert found[dim].shape == (4, dim)
-            assert relative(found[dim], fixture[f"features/{dim}"]) < 1e-4
-        assert relative(found[1008], fixture["logits"]) < 1e-4
-
-
-def test_stops_at_the_depth_asked_for(net):
-    assert list(net(torch.rand(1, 3, 75, 75), upto=192)) == [64, 192]
-
-
-def test_state_dict_and_file_are_the_same(net):
-    image = torch.rand(1, 3, 299, 299)
-    assert torch.equal(fid_kid.InceptionV3(rule_weights())(image)[2048], net(image)[2048])
-
-
-@pytest.mark.parametrize("block,dim", [(0, 64), (1, 192), (2, 768), (3, 2048)])
-def test_same_features_as_pytorch_fid(net, hub, block, dim):
-    theirs = pytorch_fid.inception.InceptionV3([block]).eval()
-    for size in ((299, 299), (80, 131)):
-        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(dim))
-        with torch.no_grad():
-            expected = theirs(images)[0].mean((2, 3))
-        assert relative(net(images)[dim], expected.numpy()) < 1e-4
-
-
-def test_same_scores_from_files_as_pytorch_fid(net, hub, tmp_path, folders, capsys):
+def test_same_scores_from_files_as_pytorch_fid(net, weights, tmp_path, folders, capsys):
     """Files to distance, against their pipeline, on pictures of one size without transparency."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
@@ -165,8 +78,7 @@ def test_same_scores_from_files_as_pytorch_fid(net, hub, tmp_path, folders, caps
         assert sorted(order) == list(range(len(files)))
         assert relative(found, expected[order]) < 1e-4
         moments += [expected.mean(0), np.cov(expected, rowvar=False)]
-    report = run(capsys, tmp_path / "a", tmp_path / "b", "--weights",
-                 hub / "checkpoints" / Path(inception.WEIGHTS_URL).name, "--dims", "192")[1]
+    report = run(capsys, tmp_path / "a", tmp_path / "b", "--weights", weights, "--dims", "192")[1]
     assert report["fid"] == pytest.approx(metrics.frechet_from_moments(*moments), rel=1e-5)
 
 
@@ -178,16 +90,6 @@ def test_clean_resize_is_clean_fids(folders):
         assert found.dtype == torch.float32
         assert (found - theirs[i] / 255).abs().max() < 1e-6
         assert (found - fid_kid.read_picture(files[i], 299, "legacy")[0]).abs().max() > 1e-3
-
-
-def test_efficientnet_is_the_packages_own():
-    found = fid_kid.EfficientNetLite0()
-    images = torch.rand(2, 3, 224, 224)
-    with torch.no_grad():
-        expected = found.net((255 * images - 127) / 128)
-    outputs = found(images)
-    assert outputs[1280].shape == (2, 1280)
-    assert relative(outputs[1000], expected.numpy()) < 1e-5
 
 
 def test_pictures_are_seen_by_cudnn_in_full_precision(folders):
@@ -420,34 +322,6 @@ def test_without_internet_one_line_says_what_to_do(folders, tmp_path):
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     for part in (inception.WEIGHTS_URL, str(cached), "--weights", "--features efficientnet-lite0"):
         assert part in done.stderr
-
-
-def test_download_is_checked_and_made_once(tmp_path, monkeypatch):
-    content, served = b"the weights", []
-
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            served.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(inception, "WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/w.pth")
-        with pytest.raises(UserError, match="hash"):
-            inception.published_weights()
-        assert not (tmp_path / "checkpoints" / "w.pth").exists()
-        monkeypatch.setattr(inception, "WEIGHTS_SHA256", hashlib.sha256(content).hexdigest()[:8])
-        for _ in range(2):
-            assert inception.published_weights().read_bytes() == content
-        assert len(served) == 2  # the refused one and the good one; then the cache
-        server.shutdown()
 
 
 def test_missing_packages_are_named(folders, monkeypatch, capsys):
