@@ -2,7 +2,9 @@
 
     python benchmarks/bench.py                          the table of README, on whatever device is there
     python benchmarks/bench.py --cases 128 --rounds 9   one case, more rounds
-    python benchmarks/bench.py --against "--together false"    against our own step with other options
+    python benchmarks/bench.py --against "--plain true" against our own step with other options
+    python benchmarks/bench.py --old ../before          against our own step in another checkout of the program
+    python benchmarks/bench.py --methods cyclegan cut   each method in units of NICE-GAN
     python benchmarks/bench.py --scaling --plot f.png   our step against batch and picture size, with exponents
     python benchmarks/bench.py --profile --cases 128    the operations that our step spends its time in
 
@@ -49,19 +51,21 @@ def serve(side: str, options: str):
 
     import layers
     import main
-    import NICE
+    import methods
 
     args = main.parse_args(options.split())
     device = torch.device(args.device)
     if side == "ours":
         layers.keep_freed_memory()
-        model = NICE.NICE(args)
+        model = methods.create(args)
     else:
         from reference import Reference
 
         model = Reference(args.img_size, args.ch, args.n_res, args.n_dis, args.light, device=device)
     shape = (args.batch_size, 3, args.img_size, args.img_size)
     real = [torch.rand(shape, device=device) * 2 - 1 for _ in "AB"]
+    if side == "ours":
+        model.prepare(*real)
 
     def finish():
         if device.type == "cuda":
@@ -79,8 +83,10 @@ def serve(side: str, options: str):
 
     @torch.no_grad()
     def translate():
-        z = model.disA.encode(real[0]) if side == "ours" else model.disA(real[0])[-1]
-        model.gen2B(z)
+        if side == "ours":
+            model.translate(real[0][:1], "A", "B")
+        else:
+            model.gen2B(model.disA(real[0][:1])[-1])
 
     def operations():
         """[name, its own share of a step's time, calls a step], the longest first; and the convolutions' share."""
@@ -125,8 +131,10 @@ def convolves(event) -> bool:
 
 
 class Side:
-    def __init__(self, side: str, options: str):
-        command = [sys.executable, __file__, "--serve", side, "--options", options]
+    """A process that trains and translates; `script`: the bench.py of another checkout stands for this one."""
+
+    def __init__(self, side: str, options: str, script: str = __file__):
+        command = [sys.executable, script, "--serve", side, "--options", options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.process.stdout.readline().strip() != "ready":
             sys.exit(f"bench.py: the {side} process did not start")
@@ -159,25 +167,47 @@ def ratios(ours: Side, reference: Side, what: str, rounds: int) -> tuple[list[fl
     return sorted(found), seconds
 
 
-def table(cases, rounds: int, extra: str, against: str | None):
+def table(cases, rounds: int, extra: str, against: str | None, old: str | None):
     print("| case | what | times as fast | middle half | peak memory, ours / reference | convolutions | our time |")
     print("|---|---|---|---|---|---|---|")
     for name in cases:
         options = f"{CASES[name]} {extra}"
         ours = Side("ours", options)
-        reference = Side("reference", options) if against is None else Side("ours", f"{options} {against}")
+        if old:
+            reference = Side("ours", options, str(Path(old) / "benchmarks" / "bench.py"))
+        else:
+            reference = Side("reference", options) if against is None else Side("ours", f"{options} {against}")
         for what in ("step", "translate"):
             r, seconds = ratios(ours, reference, what, rounds)
-            spread = f"{r[len(r) // 4]:.2f} - {r[-1 - len(r) // 4]:.2f}"
             memory = share = ""
             if what == "step":  # read before translating, which needs less
                 a, b = ours.ask("memory"), reference.ask("memory")
                 memory = f"{a:.0f} / {b:.0f} MB = {100 * a / b:.0f}%"
                 share = f"{100 * ours.ask('profile')[1]:.0f}%"
-            median = statistics.median(r)
             mine = f"{statistics.median(seconds):.3g} s"
-            print(f"| {name} | {what} | **{median:.2f}** | {spread} | {memory} | {share} | {mine} |", flush=True)
+            median = statistics.median(r)
+            print(f"| {name} | {what} | **{median:.2f}** | {middle(r)} | {memory} | {share} | {mine} |", flush=True)
         ours.close(), reference.close()
+
+
+def middle(values: list[float]) -> str:
+    """The middle half of sorted values."""
+    return f"{values[len(values) // 4]:.2f} - {values[-1 - len(values) // 4]:.2f}"
+
+
+def method_table(cases, rounds: int, extra: str, base: str):
+    """Each method's step, in units of the base method's in the same rounds; all at the base's picture size."""
+    print(f"| method and options | step, in units of {base}'s | middle half | peak memory | translating a picture |")
+    print("|---|---|---|---|---|")
+    for case in cases:
+        name, _, options = case.partition(" ")
+        theirs, ours = (Side("ours", f"--method {m} {extra} {o}") for m, o in ((base, ""), (name, options)))
+        r, _ = ratios(theirs, ours, "step", rounds)
+        memory = ours.ask("memory")
+        t, _ = ratios(theirs, ours, "translate", rounds)
+        units = [f"**{statistics.median(r):.2f}**", middle(r), f"{memory / 1024:.1f} GB", f"{statistics.median(t):.2f}"]
+        print(f"| {case} | {' | '.join(units)} |", flush=True)
+        ours.close(), theirs.close()
 
 
 def profiles(cases, extra: str):
@@ -276,6 +306,9 @@ def main():
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--amp bf16 --compile true'")
     parser.add_argument("--against", help="our own step with these options more as the reference", metavar="OPTIONS")
+    parser.add_argument("--old", help="our own step in another checkout of the program as the reference", metavar="DIR")
+    parser.add_argument("--methods", nargs="+", help="methods, with options of their own in quotes, in units of --base")
+    parser.add_argument("--base", default="nice")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -292,8 +325,10 @@ def main():
         scaling(args.rounds, args.extra, args.plot)
     elif args.profile:
         profiles(args.cases, args.extra)
+    elif args.methods:
+        method_table(args.methods, args.rounds, args.extra, args.base)
     else:
-        table(args.cases, args.rounds, args.extra, args.against)
+        table(args.cases, args.rounds, args.extra, args.against, args.old)
 
 
 if __name__ == "__main__":
