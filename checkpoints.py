@@ -24,7 +24,7 @@ from utils import UserError, atomic, shown, writing
 STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batches_tracked")
 # options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
-NOT_SAVED += ("dataset_dir", "result_dir", "plain")
+NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from")
 
 # what a checkpoint may hold beside networks; all but the optimizers and start_iter are ours alone
 TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}

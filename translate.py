@@ -1,6 +1,8 @@
 """Pictures from a trainer: the sample grids of a training, and the translation of test folders."""
 
+import hashlib
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,53 @@ def pictures(args, *folders: str) -> dict[str, list[Path]]:
     }
 
 
+# ------------------------------------------------------------------------------------------- styles
+
+
+class Styled:
+    """Mixed into a Trainer whose pictures have a content and a style; its options include options.STYLES.
+
+    content(x, s)            the content of pictures x of domain s
+    style_of(x, t)           the style of pictures x of domain t
+    random_style(t)          a style of domain t for one picture, by torch's CPU generator alone
+    draw_in(content, style, t)  that content drawn in domain t in that style
+    """
+
+    SHOWN = 3  # styles in a sample grid
+    example = None  # the picture of --style_from, (1,C,h,w) in [-1,1]
+
+    def translate(self, x, s, t):
+        return self.draw_in(self.content(x, s), self._styles(t, 1)[0], t)
+
+    def translations(self, x, s, t):
+        content, styles = self.content(x, s), self._styles(t, self.args.styles)
+        return [(f"_style{i}" * (len(styles) > 1), self.draw_in(content, style, t)) for i, style in enumerate(styles)]
+
+    def rows(self, x, s, t):
+        """Input, reconstruction, translations in three styles."""
+        content = self.content(x, s)
+        fakes = [self.draw_in(content, self.random_style(t), t) for _ in range(self.SHOWN)]
+        return [x, self.draw_in(content, self.style_of(x, s), s), *fakes]
+
+    def _styles(self, t, n):
+        return [self.random_style(t) for _ in range(n)] if self.example is None else [self.style_of(self.example, t)]
+
+
+@contextmanager
+def codes_of(file: Path, seed: int):
+    """Inside, torch's CPU generator is of this picture and seed: whatever came before, in any order, on any rank.
+
+    Afterwards it goes on as if nothing had been drawn.
+    """
+    digest = hashlib.sha256(b"%d " % seed + file.read_bytes()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big"))
+        yield
+
+
+# ------------------------------------------------------------------------------ samples, translation
+
+
 @torch.no_grad()
 def sample(trainer, pictures: dict[str, list[Path]]):
     """results/NAME/img/A2B_0001000.png: columns are 4 train and 4 test pictures, rows the method's `rows`.
@@ -35,19 +84,18 @@ def sample(trainer, pictures: dict[str, list[Path]]):
     """
     if trainer.rank != 0:
         return
-    args, rng = trainer.args, torch.get_rng_state()
+    args = trainer.args
     with evaluating(trainer.networks().values()):
         for s, t in trainer.directions:
             here, there = trainer.folder[s], trainer.folder[t]
             columns = []
             for path in pictures[f"train{here}"][:4] + pictures[f"test{here}"][:4]:
                 x = dataset.load_for_test(path, args.img_size, args.img_ch, trainer.resample)[None].to(trainer.device)
-                with trainer._autocast():
+                with codes_of(path, args.seed), trainer._autocast():
                     rows = trainer.rows(x, s, t)
                 columns.append(np.concatenate([utils.to_uint8(row[0]) for row in rows], axis=0))
             grid = np.concatenate(columns, axis=1)
             utils.save_picture(grid, trainer.results / "img" / f"{here}2{there}_{trainer.step:07d}.png")
-    torch.set_rng_state(rng)  # rows may draw random codes
 
 
 @torch.no_grad()
@@ -75,6 +123,11 @@ def test(trainer, found: tuple[dict, Path] | None = None):
         raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
     for name in needed:
         checkpoints.load_network(trainer.networks()[name], state, name, path)
+    side = None if args.keep_size else size
+    if getattr(args, "style_from", None):
+        if args.styles > 1:
+            raise UserError("--style_from gives one style to every picture; leave --styles out")
+        trainer.example = prepared(trainer, Path(args.style_from), side)[0]
     places = []
     with evaluating(trainer.networks().values()):
         for s, t in directions:
@@ -83,7 +136,7 @@ def test(trainer, found: tuple[dict, Path] | None = None):
             names = dataset.output_paths(mine, Path(args.dataset_dir) / args.dataset / source)
             bar = tqdm(mine, f"{source} -> {target}", disable=trainer.rank != 0)
             for file, name in zip(bar, names, strict=True):
-                for addition, picture in translated(trainer, file, s, t, None if args.keep_size else size):
+                for addition, picture in translated(trainer, file, s, t, side):
                     place = trainer.results / target / name
                     utils.save_picture(picture, place.with_name(f"{place.stem}{addition}{place.suffix}"))
             places.append(str(trainer.results / target))
@@ -92,16 +145,21 @@ def test(trainer, found: tuple[dict, Path] | None = None):
 
 
 def translated(trainer, source: Path, s: str, t: str, size: int | None) -> list[tuple[str, np.ndarray]]:
-    """One picture of domain s drawn in t: pairs (addition to its name, (H,W,3) uint8).
+    """One picture of domain s drawn in t: pairs (addition to its name, (H,W,3) uint8)."""
+    x, h, w = prepared(trainer, source, size)
+    with codes_of(source, trainer.args.seed), trainer._autocast():
+        answers = trainer.translations(x, s, t)
+    return [(addition, utils.to_uint8(y[0, :, :h, :w])) for addition, y in answers]
+
+
+def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int, int]:
+    """A picture for the networks (1,C,H,W), padded to what their halvings and reflections need; its own h, w.
 
     size: the side it is resized to; None: its own height and width.
     """
     channels = trainer.architecture["img_ch"]
     x = dataset.load_for_test(source, size, channels, trainer.resample)[None].to(trainer.device)  # (1,C,h,w)
     h, w = x.shape[2:]
-    # pad to what the networks' halvings and reflections need, and crop back
     H, W = (max(trainer.least, math.ceil(side / trainer.multiple) * trainer.multiple) for side in (h, w))
-    x = F.pad(x, (0, W - w, 0, H - h), mode="replicate").contiguous(memory_format=torch.channels_last)
-    with trainer._autocast():
-        answers = trainer.translations(x, s, t)
-    return [(addition, utils.to_uint8(y[0, :, :h, :w])) for addition, y in answers]
+    x = F.pad(x, (0, W - w, 0, H - h), mode="replicate")
+    return x.contiguous(memory_format=torch.channels_last), h, w
