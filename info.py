@@ -134,6 +134,7 @@ def training_memory(args) -> dict[str, int]:
     parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
     with LiveBytes() as live, torch.device("meta"):
         dry = dry_run(args)
+        dry.step = dry.rhythm - 1  # before the largest step
         parts["weights"] = live.now
         pictures = torch.empty(args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size)
         dry.train_step(pictures, pictures.clone())

@@ -28,7 +28,7 @@ class Half(NamedTuple):
     name: str  # of the optimizer; all that it does not own is frozen meanwhile
     objective: Callable  # (batch, source, target) -> (loss, {name: term})
     total: str  # the loss's own name among the terms
-    keep_graph: bool = False  # a later half goes backward through the same activations again
+    keep_graph: bool = False  # a later half goes backward through it again, with the weights that this half leaves
 
 
 class Draw:
@@ -89,6 +89,8 @@ class Trainer:
                         which begins as the pictures {"A": (N,C,S,S), "B": ...} and lives for the step
     before(half), after(half)  something around a half, by the half's name
     rate(step), rate_scale  learning rate, a pure function of the step; factors of it by optimizer
+    clip                the largest norm that the gradient may have, by optimizer
+    rhythm              the number of steps after which their kinds repeat; the last of them is the largest
     prepare(real_A, real_B)  what is built from a first batch
     remember(), recall(state)  what has to be kept beside weights: a dict of tensors and plain values
     rows(x, s, t)       the sample grid's rows for one picture
@@ -109,6 +111,8 @@ class Trainer:
     translators = {}
     betas = (0.5, 0.999)
     rate_scale = {}
+    clip = {}
+    rhythm = 1
     resample = "bilinear"
     multiple, least = 4, 16
     size_bound = False  # whether the networks fit one img_size only
@@ -294,18 +298,24 @@ class Trainer:
         scaler, optimizer = self.scalers[half.name], self.optimizers[half.name]
         group = optimizer.param_groups[0]
         group["lr"] = self.rate(self.step) * self.rate_scale.get(half.name, 1)
+        if half.name in self.clip:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(group["params"], self.clip[half.name])
         if not scaler.is_enabled():  # an fp16 scaler expects overflows and drops those updates itself
             norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             terms = {**terms, f"gradient of {half.name}": norm}
         bad = self.guard.see(half.total, self.step, terms)
-        if scaler.is_enabled():
-            scaler.step(optimizer)
-            scaler.update()
-        elif self.device.type == "cuda":
-            optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
-            optimizer.step()
-        elif not bad:
-            optimizer.step()
+        # autograd counts the changes of what a graph has kept, and would refuse to go through it again
+        uncounted = torch.autograd._unsafe_preserve_version_counter
+        with uncounted(tuple(group["params"])) if half.keep_graph else nullcontext():
+            if scaler.is_enabled():
+                scaler.step(optimizer)
+                scaler.update()
+            elif self.device.type == "cuda":
+                optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
+                optimizer.step()
+            elif not bad:
+                optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._look()
 
