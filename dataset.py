@@ -180,14 +180,16 @@ class UnpairedStream:
     channels    3 for RGB, 1 for luma
     load_size   side that pictures are resized to before the crop, by default S + MARGIN
     resample    how they are resized: "bilinear" or "bicubic"
+    samples     what makes the samples of them: Samples or a subclass
 
     Next raises a UserError on a picture that cannot be read and on the death of a worker. `close` (or
     leaving a `with`) stops the workers; reading on, also after setting `position`, starts new ones.
     """
 
     def __init__(self, paths, img_size, batch_size, seed=0, position=0, workers=2, cache=False,
-                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear"):
-        self._samples = _Samples(paths, img_size, channels, seed, load_size or img_size + MARGIN, resample)
+                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear", samples=None):
+        samples = samples or Samples
+        self._samples = samples(paths, img_size, channels, seed, load_size or img_size + MARGIN, resample)
         if cache:
             self._samples.make_cache(copies=world, quiet=rank > 0)
         self._batch_size, self._rank, self._world = batch_size, rank, world
@@ -287,7 +289,7 @@ def _work(other_end, pipe, levels, samples, *share):
         pipe.send(RuntimeError(f"in a process that reads pictures:\n{traceback.format_exc()}"))
 
 
-class _Samples:
+class Samples:
     """Where samples come from: the pictures, and what is kept of them."""
 
     def __init__(self, paths, img_size, channels, seed, load_size, resample):
@@ -310,10 +312,17 @@ class _Samples:
 
     def sample(self, domain, k):
         """Sample k of one domain, a pure function: (S,S,C) uint8."""
-        n = len(self.paths[domain])
+        n = self.count(domain)
         epoch, place = divmod(k, n)
         index = _order(self.seed, domain, epoch, n)[place]
-        rng = np.random.default_rng((self.seed, ord(domain), 1, k))
+        return self.view(domain, index, np.random.default_rng((self.seed, ord(domain), 1, k)))
+
+    def count(self, domain):
+        """Samples of a domain in an epoch, which has each once."""
+        return len(self.paths[domain])
+
+    def view(self, domain, index, rng):
+        """Sample `index` of an epoch as it is seen this time: (S,S,C) uint8."""
         return crop_and_flip(self.pixels(domain, index), self.img_size, rng)
 
     def pixels(self, domain, index):

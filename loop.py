@@ -17,8 +17,9 @@ from utils import UserError, lost_peers
 def train(trainer) -> bool:
     """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
     args, main = trainer.args, trainer.rank == 0
-    tests = [f"test{trainer.folder[s]}" for s, _ in trainer.directions]
-    pictures = translate.pictures(args, "trainA", "trainB", *tests)
+    tests = [f"{trainer.tested}{trainer.folder[s]}" for s, _ in trainer.directions]
+    pictures = translate.pictures(args, *dict.fromkeys(("trainA", "trainB", *tests)))
+    trainer.inspect(pictures)
     if args.resume and trainer.step == 0:
         trainer.load()
     torch.backends.cudnn.benchmark = args.benchmark_flag

@@ -100,6 +100,10 @@ class Trainer:
     tour()              for --phase info: of each kind of network (title, names, one of them, what to call,
                         its input or a tuple of inputs); title in small letters and spaces
     load_side, resample  training pictures are resized to that side, then cropped to img_size; the filter
+    samples             the class that makes the samples of training pictures, a dataset.Samples
+    inspect(pictures)   UserError where it cannot learn from the pictures {folder: paths}
+    tested              "train": what it translates are the training pictures themselves, at their own size
+    read(path, size)    a picture to translate
     multiple, least     sides of translated pictures are padded to that multiple and at least to that size
 
     Random numbers of a step come from self.draw alone.  args: a namespace from main.parse_args.  Nothing is
@@ -114,6 +118,8 @@ class Trainer:
     clip = {}
     rhythm = 1
     resample = "bilinear"
+    samples = dataset.Samples
+    tested = "test"
     multiple, least = 4, 16
     size_bound = False  # whether the networks fit one img_size only
     counts_biases = False  # whether --phase info counts a bias's additions among the multiply-adds
@@ -173,6 +179,13 @@ class Trainer:
 
     def recall(self, state: dict):
         pass
+
+    def inspect(self, pictures: dict[str, list[Path]]):
+        pass
+
+    def read(self, path: Path, size: int | None) -> Tensor:
+        """(C,h,w) in [-1,1], resized to a square of side `size`, or of its own height and width (None)."""
+        return dataset.load_for_test(path, size, self.architecture["img_ch"], self.resample)
 
     def rows(self, x: Tensor, s: str, t: str) -> list[Tensor]:
         return [x, self.translate(x, s, t)]
@@ -351,6 +364,7 @@ class Trainer:
             channels=args.img_ch,
             load_size=self.load_side,
             resample=self.resample,
+            samples=self.samples,
         )
 
     # ---------------------------------------------------------------------------------- checkpoints

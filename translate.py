@@ -89,8 +89,8 @@ def sample(trainer, pictures: dict[str, list[Path]]):
         for s, t in trainer.directions:
             here, there = trainer.folder[s], trainer.folder[t]
             columns = []
-            for path in pictures[f"train{here}"][:4] + pictures[f"test{here}"][:4]:
-                x = dataset.load_for_test(path, args.img_size, args.img_ch, trainer.resample)[None].to(trainer.device)
+            for path in dict.fromkeys(pictures[f"train{here}"][:4] + pictures[f"{trainer.tested}{here}"][:4]):
+                x = trainer.read(path, args.img_size)[None].to(trainer.device)
                 with codes_of(path, args.seed), trainer._autocast():
                     rows = trainer.rows(x, s, t)
                 columns.append(np.concatenate([utils.to_uint8(row[0]) for row in rows], axis=0))
@@ -111,7 +111,8 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     if not directions:
         wanted = " or ".join(", ".join(trainer.translators[d]) for d in trainer.directions)
         raise UserError(f"{utils.shown(path)} holds no network that translates this way: {wanted}; check --direction")
-    inputs = pictures(args, *(f"test{trainer.folder[s]}" for s, _ in directions))
+    inputs = pictures(args, *(f"{trainer.tested}{trainer.folder[s]}" for s, _ in directions))
+    trainer.inspect(inputs)
     needed = dict.fromkeys(name for d in directions for name in trainer.translators[d])
     checkpoints.verify(state, path, (*needed, "args"))
     architecture = checkpoints.architecture_of(state, path, type(trainer))
@@ -119,7 +120,7 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
         with checkpoints.fitting(path, "args"):
             trainer.build_model(**architecture)
-    if args.keep_size and trainer.size_bound:
+    if args.keep_size and trainer.size_bound and trainer.tested == "test":
         raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
     for name in needed:
         checkpoints.load_network(trainer.networks()[name], state, name, path)
@@ -131,7 +132,7 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     places = []
     with evaluating(trainer.networks().values()):
         for s, t in directions:
-            source, target = f"test{trainer.folder[s]}", f"fake{trainer.folder[t]}"
+            source, target = f"{trainer.tested}{trainer.folder[s]}", f"fake{trainer.folder[t]}"
             mine = inputs[source][trainer.rank :: trainer.world]
             names = dataset.output_paths(mine, Path(args.dataset_dir) / args.dataset / source)
             bar = tqdm(mine, f"{source} -> {target}", disable=trainer.rank != 0)
@@ -157,8 +158,7 @@ def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int
 
     size: the side it is resized to; None: its own height and width.
     """
-    channels = trainer.architecture["img_ch"]
-    x = dataset.load_for_test(source, size, channels, trainer.resample)[None].to(trainer.device)  # (1,C,h,w)
+    x = trainer.read(source, size)[None].to(trainer.device)  # (1,C,h,w)
     h, w = x.shape[2:]
     H, W = (max(trainer.least, math.ceil(side / trainer.multiple) * trainer.multiple) for side in (h, w))
     x = F.pad(x, (0, W - w, 0, H - h), mode="replicate")
