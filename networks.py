@@ -145,12 +145,12 @@ class Discriminator(Encoder):
 class AdaILNBlock(nn.Module):
     """Residual block whose two normalisations take gamma and beta from the code."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, norm: type[nn.Module] = AdaILN):
         super().__init__()
         self.conv1 = Conv2d(dim, dim, kernel_size=3, bias=False)
-        self.norm1 = AdaILN(dim)
+        self.norm1 = norm(dim)
         self.conv2 = Conv2d(dim, dim, kernel_size=3, bias=False)
-        self.norm2 = AdaILN(dim)
+        self.norm2 = norm(dim)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         y = F.relu_(self.norm1(self.conv1(reflect(x)), gamma, beta))

@@ -5,6 +5,7 @@ import importlib
 METHODS = {
     "nice": "NICE:NICE",
     "cyclegan": "methods.cyclegan:CycleGAN",
+    "ugatit": "methods.ugatit:UGATIT",
 }
 
 

@@ -33,10 +33,10 @@ SCHEDULE = (
 class ResnetBlock(nn.Module):
     """x + [pad, conv, IN, ReLU, pad, conv, IN](x); nothing after the sum."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, bias: bool = True):
         super().__init__()
-        half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3), InstanceNorm()]
-        again = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3), InstanceNorm()]
+        half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
+        again = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
         self.conv_block = nn.Sequential(*half, nn.ReLU(inplace=True), *again)
 
     def forward(self, x: Tensor) -> Tensor:
