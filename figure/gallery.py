@@ -1,0 +1,313 @@
+"""A page that shows trainings: samples and curves over the steps, scores, options, and every translation.
+
+    python figure/gallery.py results/cat2dog
+    python figure/gallery.py NICE-GAN=results/cat2dog CycleGAN=results/cyclegan/cat2dog --out gallery
+
+RUN is a run's folder, with a name before it if the folder's will not do.  The page is a folder of its own that needs
+neither network nor server: open its index.html, or send all of it.
+"""
+
+import json
+import math
+import re
+from datetime import date
+from pathlib import Path
+
+import common
+import curves
+import numpy as np
+import webpage
+from common import UserError, run
+from PIL import Image
+
+from dataset import list_images, read_image
+from utils import shown
+
+SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # the lower the better, but the last
+FIRST = (*SCORES, "d_loss", "g_loss", "cycle", "recon")  # the order of the curves; a method's own terms between
+LAST = ("lr", "steps_per_second", "data_wait", "dropped")
+TITLES = curves.PANELS | {
+    "kd": "kernel distance, EfficientNet-Lite0",
+    "lr": "learning rate",
+    "steps_per_second": "steps per second",
+    "data_wait": "share of time spent waiting for pictures",
+    "dropped": "steps dropped as not finite",
+}
+WAYS = {"A": "A", "B": "B", "A2B": "A to B", "B2A": "B to A", "mean": "mean"}
+POINTS = 1000  # of a curve at most: more than a screen shows
+
+
+# -------------------------------------------------------------------------------------- what a run left
+
+
+class Run:
+    """What there is of a training.  UserError: nothing."""
+
+    def __init__(self, name: str, path: Path):
+        self.name, self.path = name, path.parent if path.is_file() else path
+        self.log = curves.read(self.path) if (self.path / "log.jsonl").exists() else []
+        self.grids = {}  # "A2B": {step: its sample grid}
+        for file in sorted((self.path / "img").glob("?2?_*.png")):
+            if match := re.fullmatch(r"(A2B|B2A)_(\d+)", file.stem):
+                self.grids.setdefault(match[1], {})[int(match[2])] = file
+        folders = {"A2B": self.path / "fakeB", "B2A": self.path / "fakeA"}
+        self.answers = {way: folder for way, folder in folders.items() if folder.is_dir()}
+        self.starts = self._starts()
+        if not (self.log or self.grids or self.answers):
+            raise UserError(
+                f"{shown(self.path)} has nothing to show: neither log.jsonl nor img, fakeA or fakeB; "
+                "name the folder of a run, such as results/cat2dog"
+            )
+
+    def _starts(self) -> list[dict]:
+        """What run.json says of each start of the training; empty where there is no such file."""
+        path = self.path / "run.json"
+        if not path.exists():
+            return []
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(starts, list) and all(isinstance(start, dict) for start in starts)):
+                raise ValueError("it is no list of starts")
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {shown(path)}: {error}; repair or remove it") from None
+        return starts
+
+    def data(self) -> Path:
+        """The folder of its data set, as run.json has it or under the run's own name."""
+        options = (self.starts or [{}])[-1].get("options", {})
+        return Path(options.get("dataset_dir", "dataset"), options.get("dataset", self.path.resolve().name))
+
+    def steps(self) -> int:
+        return max([line["step"] for line in self.log[-1:]] + [max(grids) for grids in self.grids.values()], default=0)
+
+
+def parted(key: str) -> tuple[str, str]:
+    """A key of the log as quantity and way: "fid_B" is ("fid", "B"), "d_loss" is ("d_loss", "")."""
+    match = re.fullmatch(rf"(.+)_({'|'.join(WAYS)})", key)
+    return match.groups() if match else (key, "")
+
+
+def titled(quantity: str) -> str:
+    return TITLES.get(quantity, quantity.replace("_", " "))
+
+
+def series(log: list[dict]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of each key of a log."""
+    found = {}
+    for line in log:
+        for key, value in line.items():
+            if key != "step" and isinstance(value, (int, float)) and math.isfinite(value):
+                steps, values = found.setdefault(key, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    return found
+
+
+def thinned(numbers: list) -> list[float]:
+    """At most POINTS numbers: the means of equal shares, to six digits."""
+    parts = np.array_split(np.asarray(numbers, float), POINTS) if len(numbers) > POINTS else [[x] for x in numbers]
+    return [float(f"{np.mean(part):.6g}") for part in parts]
+
+
+# ------------------------------------------------------------------------------------ parts of the page
+
+
+def panels(runs: list[Run]) -> list[dict]:
+    """A panel a quantity, its curves those of all runs and ways."""
+    found = {}
+    for number, one in enumerate(runs):
+        for key, (steps, values) in series(one.log).items():
+            if key == "dropped" and not any(values):
+                continue  # as it should be
+            quantity, way = parted(key)
+            curve = {"run": number, "way": WAYS.get(way, ""), "steps": thinned(steps), "values": thinned(values)}
+            found.setdefault(quantity, []).append(curve)
+    middle = [quantity for quantity in found if quantity not in (*FIRST, *LAST)]
+    order = [quantity for quantity in (*FIRST, *middle, *LAST) if quantity in found]
+    return [{"title": titled(quantity), "curves": found[quantity]} for quantity in order]
+
+
+def scores(runs: list[Run]) -> list[dict]:
+    """A row a score and way: of each run the last value and the best, with their steps, or null."""
+    of = [series(one.log) for one in runs]
+    keys = sorted(
+        {key for found in of for key in found if parted(key)[0] in SCORES},
+        key=lambda key: (SCORES.index(parted(key)[0]), key),
+    )
+    rows = []
+    for key in keys:
+        quantity, way = parted(key)
+        cells = []
+        for found in of:
+            steps, values = found.get(key, ([], []))
+            best = min(range(len(values)), key=lambda i: _distance(quantity, values[i]), default=None)
+            cells.append({"last": [values[-1], steps[-1]], "best": [values[best], steps[best]]} if values else None)
+        ranks = [_distance(quantity, cell["last"][0]) if cell else np.inf for cell in cells]
+        winner = int(np.argmin(ranks)) if len(runs) > 1 else None
+        rows.append({"title": titled(quantity), "way": WAYS.get(way, ""), "cells": cells, "winner": winner})
+    return rows
+
+
+def _distance(quantity: str, value: float) -> float:
+    """Of a score from the perfect one."""
+    return abs(value - 1) if quantity == "coat_texture" else value
+
+
+def facts(runs: list[Run]) -> list[dict]:
+    """The rows of run.json: name, group, and a text for each run; what later starts changed follows an arrow."""
+    rows = {}
+    for number, one in enumerate(runs):
+        for start in one.starts:
+            for key, value in _flat(start):
+                cell = rows.setdefault(key, [[] for _ in runs])[number]
+                if cell[-1:] != [value]:
+                    cell.append(value)
+    return [
+        {"group": group, "name": name, "cells": [" → ".join(cell) for cell in cells]}
+        for (group, name), cells in rows.items()
+    ]
+
+
+def _flat(start: dict):
+    """Pairs ((group, name), text) of an entry of run.json."""
+    for key, value in start.items():
+        if not isinstance(value, dict):
+            yield ("", key), _text(value)
+            continue
+        for name, inner in value.items():
+            if isinstance(inner, dict):  # a folder of data
+                inner = ", ".join(f"{k} {_text(v)}" for k, v in inner.items())
+            yield (key, name), _text(inner)
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def film(folder: Path, runs: list[Run], frames: int) -> list[dict]:
+    """The sample grids of each run and direction as JPEG, at most `frames` of each, the last among them."""
+    jobs = []
+    for number, one in enumerate(runs):
+        for way, grids in one.grids.items():
+            steps = sorted(grids)
+            chosen = np.linspace(0, len(steps) - 1, min(frames, len(steps))).round().astype(int)
+            jobs += [(number, way, steps[i], grids[steps[i]]) for i in chosen]
+
+    def frame(job):
+        number, way, step, path = job
+        return webpage.save(read_image(path), folder, f"film_{number}_{way}_{step}", jpeg=90) | {
+            "run": number,
+            "way": way,
+            "step": step,
+        }
+
+    return webpage.each(frame, jobs, "samples")
+
+
+def matched(inputs: list[Path], answers: list[Path]) -> list[list[Path]]:
+    """Of each input, by relative path, the answers that bear its name: the same path, another suffix, or more
+    words after an underscore, as of methods that give several answers."""
+    found = {path: [] for path in inputs}
+    stems = {path.with_suffix(""): path for path in reversed(inputs)}
+    for answer in answers:
+        stem = answer.with_suffix("")
+        if answer in found:
+            found[answer].append(answer)
+            continue
+        while stem not in stems and "_" in stem.name[1:]:
+            stem = stem.with_name(stem.name.rpartition("_")[0])
+        if stem in stems:
+            found[stems[stem]].append(answer)
+    return list(found.values())
+
+
+def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: int) -> dict | None:
+    """Every picture of a test folder beside the runs' answers.  UserError: no input is found, or no answer to any."""
+    if not any(way in one.answers for one in runs):
+        return None
+    source = data / f"test{way[0]}"
+    if not source.is_dir():
+        raise UserError(
+            f"there is no {shown(source)}, the inputs of {runs[0].answers.get(way) or f'fake{way[-1]}'}; "
+            "name the data set's folder with --data"
+        )
+    inputs = [path.relative_to(source) for path in list_images(source)]
+    found = []  # by run: by input: answers
+    for one in runs:
+        place = one.answers.get(way)
+        answers = [path.relative_to(place) for path in list_images(place)] if place else []
+        found.append(matched(inputs, answers))
+        if answers and not any(found[-1]):
+            raise UserError(
+                f"{shown(place)} has no answer to any picture of {shown(source)}; "
+                "name the data set's folder with --data"
+            )
+
+    def item(number):
+        answers = []
+        for r, one in enumerate(runs):
+            pictures = [webpage.fit(read_image(one.answers[way] / name), longest) for name in found[r][number]]
+            answers.append([webpage.save(p, folder, f"{way}_{number}_{r}_{k}") for k, p in enumerate(pictures)])
+        sizes = [(a["width"], a["height"]) for some in answers for a in some]
+        picture = read_image(source / inputs[number])
+        if sizes:  # the answer will lie over it
+            picture = picture.resize(sizes[0], Image.Resampling.BICUBIC)
+        picture = webpage.save(webpage.fit(picture, longest), folder, f"{way}_{number}")
+        return {"name": inputs[number].as_posix(), "input": picture, "answers": answers}
+
+    return {"way": way, "items": webpage.each(item, range(len(inputs)), f"translations {WAYS[way]}")}
+
+
+# ------------------------------------------------------------------------------------------------- call
+
+
+def main(argv=None):
+    parser = webpage.parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=curves.named, metavar="[NAME=]RUN", help="folder of a run")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the data set's folder; else what run.json of the first run says, else dataset/NAME",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the page's folder; else `page` in the first run's")
+    parser.add_argument("--title", help="else the data set's name")
+    parser.add_argument(
+        "--frames",
+        type=common.at_least(2),
+        default=60,
+        help="sample grids of a run and direction at most, evenly spread",
+    )
+    parser.add_argument(
+        "--size",
+        type=common.at_least(16),
+        default=512,
+        help="longest side in pixels; larger translations are scaled down",
+    )
+    args = parser.parse_args(argv)
+    names = [name for name, _ in args.runs]
+    if len(set(names)) < len(names):
+        raise UserError(f"two runs are named {shown(max(names, key=names.count))}; name them, such as first=results/a")
+    runs = [Run(name, path) for name, path in args.runs]
+    data = args.data or runs[0].data()
+    with webpage.folder(args.out or runs[0].path / "page") as folder:
+        found = [translations(folder, runs, data, way, args.size) for way in ("A2B", "B2A")]
+        webpage.write(
+            folder,
+            "gallery",
+            {
+                "title": args.title or data.resolve().name,
+                "written": date.today().isoformat(),
+                "runs": [{"name": one.name, "steps": one.steps()} for one in runs],
+                "ways": WAYS,
+                "film": film(folder, runs, args.frames),
+                "panels": panels(runs),
+                "scores": scores(runs),
+                "facts": facts(runs),
+                "translations": [direction for direction in found if direction],
+            },
+        )
+
+
+if __name__ == "__main__":
+    run(main, "gallery.py")

@@ -1,0 +1,113 @@
+"""The result of a user study: a table of preference from the key that study.py kept and the files that its page gave.
+
+    python figure/study_table.py study answers-*.json
+
+First how often each method was chosen, with Wilson's interval at 95%.  Then the methods in pairs, by the sign test,
+two-sided and exact: over answers (for whom an answer went, where it went to one of the two) and over participants
+(whom each preferred, without ties).  Answers of one person are not independent: with few participants trust the latter.
+"""
+
+import argparse
+import json
+import sys
+from itertools import combinations
+from pathlib import Path
+
+from common import UserError, run
+from scipy.stats import binomtest
+
+from utils import shown
+
+
+def read(path: Path, wanted: type) -> dict:
+    """A JSON file whose `answers` or `questions` is of the wanted type.  UserError: it is none."""
+    name = {list: "answers", dict: "questions"}[wanted]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get(name), wanted) or "study" not in found:
+            raise ValueError(f"it has no {name}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {shown(path)}: {reason}; give a study's folder and its page's files") from None
+    return found
+
+
+def choices(key: dict, path: Path) -> tuple[str, dict[str, str]]:
+    """A participant's name, and the method chosen in each question that was answered.
+
+    UserError: the file is of another study, or has what its page cannot have given.
+    """
+    found = read(path, list)
+    if found["study"] != key["study"]:
+        raise UserError(f"{shown(path)} answers another study; leave it out, or name that study's folder")
+    chosen = {}
+    try:
+        for answer in found["answers"]:
+            chosen[answer["question"]] = key["questions"][answer["question"]]["answers"][answer["choice"]]
+        return str(found["participant"]), chosen
+    except (KeyError, TypeError):
+        raise UserError(f"{shown(path)} was changed: an answer fits no question of this study; leave it out") from None
+
+
+def collect(key: dict, paths: list[Path]) -> dict[str, dict[str, str]]:
+    """Of each participant the choices: {participant: {question: method}}; of several files of one the fullest."""
+    people = {}
+    for path in paths:
+        person, chosen = choices(key, path)
+        if person in people:
+            print(f"{shown(path)}: that participant gave another file; the fuller one counts", file=sys.stderr)
+        people[person] = max(people.get(person, {}), chosen, key=len)
+    return people
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Wilson's interval at 95% for a share, k of n (Wilson, JASA 1927)."""
+    low, high = binomtest(k, n).proportion_ci(0.95, "wilson")
+    return float(low), float(high)
+
+
+def sign_test(k: int, n: int) -> float:
+    """Exact two-sided p of k positive among n signs, if both signs are as likely; 1 where n = 0."""
+    return float(binomtest(k, n).pvalue) if n else 1.0
+
+
+def table(methods: list[str], people: dict[str, dict[str, str]]) -> str:
+    """Both tables as Markdown.  UserError: nobody answered anything."""
+    counts = {person: {m: list(chosen.values()).count(m) for m in methods} for person, chosen in people.items()}
+    total = {m: sum(count[m] for count in counts.values()) for m in methods}
+    n = sum(total.values())
+    if not n:
+        raise UserError("these files hold no answer; ask somebody first")
+    rows = [("method", "chosen", "share", "95% interval")]
+    for m in sorted(methods, key=lambda m: -total[m]):
+        low, high = wilson(total[m], n)
+        rows.append((m, f"{total[m]} of {n}", f"{total[m] / n:.1%}", f"{low:.1%} to {high:.1%}"))
+    pairs = [("pair", "answers", "p", "participants", "p")]
+    for a, b in combinations(sorted(methods, key=lambda m: -total[m]), 2):
+        signs = [(c[a] > c[b]) - (c[a] < c[b]) for c in counts.values()]
+        cells = []
+        for x, y in ((total[a], total[b]), (signs.count(1), signs.count(-1))):
+            cells += [f"{x} : {y}", f"{sign_test(x, x + y):.2g}"]
+        pairs.append((f"{a} : {b}", *cells))
+    people = f"{len(people)} participant{'s' if len(people) > 1 else ''}, {n} answers"
+    return f"{people}\n\n{_markdown(rows)}\n\nSign test, each pair for itself\n\n{_markdown(pairs)}"
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    rows = [[shown(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", type=Path, help="the folder that study.py wrote")
+    parser.add_argument("answers", nargs="+", type=Path, help="the files that participants sent")
+    args = parser.parse_args(argv)
+    key = read(args.study / "key.json", dict)
+    print(table(key["methods"], collect(key, args.answers)))
+
+
+if __name__ == "__main__":
+    run(main, "study_table.py")
