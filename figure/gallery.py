@@ -11,6 +11,7 @@ import json
 import math
 import re
 from datetime import date
+from operator import itemgetter
 from pathlib import Path
 
 import common
@@ -124,7 +125,8 @@ def panels(runs: list[Run]) -> list[dict]:
             found.setdefault(quantity, []).append(curve)
     middle = [quantity for quantity in found if quantity not in (*FIRST, *LAST)]
     order = [quantity for quantity in (*FIRST, *middle, *LAST) if quantity in found]
-    return [{"title": titled(quantity), "curves": found[quantity]} for quantity in order]
+    place = itemgetter("run", "way")
+    return [{"title": titled(quantity), "curves": sorted(found[quantity], key=place)} for quantity in order]
 
 
 def scores(runs: list[Run]) -> list[dict]:

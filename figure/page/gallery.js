@@ -235,7 +235,7 @@ function facts() {
   const [versions, options] = open("options").querySelectorAll("table");
   const rows = (wanted) => data.facts.filter((fact) => (fact.group === "options") === wanted).map((fact) => {
     const name = fact.group && !wanted ? `${fact.group}: ${fact.name}` : fact.name;
-    const differs = new Set(fact.cells).size > 1;
+    const differs = new Set(fact.cells.filter(Boolean)).size > 1;
     return [differs ? el("mark", { title: "differs between the runs" }, name) : name, ...fact.cells];
   });
   table(versions, ["", ...names], rows(false));
@@ -303,10 +303,11 @@ function translations() {
   };
   const resize = () => list.style.setProperty("--size", `${$("size").value}px`);
 
-  const { items } = data.translations[0];
-  const own = Math.max(...items.slice(0, 20).map((item) => item.input.width));
-  const fitting = (list.clientWidth - 40) / (1 + names.length) - 8; // all runs in one row, even on a phone
-  $("size").value = Math.min(Math.max(own, 128), 256, Math.max(fitting, 80));
+  // at first such that a row of cards fills the page, and all runs stand in one row, even on a phone
+  const shots = 1 + names.length, between = 13, around = 22 + 6.4 * (shots - 1); // as in page.css, in pixels
+  const columns = Math.max(1, Math.floor((list.clientWidth + between) / (shots * 128 + around + between)));
+  const filling = ((list.clientWidth + between) / columns - between - around) / shots;
+  $("size").value = Math.floor(Math.min(Math.max(filling, 80), 256));
   resize();
   $("size").addEventListener("input", resize);
   $("filter").addEventListener("input", filter);
