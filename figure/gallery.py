@@ -21,7 +21,8 @@ import webpage
 from common import UserError, run
 from PIL import Image
 
-from dataset import list_images, read_image
+from dataset import list_images
+from decoding import read_image
 from utils import shown
 
 SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # the lower the better, but the last

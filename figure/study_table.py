@@ -7,12 +7,12 @@ two-sided and exact: over answers (for whom an answer went, where it went to one
 (whom each preferred, without ties).  Answers of one person are not independent: with few participants trust the latter.
 """
 
-import argparse
 import json
 import sys
 from itertools import combinations
 from pathlib import Path
 
+import webpage
 from common import UserError, run
 from scipy.stats import binomtest
 
@@ -101,7 +101,7 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = webpage.parser(__doc__)
     parser.add_argument("study", type=Path, help="the folder that study.py wrote")
     parser.add_argument("answers", nargs="+", type=Path, help="the files that participants sent")
     args = parser.parse_args(argv)

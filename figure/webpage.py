@@ -4,7 +4,6 @@ A page asks nothing of the network.  Names of files and methods reach it as JSON
 as text; its pictures are numbered.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,16 +16,15 @@ from common import UserError
 from PIL import Image
 from tqdm import tqdm
 
+import options
 from utils import shown
 
 TEMPLATES = Path(__file__).with_name("page")
-MARK = '<meta name="generator" content="NICE-GAN">'  # in the templates: what bears it may be written anew
+MARK = '<meta name="generator" content="figure/webpage.py">'  # in the templates: what bears it may be written anew
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def parser(description: str) -> options.Parser:
+    return options.Parser(description=description.split("\n")[0], formatter_class=options.Help)
 
 
 @contextmanager
