@@ -64,7 +64,7 @@ def loaded(page, pictures="img") -> list[str]:
 
 def overflow(page) -> int:
     """Pixels by which the page is wider than its window."""
-    return page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+    return page.evaluate("document.scrollingElement.scrollWidth") - page.viewport_size["width"]
 
 
 CONTRAST = """(all) => {

@@ -212,6 +212,9 @@ SCROLL = """async () => {
 }"""
 
 
+PAINTED = """(all) =>
+  all.filter((card) => card.firstChild.checkVisibility({ contentVisibilityAuto: true })).length
+"""
 FRAME = """() => {
   const asked = performance.now();
   return new Promise((done) => requestAnimationFrame(() => done(performance.now() - asked)));
@@ -224,10 +227,9 @@ def test_500_pictures_stay_smooth(tmp_path):
         timing = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
         assert timing < 3000
         assert page.locator(".card").count() == 500 and 0 < len(loaded(page, "#cards img")) < 200  # of 1000
-        frames = page.evaluate(SCROLL)
-        assert np.median(frames) < 50 and np.percentile(frames, 90) < 150, (
-            frames
-        )  # milliseconds; 17 where nothing else runs
+        assert 0 < page.locator(".card").evaluate_all(PAINTED) < 100
+        frames = page.evaluate(SCROLL)  # milliseconds; 17 each where nothing else runs
+        assert np.median(frames) < 100 and np.percentile(frames, 90) < 250, frames
         page.wait_for_function("[...document.images].at(-1).naturalWidth == 24")
         page.locator("#all").fill("30")
         assert page.evaluate(FRAME) < 500
@@ -238,7 +240,7 @@ def test_scores_and_run_json(tmp_path):
         [
             {"step": 1, "fid_B": 90.0, "kid_mean": 5},
             {"step": 2, "fid_B": 70.5},
-            {"step": 3, "fid_B": 80, "coat_texture_A2B": 0.5},
+            {"step": 3, "fid_B": 80, "coat_texture_A2B": 0.2},
         ],
         [{"step": 3, "fid_B": 75.25, "coat_texture_A2B": 1.75}],
     ]
@@ -263,9 +265,9 @@ def test_scores_and_run_json(tmp_path):
         assert rows("#scores") == {
             "FID, into B": ["80 best 70.5 at 2", "75.3"],
             "KID, mean": ["5", ""],
-            "strength of the coat's pattern (right: 1), A to B": ["0.5", "1.75"],
+            "strength of the coat's pattern (right: 1), A to B": ["0.2", "1.75"],
         }
-        assert texts(page, "#scores td b") == ["75.3", "5", "0.5"]
+        assert texts(page, "#scores td b") == ["75.3", "5", "1.75"]
         versions = rows("#options > .scroll")
         assert versions["versions: torch"] == ["2.14.0 → 2.15.0", "2.14.0"]
         assert versions["git: clean"] == ["true", "true"] and versions["seed"] == ["0", "0"]

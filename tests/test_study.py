@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import contrasts, loaded, opened, overflow
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "figure"))
 
@@ -25,12 +25,15 @@ def made(tmp_path_factory):
     """A study's folder, of pictures that would tell whose they are by size, format and metadata."""
     top = tmp_path_factory.mktemp("study")
     folders = {name: top / f"tell-tale {i}" for i, name in enumerate(METHODS)}
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for i, folder in enumerate([top / "input", *folders.values()]):
         folder.mkdir()
         for n in range(20):
             told = PngImagePlugin.PngInfo()
             told.add_text("Software", METHODS[i - 1])
-            Image.new("RGB", (16 + i, 16), (50 * i, 10 * n, 0)).save(folder / f"secret {n:02d}.png", pnginfo=told)
+            Image.new("RGB", (16 + i, 16), (50 * i, 10 * n, 0)).save(
+                folder / f"secret {n:02d}.png", pnginfo=told, icc_profile=profile
+            )
     calls = [f"{name}={folder}" for name, folder in folders.items()]
     call = ["--input", str(top / "input"), "--questions", str(QUESTIONS), "--size", "32", "--title", METHODS[1]]
     study.main([*calls, *call, "--out", str(top / "study")])
