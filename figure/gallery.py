@@ -184,6 +184,8 @@ def _flat(start: dict):
 
 
 def _text(value) -> str:
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -248,6 +248,7 @@ def test_scores_and_run_json(tmp_path):
     start = {
         "method": "nice",
         "seed": 0,
+        "gpu": None,
         "versions": {"torch": "2.14.0"},
         "git": {"commit": "ab12", "clean": True},
         "data": {"trainA": {"pictures": 5, "digest": "77aa"}},
@@ -271,6 +272,7 @@ def test_scores_and_run_json(tmp_path):
         versions = rows("#options > .scroll")
         assert versions["versions: torch"] == ["2.14.0 → 2.15.0", "2.14.0"]
         assert versions["git: clean"] == ["true", "true"] and versions["seed"] == ["0", "0"]
+        assert versions["gpu"] == ["none", "none"]
         assert versions["data: trainA"] == ["pictures 5, digest 77aa"] * 2
         page.locator("#options summary").click()
         assert texts(page, "#options mark") == ["versions: torch", "lr"]
