@@ -76,8 +76,10 @@ class Run:
 
     def data(self) -> Path:
         """The folder of its data set, as run.json has it or under the run's own name."""
-        options = (self.starts or [{}])[-1].get("options", {})
-        return Path(options.get("dataset_dir", "dataset"), options.get("dataset", self.path.resolve().name))
+        said = {"dataset_dir": "dataset", "dataset": self.path.resolve().name}
+        for start in self.starts:
+            said |= start.get("options") or {}
+        return Path(said["dataset_dir"], said["dataset"])
 
     def steps(self) -> int:
         return max([line["step"] for line in self.log[-1:]] + [max(grids) for grids in self.grids.values()], default=0)

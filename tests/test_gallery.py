@@ -203,7 +203,7 @@ def test_names_are_text(tmp_path):
 SCROLL = """async () => {
   const times = [];
   const end = document.scrollingElement.scrollHeight;
-  for (let y = 0; y < end; y += end / 60) {
+  for (let y = 0; y < end; y += end / 40) {
     scrollTo({ top: y, behavior: "instant" });
     times.push(await new Promise((done) => requestAnimationFrame((a) => requestAnimationFrame((b) => done(b - a)))));
   }

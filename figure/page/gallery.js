@@ -85,21 +85,25 @@ function panel({ title, curves }, lastStep, point) {
   }
   for (const step of ticks(0, lastStep)) {
     const near = x(step) > wide - 16 ? "end" : x(step) < 16 ? "start" : "middle";
-    axes.append(svg("text", { x: BOX.left + x(step), y: BOX.height - 4, "text-anchor": near }, whole(Math.round(step))));
+    const spot = { x: BOX.left + x(step), y: BOX.height - 4, "text-anchor": near };
+    axes.append(svg("text", spot, whole(Math.round(step))));
   }
   const ways = [...new Set(lines.map((line) => line.way))];
   const legend = el("ul", { class: "legend" });
   for (const line of lines) {
     const dash = ["none", "5 3", "2 2"][ways.indexOf(line.way) % 3];
-    const path = (values) => values.map((v, i) => `${i ? "L" : "M"}${x(line.steps[i]).toFixed(1)} ${y(v).toFixed(1)}`).join("");
-    const style = `stroke: ${colour(line.run)}; stroke-dasharray: ${dash}`;
-    if (line.drawn !== line.values) plot.append(svg("path", { class: "raw", d: path(line.values), style: `stroke: ${colour(line.run)}` }));
+    const corner = (v, i) => `${x(line.steps[i]).toFixed(1)} ${y(v).toFixed(1)}`;
+    const path = (values) => `M${values.map(corner).join("L")}`;
+    const solid = `stroke: ${colour(line.run)}`, style = `${solid}; stroke-dasharray: ${dash}`;
+    if (line.drawn !== line.values) plot.append(svg("path", { class: "raw", d: path(line.values), style: solid }));
     plot.append(svg("path", { class: "line", d: path(line.drawn), style }));
-    if (line.steps.length <= 20) {
-      for (const i of line.steps.keys()) plot.append(svg("circle", { cx: x(line.steps[i]), cy: y(line.values[i]), r: 2.2, style: `fill: ${colour(line.run)}` }));
+    for (const i of line.steps.length <= 20 ? line.steps.keys() : []) {
+      const dot = { cx: x(line.steps[i]), cy: y(line.values[i]), r: 2.2, style: `fill: ${colour(line.run)}` };
+      plot.append(svg("circle", dot));
     }
     const label = [names.length > 1 ? names[line.run] : "", line.way].filter(Boolean).join(", ");
-    const swatch = svg("svg", { class: "swatch", viewBox: "0 0 18 6", "aria-hidden": "true" }, svg("line", { x1: 0, x2: 18, y1: 3, y2: 3, style }));
+    const swatch = svg("svg", { class: "swatch", viewBox: "0 0 18 6", "aria-hidden": "true" },
+      svg("line", { x1: 0, x2: 18, y1: 3, y2: 3, style }));
     line.shown = el("b");
     legend.append(el("li", {}, swatch, label ? `${label} ` : "", line.shown));
   }
@@ -130,8 +134,8 @@ function film() {
   const views = data.runs.map((run, number) => {
     const caption = el("figcaption"), image = el("img", { decoding: "async" });
     const frames = (way) => data.film.filter((frame) => frame.run === number && frame.way === way);
-    const scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Samples of ${run.name}` }, image);
-    const node = el("figure", { class: "frame" }, caption, scroll);
+    const node = el("figure", { class: "frame" }, caption,
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Samples of ${run.name}` }, image));
     return { run, node, caption, image, frames };
   });
   $("film").append(...views.map((view) => view.node));
@@ -145,9 +149,10 @@ function film() {
       caption.textContent = `${run.name}, ${wayOf(way)}, step ${whole(frame.step)}`;
       image.alt = `Samples of ${run.name}, ${wayOf(way)}, at step ${whole(frame.step)}: four training and four test ` +
         "pictures side by side, on top the input, below it what the networks make of it";
-      if (image.getAttribute("src") !== frame.src) dress(image, { src: frame.src, width: frame.width, height: frame.height }, []);
-      for (const { src } of mine.slice(Math.max(0, index - 2), index + 4)) {
-        if (!kept.has(src)) kept.set(src, Object.assign(new Image(), { src }));
+      const { src, width, height } = frame;
+      if (image.getAttribute("src") !== src) dress(image, { src, width, height }, []);
+      for (const { src: close } of mine.slice(Math.max(0, index - 2), index + 4)) {
+        if (!kept.has(close)) kept.set(close, Object.assign(new Image(), { src: close }));
       }
       while (kept.size > 60) kept.delete(kept.keys().next().value);
     }
@@ -247,13 +252,16 @@ function facts() {
 /** A translation with its input over the left part of it, as far as its slider says. */
 function compare(input, answer, alt) {
   const box = el("div", { class: "compare" }, picture(answer, alt));
-  const over = () => box.classList.contains("over") || (box.classList.add("over"), box.children[0].after(picture(input, "")));
+  const over = () => { // only when it is asked for: most of a long page is never touched
+    if (box.querySelectorAll("img").length === 1) box.firstChild.after(picture(input, ""));
+  };
   const slide = () => {
-    over(); // only now: most of a long page is never touched
+    over();
     box.style.setProperty("--cut", `${slider.value}%`);
     slider.setAttribute("aria-valuetext", `input over ${slider.value}%`);
   };
-  const slider = el("input", { type: "range", min: 0, max: 100, value: 0, step: 2, input: slide, "aria-label": `Input over ${alt}` });
+  const slider = el("input",
+    { type: "range", min: 0, max: 100, value: 0, step: 2, input: slide, "aria-label": `Input over ${alt}` });
   box.append(slider, el("span", { class: "handle" }));
   const all = (value) => {
     over();
@@ -270,7 +278,8 @@ function translations() {
   let boxes = [], cards = [];
 
   const shot = (content, caption, run) =>
-    el("figure", { class: "shot" }, content, el("figcaption", run === undefined ? {} : { style: `--c: ${colour(run)}` }, caption));
+    el("figure", { class: "shot" }, content,
+      el("figcaption", run === undefined ? {} : { style: `--c: ${colour(run)}` }, caption));
   const card = (item, target) => {
     const shots = [shot(picture(item.input, `Input ${item.name}`), "input")];
     item.answers.forEach((answers, run) => {
@@ -282,7 +291,8 @@ function translations() {
         shots.push(shot(box, caption, run));
       });
     });
-    const node = el("li", { class: "card" }, el("p", { class: "name", title: item.name }, item.name), el("div", { class: "shots" }, ...shots));
+    const node = el("li", { class: "card" },
+      el("p", { class: "name", title: item.name }, item.name), el("div", { class: "shots" }, ...shots));
     node.style.setProperty("--n", shots.length);
     return { node, name: item.name.toLowerCase() };
   };

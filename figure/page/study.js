@@ -1,7 +1,8 @@
 "use strict";
 
 const KEPT = `study ${data.study}`; // where the browser keeps what was answered
-let state = restore() || begin(); // participant, started, at: number of the question shown, order: [{id, shown, choice, seconds}]
+// participant, started, at: number of the question shown, order: [{id, shown, choice, seconds}]
+let state = restore() || begin();
 let asked = 0; // when the present question appeared
 
 $("title").textContent = document.title = data.title;
@@ -20,8 +21,10 @@ function shuffled(things) {
 }
 
 function begin() {
-  const participant = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const order = shuffled(data.questions).map(({ id, answers }) => ({ id, shown: shuffled(answers), choice: null, seconds: 0 }));
+  const bytes = crypto.getRandomValues(new Uint8Array(6));
+  const participant = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const order = shuffled(data.questions).map(({ id, answers }) =>
+    ({ id, shown: shuffled(answers), choice: null, seconds: 0 }));
   return { participant, started: null, at: 0, order };
 }
 
@@ -52,7 +55,8 @@ function show() {
   if (!state.started) return view("welcome");
   const { at, order } = state;
   if (at >= order.length) {
-    $("summary").textContent = `You answered ${order.length} questions. Save the file and hand it to whoever asked you.`;
+    $("summary").textContent =
+      `You answered ${order.length} questions. Save the file and hand it to whoever asked you.`;
     return view("end");
   }
   const { id, shown, choice } = order[at];
@@ -62,7 +66,8 @@ function show() {
   $("back").disabled = at === 0;
   $("input").replaceChildren(picture(data.pictures[id], "The picture to be translated", { loading: "eager" }));
   $("answers").replaceChildren(...shown.map((answer, i) =>
-    el("button", { type: "button", class: "answer", "aria-pressed": String(answer === choice), click: () => choose(answer) },
+    el("button",
+      { type: "button", class: "answer", "aria-pressed": String(answer === choice), click: () => choose(answer) },
       picture(data.pictures[answer], `Answer ${i + 1}`, { loading: "eager" }), el("span", {}, String(i + 1)))));
   for (const next of order.slice(at + 1, at + 3)) { // so that it need not be waited for
     for (const word of [next.id, ...next.shown]) new Image().src = data.pictures[word].src;
@@ -89,7 +94,8 @@ function save() {
   const answers = order.filter(({ choice }) => choice)
     .map(({ id, shown, choice, seconds }) => ({ question: id, choice, shown, seconds }));
   const text = JSON.stringify({ study: data.study, participant, started, answers }, null, 1);
-  const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: `answers-${participant}.json` });
+  const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  const link = el("a", { href, download: `answers-${participant}.json` });
   document.body.append(link);
   link.click();
   link.remove();
