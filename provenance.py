@@ -1,0 +1,78 @@
+"""What a run was: results/NAME/run.json, a list with an entry for its start and each resume.
+
+An entry holds what is needed to do it again: options, method, seed, versions, machine, the program's commit, and
+what the data were.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from utils import atomic
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
+
+
+def record(trainer, pictures: dict[str, list[Path]]):
+    """Add an entry to the run's run.json, or begin it anew at step 0; what is no list of entries is replaced."""
+    args, path = trainer.args, trainer.results / "run.json"
+    entries = []
+    if trainer.step and path.exists():
+        try:
+            entries = [entry for entry in json.loads(path.read_text("utf-8")) if isinstance(entry, dict)]
+        except (ValueError, TypeError):
+            entries = []
+    entry = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "step": trainer.step,
+        "method": args.method,
+        "seed": args.seed,
+        "options": {k: v for k, v in vars(args).items() if k not in ("given", "command")},
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "processor": processor(),
+        "gpu": torch.cuda.get_device_name() if trainer.device.type == "cuda" else None,
+        "processes": trainer.world,
+        "git": commit(),
+        "data": {name: fingerprint(paths) for name, paths in pictures.items()},
+    }
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps([*entries, entry], indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The processor's name, its cores and the vector extensions that torch uses of it."""
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def commit() -> dict | None:
+    """The commit that the program is of, and whether nothing was changed since; None outside a repository."""
+
+    def git(*words):
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain", "-uno")}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def fingerprint(paths: list[Path]) -> dict:
+    """Number of pictures, and SHA-256 of their names and sizes: cheap, and another for nearly any other data."""
+    sha = hashlib.sha256()
+    for path in sorted(paths):
+        sha.update(f"{path.name}\0{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+    return {"pictures": len(paths), "digest": sha.hexdigest()}
