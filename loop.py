@@ -22,6 +22,8 @@ def train(trainer) -> bool:
     trainer.inspect(pictures)
     if args.resume and trainer.step == 0:
         trainer.load()
+    learned = {d: pictures[f"train{trainer.folder[d]}"] for d in "AB"}
+    trainer.survey(learned)  # before anything is written
     torch.backends.cudnn.benchmark = args.benchmark_flag
     with ExitStack() as stack:
         signals = stack.enter_context(utils.Signals())
@@ -31,7 +33,7 @@ def train(trainer) -> bool:
             if trainer.step == 0:
                 checkpoints.keep_previous(trainer.results)
             log = stack.enter_context(utils.Log(trainer.results / "log.jsonl", trainer.step))
-        stream = stack.enter_context(trainer.stream({d: pictures[f"train{trainer.folder[d]}"] for d in "AB"}))
+        stream = stack.enter_context(trainer.stream(learned))
         bar = tqdm(total=args.iteration, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True)
         finished = _steps(trainer, stream, stack.enter_context(bar), log, signals, pictures)
     if main and not finished:

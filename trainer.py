@@ -91,6 +91,7 @@ class Trainer:
     rate(step), rate_scale  learning rate, a pure function of the step; factors of it by optimizer
     clip                the largest norm that the gradient may have, by optimizer
     rhythm              the number of steps after which their kinds repeat; the last of them is the largest
+    survey(paths)       what it has to know of all training pictures, {"A": paths, "B": paths}; before a run
     prepare(real_A, real_B)  what is built from a first batch
     remember(), recall(state)  what has to be kept beside weights: a dict of tensors and plain values
     rows(x, s, t)       the sample grid's rows for one picture
@@ -170,6 +171,9 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         return lr_at(step, self.args.iteration, self.args.lr, self.args.decay_flag)
+
+    def survey(self, paths: dict[str, list[Path]]):
+        pass
 
     def prepare(self, real_A: Tensor, real_B: Tensor):
         pass
