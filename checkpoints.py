@@ -164,7 +164,7 @@ def by_name(found: dict, names: set[str]) -> dict | None:
 
     At least one of them, the newest of each; None where there is none.
     """
-    if all(isinstance(found.get(name), dict) for name in names):
+    if any(isinstance(found.get(name), dict) for name in names):
         return found
     networks = {}
     for file, content in found.items():
