@@ -10,8 +10,6 @@ G_A draws B from A, G_B draws A from B; D_A judges B, D_B judges A (the authors'
 The fakes that D sees are drawn from a pool of earlier ones.
 """
 
-import re
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -147,6 +145,7 @@ class CycleGAN(Trainer):
     defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
     translators = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     resample = "bicubic"
+    first, inner = "model.1.weight", "conv_block.1.weight"  # of a generator, where its first and a block's layer lie
 
     def build(self, a) -> dict[str, nn.Module]:
         self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] draws into d
@@ -155,7 +154,8 @@ class CycleGAN(Trainer):
         return {"G_A": self.G["B"], "G_B": self.G["A"], "D_A": self.D["B"], "D_B": self.D["A"]}
 
     def trained(self):
-        return {name: [p for d in "BA" for p in nets[d].parameters()] for name, nets in (("G", self.G), ("D", self.D))}
+        kinds = (("G", self.G), ("D", self.D))
+        return {name: [p for net in nets.values() for p in net.parameters()] for name, nets in kinds}
 
     @property
     def betas(self):
@@ -213,25 +213,42 @@ class CycleGAN(Trainer):
         return [x, fake, self.G[s](fake)]
 
     @classmethod
+    def check(cls, args) -> str | None:
+        if args.img_size < 24:
+            return f"--img_size {args.img_size} is too small for the discriminators, which need 24"
+        return None
+
+    @classmethod
     def adopt(cls, found):
         """One file a network; a released file latest_net_G.pth is one generator alone, A to B."""
         networks = super().adopt(found)
         if networks is None and (alone := super().adopt({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})):
             networks = alone
-        is_classic = networks and all("model.1.bias" in networks[n] for n in ("G_A", "G_B") if n in networks)
-        return networks if is_classic else None
+        generators = cls.generators(networks or {})
+        is_ours = all(getattr(G.get(cls.first), "ndim", 0) == 4 and "model.1.bias" in G for G in generators)
+        return networks if generators and is_ours else None
 
     @classmethod
     def infer(cls, networks):
-        weights = next(networks[name] for name in ("G_A", "G_B") if name in networks)
-        first = weights["model.1.weight"]
-        blocks = sum(bool(re.fullmatch(r"model\.\d+\.conv_block\.1\.weight", key)) for key in weights)
+        weights, *_ = cls.generators(networks)
+        first = weights[cls.first]
+        blocks = sum(key.endswith(cls.inner) for key in weights)
         return {"ch": first.shape[0], "img_ch": first.shape[1], "n_res": blocks}
 
+    @classmethod
+    def generators(cls, networks: dict) -> list[dict]:
+        """The weights of those that are there."""
+        return [networks[name] for names in cls.translators.values() for name in names if name in networks]
 
-def epoch_rate(args, step: int) -> float:
-    """The rate of an epoch E: lr (1 - max(0, E - n_epochs) / (n_epochs_decay + 1)); the last is not 0."""
+
+def epoch_rate(args, step: int, shift: int = 0, beyond: int = 1) -> float:
+    """The rate of an epoch E: lr (1 - max(0, E + shift - n_epochs) / (n_epochs_decay + beyond)).
+
+    As here, the last of CycleGAN's is not 0; the programs that grew out of it begin and end elsewhere.
+    """
     if not args.decay_flag:
         return args.lr
-    epoch = epoch_at(step, args.iteration, args.n_epochs + args.n_epochs_decay, args.steps_per_epoch)
-    return args.lr * (1 - max(0, epoch - args.n_epochs) / (args.n_epochs_decay + 1))
+    epochs = max(1, args.n_epochs + args.n_epochs_decay)
+    epoch = epoch_at(step, args.iteration, epochs, args.steps_per_epoch)
+    fallen = max(0, epoch + shift - args.n_epochs) / max(1, args.n_epochs_decay + beyond)
+    return args.lr * max(0.0, 1 - fallen)
