@@ -6,6 +6,8 @@ METHODS = {
     "nice": "NICE:NICE",
     "cyclegan": "methods.cyclegan:CycleGAN",
     "ugatit": "methods.ugatit:UGATIT",
+    "gcgan": "methods.gcgan:GcGAN",
+    "distancegan": "methods.distancegan:DistanceGAN",
 }
 
 

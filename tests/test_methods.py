@@ -15,6 +15,7 @@ from PIL import Image
 from replay import Replayed, pictures, replay, trainer_of
 
 import checkpoints
+import info
 import main
 import methods
 import translate
@@ -24,10 +25,21 @@ from utils import UserError
 SMALL = {
     "nice": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",
     "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
+    "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
+    "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
 }
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
     "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),
+    "gcgan": ("gcgan", 5e-6, 2e-5, 5e-5),
+    "distancegan": ("distancegan", 5e-6, 1e-5, 1e-4),
+}
+# of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
+COUNTS = {
+    "cyclegan": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
+    "gcgan": {"generators": (1, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
+    "gcgan --share false": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
+    "distancegan": {"generators": (2, 11_388_675, 49.55), "discriminators": (2, 2_766_529, 3.147)},
 }
 every_method = pytest.mark.parametrize("method", SMALL)
 
@@ -120,6 +132,16 @@ def test_every_random_number_counts(recording, monkeypatch):
 def test_recordings_and_outputs_are_small():
     sizes = [path.stat().st_size for path in (HERE / "fixtures").iterdir()]
     assert sum(sizes) < 16e6
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_counts(case):
+    args, found = main.parse_args(f"--method {case} --device cpu".split()), {}
+    with torch.device("meta"):
+        for title, names, net, forward, x in info.dry_run(args).tour():
+            rows = info.modules(net, forward, x)
+            found[title] = (len(names), sum(row[2] for row in rows), sum(row[3] for row in rows) / 1e9)
+    assert found == {kind: (n, p, pytest.approx(m, rel=2e-4)) for kind, (n, p, m) in COUNTS[case].items()}
 
 
 # ------------------------------------------------------------------------------------------ training
