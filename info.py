@@ -6,6 +6,7 @@ needed, no memory for weights, and no arithmetic is done.
 
 import argparse
 import functools
+import math
 import os
 import weakref
 from contextlib import suppress
@@ -74,9 +75,10 @@ def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tupl
     called = {row[0] for row in rows}
     rows = [row for row in rows if row[2] or row[3]]
     for name, child in _parts(net):
-        if name == "conv1x1":  # run folded, at half of the cost that the paper counts: over [x, x]
-            z = getattr(y, "z", y)
-            rows.append((name, tuple(z.shape), _numel(child), _numel(child) * z.numel() // z.shape[1]))
+        if name == "conv1x1":  # run folded, at half of the cost that the papers count: over [x, x]
+            n, _, *sides = getattr(y, "heatmap", y).shape
+            each = _numel(child) if biases else child.weight.numel()
+            rows.append((name, (n, child.out_channels, *sides), _numel(child), each * n * math.prod(sides)))
         elif name not in called and _numel(child):  # CAM weights of an independent encoder scale, without a product
             rows.append((name, (), _numel(child), 0))
     return rows + [(name, tuple(p.shape), p.numel(), 0) for name, p in net.named_parameters(recurse=False)]
@@ -170,7 +172,7 @@ def report(args):
     """Print the networks as tables, the totals of all of a kind, and the memory that training needs."""
     memory = training_memory(args)  # first: what follows loads more than a training does
     dry, size = dry_run(args), args.img_size
-    totals = []
+    totals = {}
     with torch.device("meta"):
         tour = list(dry.tour())
     for title, names, net, forward, x in tour:
@@ -181,9 +183,10 @@ def report(args):
         for name, shape, parameters, products in rows:
             print(f"  {name:12}{_by(shape):>20}{parameters:14,}{products:16,}")
         print(f"  {'sum':12}{'':20}{_sum(rows, 2):14,}{_sum(rows, 3):16,}\n")
-        totals.append((title, len(names) * _sum(rows, 2), len(names) * _sum(rows, 3)))
+        parameters, products = totals.get(title, (0, 0))  # a kind may come in two sizes
+        totals[title] = parameters + len(names) * _sum(rows, 2), products + len(names) * _sum(rows, 3)
     print(f"  {'all of them together':32}{'parameters':>14}{'multiply-adds':>16}")
-    for title, parameters, products in totals:
+    for title, (parameters, products) in totals.items():
         print(f"  {title:32}{short(parameters):>14}{short(products):>16}")
     where = "GPU memory" if args.device.startswith("cuda") else "memory"
     print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
