@@ -21,6 +21,7 @@ BLUR = 4  # sigma in pixels, wider than a stripe: it parts a coat into colour an
 def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     """How well the pictures in fake_dir translate their namesakes in source_dir.
 
+    A larger picture in fake_dir, of networks that take none so small, is reduced to its namesake's size.
     Pixel values are in [0, 1]; means are over scenes, pixels and colour channels. Inside are the pixels
     that the animal covers at least by half, outside those it does not touch; the edge in between counts for
     neither. blur is Gaussian, of sigma BLUR, and confined to the inside (weights outside are 0), so that no
@@ -37,10 +38,11 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
         raise UserError(f"{mask_dir}: no masks; delete the demo data set and draw it again with: python -m demo")
     sums = np.zeros(5)
     for name in names:
-        fake, source, truth = (_read(Path(d) / name, "RGB") for d in (fake_dir, source_dir, truth_dir))
+        source, truth = (_read(Path(d) / name, "RGB") for d in (source_dir, truth_dir))
+        fake = _read(Path(fake_dir) / name, "RGB", source.shape)
         mask = _read(Path(mask_dir) / name, "L")
         if fake.shape != source.shape:
-            raise UserError(f"{Path(fake_dir) / name}: has not the size of its source; translate with --img_size 64")
+            raise UserError(f"{Path(fake_dir) / name}: is smaller than its source; translate with --img_size 64")
         inside, outside = mask >= 0.5, mask == 0
 
         def blur(picture, inside=inside):
@@ -64,11 +66,14 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     }
 
 
-def _read(path: Path, mode: str) -> np.ndarray:
-    """The picture as floats in [0, 1]."""
+def _read(path: Path, mode: str, shape=None) -> np.ndarray:
+    """The picture as floats in [0, 1], reduced to `shape` (h, w, ...) if it is larger."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert(mode), float) / 255
+            image = image.convert(mode)
+            if shape and image.height >= shape[0] and image.width >= shape[1]:
+                image = image.resize(shape[1::-1], Image.Resampling.LANCZOS)  # blurs a texture least
+            return np.asarray(image, float) / 255
     except OSError:
         raise UserError(f"{path}: missing or unreadable; translate the test folders again with: {TRANSLATE}") from None
 
