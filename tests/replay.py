@@ -4,7 +4,8 @@
 
 A recording holds config/*, init/NET/KEY, real_A, real_B (steps,N,3,S,S) uint8, draw/NAME (steps,...), train/LOSS
 (steps,), final/NET/KEY, and eval/NAME: outputs for the first pictures at the initial weights.  What those outputs are
-is said for each method in tests/outputs/METHOD.py.
+is said for each method in tests/outputs/METHOD.py.  In place of a final/NET/KEY there may be a moved/NET/KEY, its
+difference from the initial one in 8-bit multiples of `unit`.
 """
 
 import importlib
@@ -102,6 +103,13 @@ def trainer_of(method: str, data, *more: str):
     return model
 
 
+def final_of(data, key: str):
+    """The expected final value of NET/KEY, or None where it is not kept."""
+    if f"moved/{key}" in data:
+        return data[f"init/{key}"] + data[f"moved/{key}"] * data["unit"]
+    return data.get(f"final/{key}")
+
+
 def deviation(found, expected, relative=False) -> float:
     """The worst difference, of the expected value or absolutely; where nothing is expected (NaN) nothing may be."""
     found, expected = (torch.as_tensor(x).detach().double() for x in (found, expected))
@@ -137,8 +145,9 @@ def replay(method: str, path, *more: str, data=None) -> dict[str, dict[str, floa
                 worst["first"][name] = off
     for name, net in model.networks().items():
         for key, value in net.state_dict().items():
-            if f"{name}/{key}" not in idle and f"final/{name}/{key}" in data:
-                worst["final"][f"{name}/{key}"] = deviation(value, data[f"final/{name}/{key}"])
+            expected = final_of(data, f"{name}/{key}")
+            if f"{name}/{key}" not in idle and expected is not None:
+                worst["final"][f"{name}/{key}"] = deviation(value, expected)
     return worst
 
 
