@@ -27,12 +27,15 @@ SMALL = {
     "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
     "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
     "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
+    "ugatit": "--img_size 96 --ch 2 --n_res 1",
 }
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
     "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),
     "gcgan": ("gcgan", 5e-6, 2e-5, 5e-5),
     "distancegan": ("distancegan", 5e-6, 1e-5, 1e-4),
+    "ugatit": ("ugatit", 5e-3, 1e-2, 1e-4),  # a ReLU on its edge: rounding moves the losses after the first step
+    "ugatit_full": ("ugatit", 5e-3, 1e-2, 1e-4),
 }
 # of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
 COUNTS = {
