@@ -87,7 +87,7 @@ def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tupl
 def _parts(net):
     """(name, module) of the parts worth a row: the children, and those of an only child."""
     parts = list(net.named_children())
-    while len(parts) == 1 and isinstance(parts[0][1], torch.nn.Sequential):
+    while len(parts) == 1 and isinstance(parts[0][1], (torch.nn.Sequential, torch.nn.ModuleList)):
         ((name, only),) = parts
         parts = [(f"{name}.{child}", module) for child, module in only.named_children()]
     return parts
