@@ -156,12 +156,11 @@ class NICE(Trainer):
 
     @classmethod
     def check(cls, args) -> str | None:
-        smallest = 3 * 2 ** (args.n_dis - 2)
-        if args.img_size < smallest:
-            return (
-                f"--img_size {args.img_size} is too small for --n_dis {args.n_dis}, which needs {smallest}; "
-                f"use --n_dis 6 (from 48 pixels) or a larger --img_size"
-            )
+        deepest = (args.img_size // 3).bit_length() + 1  # S / 2^(n-2) >= 3
+        if deepest < 6:
+            return f"--img_size {args.img_size} is too small: the shallowest discriminator, --n_dis 6, needs 48"
+        if args.n_dis > deepest:
+            return f"--n_dis {args.n_dis} is too deep for --img_size {args.img_size}, which allows {deepest}"
         if not args.nice and args.encoder_updates != "d":
             return "--nice false trains its encoders with the generators: leave --encoder_updates out"
         return None

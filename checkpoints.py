@@ -7,10 +7,9 @@ keep less, in one file or one a network: `Trainer.adopt` of the method says how.
 """
 
 import hashlib
-import itertools
-import os
 import re
 import sys
+import warnings
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 
 import methods
-from utils import UserError, atomic, shown, writing
+from utils import UserError, atomic, brief, shown
 
 # what profiling tools and PyTorch before 0.4 left in networks that do not have it
 STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batches_tracked")
@@ -46,6 +45,11 @@ def numbered_paths(results: Path) -> list[Path]:
     folder = results / "model"
     found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, key=lambda p: int(pattern.fullmatch(p.name)[1]))
+
+
+def candidates(results: Path) -> list[Path]:
+    """The checkpoints of a run that can be continued, the newest first."""
+    return [p for p in (latest_path(results), *reversed(numbered_paths(results))) if p.exists()]
 
 
 def digest(value) -> str:
@@ -117,8 +121,11 @@ def load_checkpoint(path: Path) -> dict:
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
-    if not path.is_file() and not files:
+    if not path.exists():
         raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint")
+    if not files:
+        raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
+                        "with --checkpoint")
     found = {file.stem: _read(file) for file in files}
     single = next(iter(found.values()))
     if path.is_file() and not all(isinstance(value, torch.Tensor) for value in single.values()):
@@ -142,8 +149,14 @@ def _read(path: Path) -> dict:
     """The dict in a file.  UserError: damaged, or not to be trusted."""
     try:
         zipped = _is_sound_archive(path)
+        if not zipped:
+            with open(path, "rb") as file:
+                if file.read(1) != b"\x80":  # as every pickle begins that torch has written
+                    raise ValueError("torch has written no such file")
         # weights_only: no pickle of a stranger is ever executed; mmap: only what is used is read
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         _check_extent(state, path.stat().st_size)
         if zipped and "digest" not in state:
             with zipfile.ZipFile(path) as archive:
@@ -153,7 +166,7 @@ def _read(path: Path) -> dict:
             raise ValueError("it holds no dict of names")
         return state
     except Exception as error:  # parsers of damaged files trip in many ways
-        reason = _brief(error)
+        reason = brief(error)
         raise UserError(
             f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
         ) from None
@@ -229,29 +242,25 @@ def fitting(path: Path, what: str):
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {_brief(error)}") from None
-
-
-def _brief(error: Exception) -> str:
-    return shown(" ".join(str(error).split())[:160] or type(error).__name__)
+        raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {brief(error)}") from None
 
 
 def newest_checkpoint(results: Path, named: str | None = None, to_translate=False) -> tuple[dict, Path]:
     """The newest valid checkpoint of a run, or the one named.  to_translate: verify only what that needs."""
-    candidates = [Path(named)] if named else [latest_path(results), *reversed(numbered_paths(results))]
-    candidates = [p for p in candidates if named or p.exists()]
-    if not candidates:
-        raise UserError(
-            f"no checkpoint {shown(latest_path(results))}; "
-            "train first, check --dataset and --result_dir, or use --checkpoint"
-        )
-    for path in candidates:
+    paths = [Path(named)] if named else candidates(results)
+    if not paths:
+        earlier = [p for p in results.glob("previous_*/*_params_latest.pt") if p.parent.name[9:].isdecimal()]
+        earlier.sort(key=lambda p: int(p.parent.name[9:]))
+        remedy = f"name the earlier run's with --checkpoint {shown(earlier[-1])}" if earlier else (
+            "train first, check --dataset and --result_dir, or use --checkpoint")
+        raise UserError(f"no checkpoint {shown(latest_path(results))}; {remedy}")
+    for path in paths:
         try:
             state = load_checkpoint(path)
             verify(state, path, [*filter(is_network, state), "args"] if to_translate else None)
             return state, path
         except UserError as error:
-            if path == candidates[-1]:
+            if path == paths[-1]:
                 raise
             print(f"{error}; falling back to an older one", file=sys.stderr)
     raise AssertionError("unreachable")
@@ -337,17 +346,3 @@ def load_optimizer(optimizer, state: dict, name: str, path: Path):
             own[i] = {"step": torch.tensor(float(entry["step"]))}  # torch 1.x wrote an int
             own[i] |= {k: torch.empty_like(parameters[i]).copy_(entry[k]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.load_state_dict({"state": own, "param_groups": ours["param_groups"]})
-
-
-def keep_previous(results: Path):
-    """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
-    old = [p for p in (latest_path(results), results / "log.jsonl", results / "model") if p.exists()]
-    old = [p for p in old if p.is_dir() or p.stat().st_size]
-    if not old:
-        return
-    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
-    with writing(folder):
-        folder.mkdir()
-        for path in old:
-            os.replace(path, folder / path.name)
-    print(f"starting anew; the checkpoints and the log of an earlier run are now in {shown(folder)}", file=sys.stderr)

@@ -8,8 +8,9 @@ import argparse
 import functools
 import math
 import os
+import re
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
+from utils import UserError
 
 
 @functools.cache
@@ -28,12 +30,24 @@ def _dry(method: type) -> type:
     return type(f"Dry{method.__name__}", (method,), {"_update": _update})
 
 
+@contextmanager
+def countable(args):
+    """UserError where a number of weights or positions overflows."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        what = f"--ch {args.ch}, --img_size {args.img_size} and --batch_size {args.batch_size}"
+        raise UserError(f"{what} make more numbers than can be counted: lower them") from None
+
+
 def dry_run(args):
     """A trainer on meta tensors, whose steps end where the optimizers would want real numbers.
 
     args: from main.parse_args.  Mixed precision and compilation are left out.
     """
-    with torch.device("meta"):
+    with countable(args), torch.device("meta"):
         there = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
         return _dry(methods.load(args.method))(argparse.Namespace(**vars(args) | there))
 
@@ -134,7 +148,7 @@ def training_memory(args) -> dict[str, int]:
     what only a real training loads.  The last two are fitted to measured peaks.
     """
     parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
-    with LiveBytes() as live, torch.device("meta"):
+    with countable(args), LiveBytes() as live, torch.device("meta"):
         dry = dry_run(args)
         dry.step = dry.rhythm - 1  # before the largest step
         parts["weights"] = live.now
@@ -148,6 +162,56 @@ def training_memory(args) -> dict[str, int]:
 
 
 LOADED_LATER = 220 * 2**20
+
+
+def refuse_what_cannot_fit(args):
+    """UserError, with the estimate, where a training needs more memory than this machine or its GPU has.
+
+    The estimate takes seconds: it is made only where a bound far above it comes near the memory there is.
+    """
+    there = physical_memory(args.device)
+    batch = args.batch_size * args.grad_accum
+    pixels = batch * args.img_size**2
+    if (least := pixels * args.img_ch * 4 * 2) > there:  # what follows could not count so many
+        _refuse(least, there, "already the pictures of a step take")
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if args.device == "cpu" else 1
+    weights = [p for net in dry_run(args).networks().values() for p in net.parameters()]
+    numbers, layers = sum(p.numel() for p in weights), sum(p.dim() == 4 for p in weights)
+    if (least := copies * 16 * numbers) > there:
+        _refuse(least, there, "already the weights, their gradients and Adam's two moments take")
+    if copies * (20 * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < there:
+        return
+    needed = copies * training_memory(args)["total"]
+    if args.amp != "none":
+        needed //= 2
+    if ACCURACY * needed > there:
+        _refuse(needed, there, "training needs")
+
+
+OF_A_LAYER = 16  # bytes a pixel and base channel, three to eight times what was measured
+ACCURACY = 0.85
+
+
+def _refuse(needed: int, there: int, what: str):
+    raise UserError(
+        f"{what} about {needed / 2**30:,.1f} GiB of memory and there are {there / 2**30:,.1f}: lower --batch_size, "
+        f"--grad_accum, --img_size or --ch; --phase info shows what takes it"
+    )
+
+
+def physical_memory(device: str) -> float:
+    """Bytes of memory that this machine, or a container's limit, has at all; on a GPU of its own; inf: unknown."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    found = []
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, AttributeError):
+        found.append(1024 * int(re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[1]))
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container; no limit reads "max"
+        with suppress(OSError, ValueError):
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
+    return min(found, default=float("inf"))
 
 
 def _resident() -> int:

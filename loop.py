@@ -5,60 +5,77 @@ import time
 from contextlib import ExitStack
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 import checkpoints
+import ranks
+import saving
+import stopping
 import translate
 import utils
-from utils import UserError, lost_peers
+from utils import DiskError, UserError
 
 
 def train(trainer) -> bool:
     """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
     args, main = trainer.args, trainer.rank == 0
-    tests = [f"{trainer.tested}{trainer.folder[s]}" for s, _ in trainer.directions]
-    pictures = translate.pictures(args, *dict.fromkeys(("trainA", "trainB", *tests)))
+    pictures = translate.training_pictures(trainer)
     trainer.inspect(pictures)
-    if args.resume and trainer.step == 0:
+    if args.resume and trainer.step == 0 and (args.resume != "auto" or checkpoints.candidates(trainer.results)):
         trainer.load()
+    ranks.agree_on("last finished step", trainer.step)
+    if trainer.step >= args.iteration:
+        if main:
+            done = f"step {trainer.step} is finished and --iteration is {args.iteration}"
+            print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
+        return True
     learned = {d: pictures[f"train{trainer.folder[d]}"] for d in "AB"}
     trainer.survey(learned)  # before anything is written
     torch.backends.cudnn.benchmark = args.benchmark_flag
+    if main:
+        utils.warn_of_slow_halves(args)
     with ExitStack() as stack:
-        signals = stack.enter_context(utils.Signals())
-        log = None
         if main:
             stack.enter_context(utils.locked(trainer.results))
-            if trainer.step == 0:
-                checkpoints.keep_previous(trainer.results)
-            log = stack.enter_context(utils.Log(trainer.results / "log.jsonl", trainer.step))
+        signals = stack.enter_context(stopping.Signals())
         stream = stack.enter_context(trainer.stream(learned))
         bar = tqdm(total=args.iteration, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True)
-        finished = _steps(trainer, stream, stack.enter_context(bar), log, signals, pictures)
-    if main and not finished:
+        stack.enter_context(bar)
+        try:
+            trainer.stopped = _steps(trainer, stream, bar, signals, pictures, stack)
+        except DiskError as error:
+            if main and signals.begun and checkpoints.candidates(trainer.results):
+                raise DiskError(f"{error}, with --resume True") from None
+            raise
+    if main and trainer.stopped:
         print(f"stopped after step {trainer.step}; continue with: {args.command}", file=sys.stderr)
-    return finished
+    return not trainer.stopped
 
 
-def _steps(trainer, stream, bar, log, signals, pictures) -> bool:
-    args = trainer.args
-    interval = Interval()
+def _steps(trainer, stream, bar, signals, pictures, stack) -> int:
+    """All steps from the trainer's on; 0, or the number of the signal that asked for a stop."""
+    args, log, interval = trainer.args, None, Interval()
     show_every = 20 if trainer.device.type == "cuda" else 1  # showing a loss waits for the GPU
     while trainer.step < args.iteration:
         asked = time.perf_counter()
         try:
             real = next(stream)
         except UserError:  # a picture became unreadable: keep what was learned
-            trainer.save()
+            if signals.begun:
+                trainer.save()
+                time.sleep(0.5)  # a signal to all processes of a job has ended those that read pictures, too
+                if stop := signals.asked()[0]:
+                    return stop
             raise
         waited = time.perf_counter() - asked
         if trainer.step == 0:
             trainer.prepare(real["A"], real["B"])
         terms = trainer.train_step(real["A"], real["B"])
         trainer.position = stream.position
+        if not signals.begun:
+            log = _begin(trainer, signals, stack)
         interval.add(terms, waited)
-        stop, save = _agree(trainer, *signals.asked())
+        stop, save = ranks.largest(*signals.asked())
         step = trainer.step
         last = step == args.iteration or stop
         bar.update()
@@ -76,8 +93,19 @@ def _steps(trainer, stream, bar, log, signals, pictures) -> bool:
             trainer.guard.check()
             trainer.save(numbered=step % args.save_freq == 0)
         if stop:
-            return False
-    return True
+            return stop
+    return 0
+
+
+def _begin(trainer, signals, stack) -> utils.Log | None:
+    """The first step has succeeded: only now an earlier run is moved aside, and there is something to lose."""
+    trainer.guard.check()
+    signals.begun = True
+    if trainer.rank:
+        return None
+    if trainer.step == 1:
+        saving.keep_previous(trainer.results)
+    return stack.enter_context(utils.Log(trainer.results / "log.jsonl", trainer.step - 1))
 
 
 class Interval:
@@ -105,21 +133,9 @@ def _log(trainer, log, interval: Interval):
     speed = interval.speed()  # before the losses are waited for
     values = torch.stack([value / interval.counts[name] for name, value in interval.sums.items()])
     if trainer.world > 1:
-        with lost_peers():
-            dist.all_reduce(values)
-        values /= trainer.world
+        ranks.average([values], trainer.world)
     if log is None:
         return
     means = {name: round(value, 6) for name, value in zip(interval.sums, values.tolist(), strict=True)}
     lr = trainer.rate(trainer.step)
     log.write(step=trainer.step, lr=lr, dropped=int(trainer.guard.dropped), **speed, **means)
-
-
-def _agree(trainer, stop: bool, save: bool) -> tuple[bool, bool]:
-    """All ranks stop or save after the same step, whichever of them was asked to."""
-    if trainer.world == 1:
-        return stop, save
-    asked = torch.tensor([stop, save], dtype=torch.int32, device=trainer.device)
-    with lost_peers():
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        return tuple(bool(x) for x in asked.tolist())

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import options
+import stopping
 from options import Option, Parser, as_argv
 
 # Read when torch is imported.  Large pages for large tensors: faulting in fresh 4 kB pages is a tenth
@@ -56,6 +57,7 @@ def first_look(argv: list[str]) -> argparse.Namespace:
 
 
 FIRST = ("dataset", "result_dir", "resume", "checkpoint")
+MOST = 1000  # of what decides the networks, but channels: layers and the like
 
 
 def resume_command(argv: list[str]) -> str:
@@ -63,7 +65,19 @@ def resume_command(argv: list[str]) -> str:
     once = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     once.add_argument("--resume", nargs="?")
     once.add_argument("--checkpoint")
-    return shlex.join(["python", "main.py", *once.parse_known_args(argv)[1], "--resume", "True"])
+    words = options.expanded(argv)
+    if not once.parse_known_args(words)[0].checkpoint:
+        words = argv  # shorter, and no file says otherwise
+    return shlex.join(["python", "main.py", *once.parse_known_args(words)[1], "--resume", "True"])
+
+
+def place_of(args, given: tuple[str, ...]) -> str | None:
+    """Part --dataset some/where/NAME into --dataset_dir and NAME; what is wrong with it, or None."""
+    folder, args.dataset = os.path.split(args.dataset)
+    if folder and "dataset_dir" in given and os.path.abspath(folder) != os.path.abspath(args.dataset_dir):
+        return f"--dataset lies in {folder}, --dataset_dir is {args.dataset_dir}: leave out one of them"
+    args.dataset_dir = folder or args.dataset_dir
+    return None
 
 
 def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argparse.Namespace:
@@ -73,9 +87,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     The namespace also has `given`, the names of the options on the command line, and `command`,
     the call that would continue this one.
     """
-    import torch  # not above, where it would be read before the variable that it is to see
-
-    import methods
+    import methods  # not above: torch would be read before the variable that it is to see
 
     argv = sys.argv[1:] if argv is None else argv
     saved = saved or {}
@@ -92,68 +104,99 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    if args.device is None:
-        args.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(args.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            parser.error(f"--device {args.device}: this machine has {torch.cuda.device_count()} CUDA GPUs; try cpu")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        parser.error(f"--device {args.device}: there is no such device here; try cpu")
-    if args.amp == "fp16" and device.type != "cuda":
-        parser.error(f"--amp fp16 needs a CUDA GPU; on {args.device} use bf16 or none")
-    multiple = methods.load(method).multiple
-    if args.img_size % multiple:
-        parser.error(f"--img_size {args.img_size} must be divisible by {multiple}: the networks halve it")
-    waits = args.phase == "test" or (args.resume and not saved)  # for a checkpoint to say what it is
-    complaint = None if waits else methods.load(method).check(args)
+    complaint = place_of(args, args.given) or _device_of(args) or _too_large(args, methods.load(method))
+    waits = args.phase == "test" or (args.resume is True and not saved)  # for a checkpoint to say what it is
+    complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
         parser.error(complaint)
     return args
 
 
+def _device_of(args) -> str | None:
+    """Choose --device where none is given; what is wrong with it, or None."""
+    import torch
+
+    import ranks
+    import utils
+
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        args.device = ranks.own_device(args.device)
+        torch.empty(0, device=args.device)
+    except utils.UserError as error:
+        return str(error)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return f"--device {args.device} cannot be used ({utils.brief(error)}); try cpu"
+    if args.amp == "fp16" and not args.device.startswith("cuda"):
+        return f"--amp fp16 needs a CUDA GPU; on {args.device} use bf16 or none"
+    return None
+
+
+def _too_large(args, method: type) -> str | None:
+    if args.img_size % method.multiple:
+        return f"--img_size {args.img_size} must be divisible by {method.multiple}: the networks halve it"
+    numbers = {o.name: getattr(args, o.name) for o in method.options if o.group == "model"}
+    wrong = [f"--{k} {v} must be at most {MOST}" for k, v in numbers.items() if isinstance(v, int) and v > MOST]
+    return wrong[0] if wrong else None
+
+
 def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
-    first, found, saved = first_look(argv), None, None
-    if first.phase != "info" and (first.phase == "test" or first.resume or first.checkpoint) and not asks_help(argv):
+    found = None if asks_help(argv) else checkpoint_for(argv)
+    saved = None
+    if found:
         import checkpoints
 
-        results = Path(first.result_dir) / first.dataset
-        found = checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=first.phase == "test")
         saved = checkpoints.saved_options(found[0])
-        if first.phase == "test":  # its networks say the rest
+        if first_look(argv).phase == "test":  # its networks say the rest
             saved = {"method": saved["method"]}
     args = parse_args(argv, saved)
 
+    import info
     import layers
     import methods
-    import utils
+    import ranks
 
     layers.plain = args.plain
     layers.keep_freed_memory()
     if args.phase == "info":
-        import info
-
         info.report(args)
         return
     root, results = Path(args.dataset_dir) / args.dataset, Path(args.result_dir) / args.dataset
-    with utils.process_group(args.device):
+    if args.phase == "train":
+        info.refuse_what_cannot_fit(args)
+    with ranks.joined(args.device):
+        trainer = methods.create(args)
         if args.dataset == "demo":
             import demo
 
             demo.ensure(root)
-        trainer = methods.create(args)
         if args.phase == "test":
             trainer.test(found)
             return
         if found:
             trainer.load(found)
             del found  # it keeps the file mapped, even when a newer one has taken its name
-        finished = trainer.train()
-        if finished and args.dataset == "demo":
+        if not trainer.train():
+            sys.exit(128 + trainer.stopped)
+        if args.dataset == "demo":
             trainer.test()
             demo.report(results, root)
+
+
+def checkpoint_for(argv: list[str]):
+    """The checkpoint (state, path) that these options continue or translate with, or None."""
+    first = first_look(argv)
+    if first.phase == "info" or not (first.phase == "test" or first.resume or first.checkpoint):
+        return None
+    import checkpoints
+
+    results = Path(first.result_dir) / os.path.basename(first.dataset)
+    optional = first.phase == "train" and first.resume == "auto" and not first.checkpoint
+    if optional and not checkpoints.candidates(results):
+        return None
+    return checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=first.phase == "test")
 
 
 def asks_help(argv: list[str]) -> bool:
@@ -161,6 +204,7 @@ def asks_help(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    stopping.at_once("main.py")
     from utils import run
 
     run(main, "main.py")

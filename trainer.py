@@ -1,6 +1,5 @@
 """The trainer that every method shares: one optimizer step, state, checkpoints and resume."""
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +14,11 @@ import checkpoints
 import dataset
 import layers
 import loop
+import ranks
+import saving
 import translate
 import utils
-from utils import frozen, lost_peers
+from utils import frozen
 
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
 
@@ -128,6 +129,7 @@ class Trainer:
     def __init__(self, args):
         self.args = args
         self.step = self.position = 0
+        self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
         self.draw = Draw(self.device)
@@ -291,8 +293,7 @@ class Trainer:
                 for name, part in parts.items():
                     terms[name] = terms.get(name, 0.0) + part.detach() / n
         terms[half.total] = total
-        self._average_over_ranks(self.optimizers[half.name])
-        self._update(half, terms)
+        self._update(half, self._average_over_ranks(self.optimizers[half.name], terms))
         self.after(half.name)
         return terms
 
@@ -301,14 +302,14 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp])
 
-    def _average_over_ranks(self, optimizer):
+    def _average_over_ranks(self, optimizer, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Average the gradients; returns the averaged terms, by which all ranks make the same decision."""
         if self.world == 1:
-            return
-        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
-        with lost_peers():
-            for work in [dist.all_reduce(g, async_op=True) for g in grads]:
-                work.wait()
-        torch._foreach_div_(grads, self.world)
+            return terms
+        values = torch.stack([term.float() for term in terms.values()])
+        gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        ranks.average([*gradients, values], self.world)
+        return dict(zip(terms, values, strict=True))
 
     def _update(self, half: Half, terms: dict[str, Tensor]):
         """Let the optimizer step, unless a term or the gradient is not finite."""
@@ -374,58 +375,17 @@ class Trainer:
     # ---------------------------------------------------------------------------------- checkpoints
 
     def state(self) -> dict:
-        """Everything a run continues from; also readable by what reads the released NICE-GAN checkpoints."""
-        return {
-            **{name: net.state_dict() for name, net in self.networks().items()},
-            **{f"{name}_optimizer": optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "start_iter": self.step,  # the last finished step
-            "position": self.position,  # pictures of each domain consumed, over all ranks
-            "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
-            "guard": self.guard.state(),
-            "memory": self.remember(),
-            "args": {k: v for k, v in vars(self.args).items() if k not in checkpoints.NOT_SAVED},
-            "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
-        }
+        """Everything a run continues from."""
+        return saving.state(self)
 
     def save(self, numbered: bool = False):
-        """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
-        if self.rank != 0:
-            return
-        state = self.state()
-        if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
-            name = f"{self.results.name}_params_{self.step:07d}.pt"
-            checkpoints.save_checkpoint(state, self.results / "model" / name)
-        checkpoints.save_checkpoint(state, checkpoints.latest_path(self.results))
-        if numbered and self.args.keep:
-            for old in checkpoints.numbered_paths(self.results)[: -self.args.keep]:
-                old.unlink()
+        """Write the latest checkpoint and, if asked, a numbered one; rank 0 alone does."""
+        saving.save(self, numbered)
 
     def load(self, found: tuple[dict, Path] | None = None):
         """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
-        state, path = found or checkpoints.newest_checkpoint(self.results, self.args.checkpoint)
-        checkpoints.refuse_contradictions(state, path, self)
-        for name, net in self.networks().items():
-            checkpoints.load_network(net, state, name, path)
-        for name, optimizer in self.optimizers.items():
-            checkpoints.load_optimizer(optimizer, state, f"{name}_optimizer", path)
-        self.step = state.get("start_iter", 0)
-        self.position = state.get("position", self.step * self.args.batch_size)
-        with checkpoints.fitting(path, "scalers, guard, memory or rng"):
-            for name, scaler in self.scalers.items():
-                scaler.load_state_dict(state.get("scalers", {}).get(name, {}))
-            self.guard.load(state.get("guard"))
-            self.recall(state.get("memory", {}))
-            if "rng" in state:
-                torch.set_rng_state(state["rng"]["cpu"])
-                if self.device.type == "cuda" and state["rng"]["cuda"]:
-                    torch.cuda.set_rng_state(state["rng"]["cuda"][0])
-        if self.rank == 0:
-            print(f"continuing from step {self.step} of {path}", file=sys.stderr)
+        saving.load(self, found)
 
 
 def _sets(trained):
     return [(name, set(parameters)) for name, parameters in trained.items()]
-
-
-def _cuda_rng():
-    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import checkpoints
 import dataset
 import downloads
 import utils
-from utils import UserError, evaluating
+from utils import UserError, evaluating, shown
+
+COLUMNS = 4  # training pictures in a sample grid, and as many test pictures
 
 
 def pictures(args, *folders: str) -> dict[str, list[Path]]:
@@ -23,10 +26,24 @@ def pictures(args, *folders: str) -> dict[str, list[Path]]:
     if not root.is_dir():
         fetch = downloads.hint(args.dataset)
         remedy = fetch or f"make it, with {', '.join(folders)} in it, or check --dataset"
-        raise UserError(f"no data set {root}; {remedy}")
+        raise UserError(f"no data set {shown(root)}; {remedy}")
     return {
         name: dataset.check_images(dataset.list_images(root / name), skip_bad=args.skip_bad_images) for name in folders
     }
+
+
+def training_pictures(trainer) -> dict[str, list[Path]]:
+    """The pictures that are trained on, and those that samples show besides: test pictures where there are any."""
+    args = trainer.args
+    root = Path(args.dataset_dir) / args.dataset
+    shown_too = [f"{trainer.tested}{trainer.folder[s]}" for s, _ in trainer.directions]
+    missing = [name for name in shown_too if not name.startswith("train") and not (root / name).exists()]
+    found = pictures(args, *dict.fromkeys(("trainA", "trainB", *(name for name in shown_too if name not in missing))))
+    for name in missing:
+        found[name] = found[f"train{name[-1]}"][COLUMNS:]
+    if missing and trainer.rank == 0:
+        print(f"no {' and '.join(missing)} in {shown(root)}: samples show training pictures only", file=sys.stderr)
+    return found
 
 
 # ------------------------------------------------------------------------------------------- styles
@@ -89,7 +106,8 @@ def sample(trainer, pictures: dict[str, list[Path]]):
         for s, t in trainer.directions:
             here, there = trainer.folder[s], trainer.folder[t]
             columns = []
-            for path in dict.fromkeys(pictures[f"train{here}"][:4] + pictures[f"{trainer.tested}{here}"][:4]):
+            chosen = [path for kind in ("train", trainer.tested) for path in pictures[f"{kind}{here}"][:COLUMNS]]
+            for path in dict.fromkeys(chosen):
                 x = trainer.read(path, args.img_size)[None].to(trainer.device)
                 with codes_of(path, args.seed), trainer._autocast():
                     rows = trainer.rows(x, s, t)
@@ -111,7 +129,7 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     if not directions:
         wanted = " or ".join(", ".join(trainer.translators[d]) for d in trainer.directions)
         raise UserError(f"{utils.shown(path)} holds no network that translates this way: {wanted}; check --direction")
-    inputs = pictures(args, *(f"{trainer.tested}{trainer.folder[s]}" for s, _ in directions))
+    inputs = pictures(args, *_sources(trainer, directions))
     trainer.inspect(inputs)
     needed = dict.fromkeys(name for d in directions for name in trainer.translators[d])
     checkpoints.verify(state, path, (*needed, "args"))
@@ -143,6 +161,18 @@ def test(trainer, found: tuple[dict, Path] | None = None):
             places.append(str(trainer.results / target))
     if trainer.rank == 0:
         print(f"translated with {path} into {' and '.join(places)}")
+
+
+def _sources(trainer, directions) -> list[str]:
+    """The folders that are translated.  UserError: of two there is but one."""
+    root = Path(trainer.args.dataset_dir) / trainer.args.dataset
+    folders = [f"{trainer.tested}{trainer.folder[s]}" for s, _ in directions]
+    there = [name for name in folders if (root / name).exists()]
+    if 0 < len(there) < len(folders):
+        missing, way = root / next(name for name in folders if name not in there), {"A": "AtoB", "B": "BtoA"}
+        remedy = f"make it a folder of pictures, or translate one way with --direction {way[there[0][-1]]}"
+        raise UserError(f"{shown(missing)} does not exist: {remedy}")
+    return folders
 
 
 def translated(trainer, source: Path, s: str, t: str, size: int | None) -> list[tuple[str, np.ndarray]]:

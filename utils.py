@@ -6,15 +6,16 @@ import io
 import json
 import math
 import os
-import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image
+
+import stopping
 
 
 class UserError(Exception):
@@ -24,6 +25,7 @@ class UserError(Exception):
     """
 
     status = 2
+    follows = False  # another rank of the training knows more
 
 
 class RunError(UserError):
@@ -32,15 +34,39 @@ class RunError(UserError):
     status = 1
 
 
+class DiskError(RunError):
+    """Nothing can be written any more."""
+
+
 def run(program, name: str):
-    """Call program() and turn its errors into one line on stderr and an exit status."""
+    """Call program() and turn its errors and signals into one line on stderr and an exit status.
+
+    2: bad input; 1: the run failed; 128 + number: stopped by a signal.
+    """
+    stopping.unwinding()
     try:
         program()
     except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(error.status)
-    except KeyboardInterrupt:  # outside the training loop, which finishes its step
-        sys.exit(128 + signal.SIGINT)
+        stopping.fail(name, str(error), error.status, error.follows)
+    except (stopping.Stopped, KeyboardInterrupt) as error:  # outside the training loop, which finishes its step
+        number = getattr(error, "number", 2)
+        stopping.say_stopped(name, number)
+        sys.exit(128 + number)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        remedy = "lower --batch_size or --img_size; --phase info tells what a training takes"
+        stopping.fail(name, f"out of memory ({brief(error)}): {remedy}", RunError.status)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory, of the machine or of a GPU, was at an end."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def brief(error: Exception) -> str:
+    """What an exception of others says, as a part of a line."""
+    return shown(" ".join(str(error).split())[:160] or type(error).__name__)
 
 
 def shown(path) -> str:
@@ -54,15 +80,15 @@ def shown(path) -> str:
 
 @contextmanager
 def writing(path: Path):
-    """Turn an OSError into one line: RunError where the disk is full or broken, else UserError."""
+    """Turn an OSError into one line: DiskError where the disk is full or broken, else UserError."""
     try:
         yield
     except OSError as error:
         message = f"cannot write {shown(path)}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(f"{message}; free some space and start again, a training with --resume True") from None
+            raise DiskError(f"{message}; free some space and start again") from None
         if error.errno == errno.EIO:
-            raise RunError(f"{message}; check the disk and start again, a training with --resume True") from None
+            raise DiskError(f"{message}; check the disk and start again") from None
         raise UserError(f"{message}; check the folder, or choose another --result_dir") from None
 
 
@@ -70,7 +96,7 @@ def writing(path: Path):
 def atomic(path: Path):
     """A temporary path beside `path`; complete and on disk, it takes path's name, else it vanishes.
 
-    UserError, RunError: it cannot be written; what lay at `path` is as it was.
+    UserError, DiskError: it cannot be written; what lay at `path` is as it was.
     """
     # a short name of its own: path.name may already have the 255 bytes a file system allows
     temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
@@ -161,7 +187,7 @@ class Log:
         self.file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, **values):
-        """Append one line; what is not finite becomes null, as JSON has no NaN.  RunError: disk full."""
+        """Append one line; what is not finite becomes null, as JSON has no NaN.  DiskError: disk full."""
         values = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
         with writing(self.file.name):
@@ -180,61 +206,44 @@ class Log:
         self.file.close()
 
 
-# ------------------------------------------------------------------------------------ lock, signals
+# --------------------------------------------------------------------------------------------- lock
 
 
 @contextmanager
 def locked(folder: Path):
-    """Only one training at a time in `folder`.  The kernel frees the lock when the process ends."""
-    with writing(folder / ".lock"):
+    """Only one training at a time in `folder`.  The kernel frees the lock when the process ends.
+
+    What is made for the lock goes again with an error that has left nothing else in the folder.
+    """
+    path, made = folder / ".lock", [p for p in (folder, *folder.parents) if not p.exists()]
+    fresh = not path.exists()
+    with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "a+")  # noqa: SIM115
+        handle = open(path, "a+")  # noqa: SIM115
     with handle:
         try:
             import fcntl
 
             # not flock: that would pass to the worker processes, which outlive a killed parent by seconds
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat())
         except (BlockingIOError, PermissionError):
+            taken = True
+        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
+            taken = fresh = False
+        if taken:
             raise UserError(
                 f"another training runs in {shown(folder)}; wait for it, stop it, or choose another --result_dir"
-            ) from None
-        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
-            pass
-        yield
-
-
-class Signals:
-    """SIGINT and SIGTERM ask for a stop after the step (a second one stops at once); SIGUSR1 for a save."""
-
-    def __enter__(self):
-        self.stop = self.save = False
-        self.old = {}
-        wanted = [("SIGINT", self._stop), ("SIGTERM", self._stop), ("SIGUSR1", self._save)]
-        for name, handler in wanted:
-            if hasattr(signal, name):
-                with suppress(ValueError):  # not in the main thread: leave signals alone
-                    number = getattr(signal, name)
-                    self.old[number] = signal.signal(number, handler)
-        return self
-
-    def _stop(self, number, _frame):
-        if self.stop:  # the default action: gone at once, whatever is under way
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.stop = True
-
-    def _save(self, _number, _frame):
-        self.save = True
-
-    def asked(self) -> tuple[bool, bool]:
-        """Whether a stop, and whether a save was asked for; a save only once."""
-        save, self.save = self.save, False
-        return self.stop, save
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
+            )
+        try:
+            yield
+        except UserError:
+            if fresh and [p.name for p in folder.iterdir()] == [path.name]:
+                with suppress(OSError):  # others may have come to need these folders
+                    path.unlink()
+                    for place in made:
+                        place.rmdir()
+            raise
 
 
 # ------------------------------------------------------------------------------------------- pictures
@@ -294,30 +303,29 @@ def evaluating(networks):
             net.train()
 
 
-# ------------------------------------------------------------------------------------------ processes
+# ------------------------------------------------------------------------------------------- speed
 
 
-@contextmanager
-def lost_peers():
-    """RunError where another rank of the training is gone."""
-    try:
-        yield
-    except RuntimeError:  # what gloo and NCCL raise then
-        raise RunError("another process of this training is gone; start all again with --resume True") from None
-
-
-
-@contextmanager
-def process_group(device: str):
-    """Join the other processes that torchrun started, if it did: NCCL for GPUs, gloo for CPUs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
+def warn_of_slow_halves(args):
+    """Say it once where --amp bf16 makes a processor slower, with what one convolution takes both ways."""
+    if args.amp != "bf16" or args.device != "cpu":
         return
-    cuda = torch.device(device).type == "cuda"
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    seconds = {kind: seconds_of_a_convolution(kind) for kind in (torch.float32, torch.bfloat16)}
+    whole, half = seconds[torch.float32], seconds[torch.bfloat16]
+    if half > whole:
+        print(
+            f"--amp bf16 is slower here, this processor has no such arithmetic: one convolution takes "
+            f"{1000 * half:.1f} ms instead of {1000 * whole:.1f}, {half / whole:.1f} times as long; leave it out",
+            file=sys.stderr,
+        )
+
+
+def seconds_of_a_convolution(kind: torch.dtype) -> float:
+    """What 3x3, 64 to 64 channels, on 64 x 64 positions takes on the CPU, the best of five."""
+    x, weight = torch.ones(1, 64, 64, 64, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.nn.functional.conv2d(x, weight)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -42,9 +42,10 @@ def pictures(folder: Path, each=2) -> Path:
 class Run:
     """A process that calls `function` of a module; its stdout and stderr together in `output`."""
 
-    def __init__(self, folder: Path, function: str, *arguments, **limits: int):
+    def __init__(self, folder: Path, function: str, *arguments, at="", environment=None, **limits: int):
         self.folder, self.file = folder, folder / f"output_{time.monotonic_ns()}"
         job = {"function": function, "arguments": arguments, "limits": limits, "output": str(self.file)}
+        job |= {"at": str(at), "environment": environment or {}}
         self.pid, self.status = _ask(**job), None
 
     @property
@@ -83,22 +84,29 @@ class Run:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
-def until(done, run: Run):
-    end = time.monotonic() + PATIENCE
+def until(done, run: Run, patience=None) -> bool:
+    """Wait; what is not done in time is an error, or with a patience of its own False."""
+    end = time.monotonic() + (patience or PATIENCE)
     while not done():
+        if patience and time.monotonic() > end:
+            return False
         assert time.monotonic() < end, run.output
         time.sleep(0.01)
+    return True
 
 
-def train(folder: Path, options: str = "", **limits: int) -> Run:
-    """Start main.py with the tiny settings and these options; limits as in resource.RLIMIT_*."""
-    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
-    return Run(folder, "runs:program", [*TINY.split(), *places, *options.split()], **limits)
+def train(folder: Path, options: str | list[str] = "", **more) -> Run:
+    """Start main.py with the tiny settings and these options; more: limits as in resource.RLIMIT_*, at, environment."""
+    options = options.split() if isinstance(options, str) else options
+    places = ["--result_dir", str(folder / "results")]
+    if "/" not in dict(zip(options, options[1:], strict=False)).get("--dataset", ""):
+        places += ["--dataset_dir", str(folder / "dataset")]
+    return Run(folder, "runs:program", [*TINY.split(), *places, *options], **more)
 
 
-def trained(folder: Path, options: str = "", status=0, **limits: int) -> Run:
+def trained(folder: Path, options: str | list[str] = "", status=0, **more) -> Run:
     """The same, waited for; a status other than the one expected is an error."""
-    run = train(folder, options, **limits)
+    run = train(folder, options, **more)
     assert run.wait() == status, run.output
     return run
 
@@ -169,6 +177,9 @@ def _child(job):
         for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
             path = job["output"] if descriptor else os.devnull
             os.dup2(os.open(path, flags | os.O_CREAT | os.O_APPEND), descriptor)
+        os.environ.update(job["environment"])
+        if job["at"]:
+            os.chdir(job["at"])
         for name, value in job["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         module, function = job["function"].split(":")

@@ -40,16 +40,29 @@ def spoil(folder):
     (folder / "own" / "tiny" / "trainB" / "1.png").write_bytes(b"no picture")
 
 
+def aside(folder, *numbers):
+    """Earlier runs, and none that has saved since."""
+    for n in numbers:
+        (folder / "results" / "tiny" / f"previous_{n}").mkdir()
+        shutil.copy(latest(folder), folder / "results" / "tiny" / f"previous_{n}")
+    latest(folder).unlink()
+
+
 OWN = "--dataset_dir {0}/own"
 MISTAKES = [
     (None, "--resume True --result_dir {0}/elsewhere", "no checkpoint", "train first"),
     (None, "--phase test --result_dir {0}/elsewhere", "no checkpoint", "train first"),
     (None, "--resume True --checkpoint {0}/nothing.pt", "no checkpoint", "nothing.pt"),
-    (None, "--resume True --checkpoint {0}", "no checkpoint", "--checkpoint"),
+    (None, "--resume True --checkpoint {0}", "no checkpoint in the folder", ".pth", "--checkpoint"),
+    (lambda folder: (folder / "o.txt").write_text("words"), "--checkpoint {0}/o.txt", "torch has written no such file"),
     (None, "--dataset nowhere", "no data set", "nowhere"),
     (misplace, OWN + " --dataset nowhere", "no data set", "nowhere"),
     (lambda folder: misplace(folder, "trainB"), OWN, "trainB", "does not exist"),
-    (lambda folder: misplace(folder, "testA"), OWN, "testA", "does not exist"),
+    (lambda folder: misplace(folder, "testA"), OWN + " --phase test", "testA", "does not exist", "--direction BtoA"),
+    (lambda folder: misplace(folder, "testA"), OWN + " --phase test --direction AtoB", "testA", "does not exist"),
+    (None, "--dataset {0}/dataset/tiny --dataset_dir {0}", "--dataset lies in", "leave out one of them"),
+    (None, "--dataset {0}/dataset/nowhere/", "no data set", "dataset/nowhere"),
+    (lambda folder: aside(folder, 1, 2, 11), "--resume True", "no checkpoint", "--checkpoint", "previous_11/tiny_params"),
     (empty, OWN, "no picture in", "testA"),
     (spoil, OWN, "trainB/1.png", "--skip_bad_images"),
     (None, "--result_dir {0}/dataset/tiny/trainA/0.png", "cannot write", "0.png"),
@@ -68,14 +81,39 @@ def test_a_mistake_is_one_line_and_touches_nothing(folder, prepare, options, wor
 
 
 OPTIONS = [
-    ("--n_dis 7", "too small for --n_dis 7, which needs 96"),
+    ("--n_dis 7", "--n_dis 7 is too deep for --img_size 48, which allows 6"),
+    ("--n_dis 70 --img_size 256", "--n_dis 70 is too deep for --img_size 256, which allows 8"),
+    ("--n_dis 999999999999", "--n_dis 999999999999 must be at most 1000"),
+    ("--n_res 1001", "--n_res 1001 must be at most 1000"),
+    ("--img_size 44", "--img_size 44 is too small"),
     ("--n_dis 5", "5 must be at least 6"),
     ("--img_size 50", "must be divisible by 4"),
     ("--batch_size 0", "0 must be at least 1"),
     ("--iteration 0", "0 must be at least 1"),
-    ("--dataset ../up", "is no folder name"),
+    ("--dataset ..", "'..' is no folder name"),
+    ("--dataset /", "'' is no folder name"),
     ("--device tpu9", "no such device"),
-    ("--lr nan", "nan must be above 0"),
+    ("--device meta", "no such device"),
+    ("--device cpu:9", "no such device"),
+    ("--lr nan", "nan must be above 0 and finite"),
+    ("--lr inf", "inf must be above 0 and finite"),
+    ("--seed 99999999999999999999999", "must be at most 9223372036854775807"),
+    ("--num_workers 1000000", "must be at most 256"),
+    ("--img_size 999999996", "already the pictures of a step take about 22,351,741,612.0 GiB"),
+    ("--batch_size 999999999", "already the pictures of a step take about 51,"),
+    ("--ch 20000", "already the weights, their gradients and Adam's two moments take about"),
+    ("--ch 99999999999", "--ch 99999999999, --img_size 48 and --batch_size 1 make more numbers than can be counted"),
+    ("--n_res 1000 --ch 512", "already the weights, "),
+    ("--result_dir=", "'' is no path"),
+    ("--resume perhaps", "neither true nor false"),
+    ("--batchSize 4", "--batchSize 4; --help lists the options; here that is --batch_size"),
+    ("--gpu_ids 0", "here that is --device"),
+    ("--dataroot ./x --name y", "here that is --dataset PATH, the folder with trainA and trainB"),
+    ("--name y", "here that is --dataset NAME"),
+    ("--epoch_count 3", "here that is --resume True"),
+    ("--iterations 3", "here that is --iteration"),
+    ("--light_weight", "--light_weight; --help"),
+    ("--print_frq 3", "did you mean --print_freq?"),
     ("--imgsize 64", "--imgsize 64; --help lists the options"),
 ]
 

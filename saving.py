@@ -1,0 +1,80 @@
+"""What a training keeps: its state into checkpoints and back, and earlier runs out of the way."""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import checkpoints
+from utils import shown, writing
+
+
+def state(trainer) -> dict:
+    """Everything a run continues from; also readable by what reads the released NICE-GAN checkpoints."""
+    return {
+        **{name: net.state_dict() for name, net in trainer.networks().items()},
+        **{f"{name}_optimizer": optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
+        "start_iter": trainer.step,  # the last finished step
+        "position": trainer.position,  # pictures of each domain consumed, over all ranks
+        "scalers": {name: scaler.state_dict() for name, scaler in trainer.scalers.items()},
+        "guard": trainer.guard.state(),
+        "memory": trainer.remember(),
+        "args": {k: v for k, v in vars(trainer.args).items() if k not in checkpoints.NOT_SAVED},
+        "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
+    }
+
+
+def _cuda_rng():
+    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+
+
+def save(trainer, numbered: bool = False):
+    """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
+    if trainer.rank != 0:
+        return
+    kept, results = trainer.state(), trainer.results
+    if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
+        checkpoints.save_checkpoint(kept, results / "model" / f"{results.name}_params_{trainer.step:07d}.pt")
+    checkpoints.save_checkpoint(kept, checkpoints.latest_path(results))
+    if numbered and trainer.args.keep:
+        for old in checkpoints.numbered_paths(results)[: -trainer.args.keep]:
+            old.unlink()
+
+
+def load(trainer, found: tuple[dict, Path] | None = None):
+    """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
+    state, path = found or checkpoints.newest_checkpoint(trainer.results, trainer.args.checkpoint)
+    checkpoints.refuse_contradictions(state, path, trainer)
+    for name, net in trainer.networks().items():
+        checkpoints.load_network(net, state, name, path)
+    for name, optimizer in trainer.optimizers.items():
+        checkpoints.load_optimizer(optimizer, state, f"{name}_optimizer", path)
+    trainer.step = state.get("start_iter", 0)
+    trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
+    with checkpoints.fitting(path, "scalers, guard, memory or rng"):
+        for name, scaler in trainer.scalers.items():
+            scaler.load_state_dict(state.get("scalers", {}).get(name, {}))
+        trainer.guard.load(state.get("guard"))
+        trainer.recall(state.get("memory", {}))
+        if "rng" in state:
+            torch.set_rng_state(state["rng"]["cpu"])
+            if trainer.device.type == "cuda" and state["rng"]["cuda"]:
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+    if trainer.rank == 0:
+        print(f"continuing from step {trainer.step} of {path}", file=sys.stderr)
+
+
+def keep_previous(results: Path):
+    """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
+    old = [p for p in (checkpoints.latest_path(results), results / "log.jsonl", results / "model") if p.exists()]
+    old = [p for p in old if p.is_dir() or p.stat().st_size]
+    if not old:
+        return
+    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
+    with writing(folder):
+        folder.mkdir()
+        for path in old:
+            os.replace(path, folder / path.name)
+    print(f"starting anew; the checkpoints and the log of an earlier run are now in {shown(folder)}", file=sys.stderr)

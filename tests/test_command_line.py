@@ -1,0 +1,310 @@
+"""What is typed: option files, places, habits of other programs, torchrun's variables, and anything at all."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import ROOT, complaint, latest, pictures, snapshot, train, trained, until
+
+import checkpoints
+import info
+import main
+import methods
+import options
+import ranks
+from conftest import TINY
+from utils import UserError
+
+# -------------------------------------------------------------------------------------- option files
+
+
+def file(tmp_path, content: bytes) -> Path:
+    path = tmp_path / "o.txt"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"--lr 1\n--dataset it's\n", "o.txt, line 2: no closing quotation"),
+        (b"--lr 1\n\n--dataset caf\xe9\n", "o.txt, line 3: byte 0xe9 is no UTF-8"),
+        (b"--lr 1\\", "o.txt, line 1: no escaped character"),
+        (b"--lr\x001", "o.txt, line 1: a NUL byte"),
+        (b"@o.txt", "o.txt contains itself"),
+        (b"--lr 1\n@nowhere.txt", "option file nowhere.txt is not there"),
+        (b"--lr 1\n@/", "option file / is no file"),
+        (b"--lr one", "argument --lr: 'one' is no number"),
+    ],
+)
+def test_a_bad_option_file_is_named_with_its_line(tmp_path, monkeypatch, capsys, content, words):
+    file(tmp_path, content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main.parse_args(["@o.txt"])
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and words in told and told.count("\n") == 1, told
+
+
+def test_option_files_of_other_systems_and_in_one_another(tmp_path):
+    inner = tmp_path / "inner.txt"
+    inner.write_bytes(b"--lr 3e-4  # a comment\n--dataset 'two words'\n")
+    outer = file(tmp_path, b"\xef\xbb\xbf--ch 8\r\n@" + os.fsencode(inner) + b"\r\n--iteration 7")
+    args = main.parse_args([f"@{outer}", f"@{inner}", "--lr", "1"])  # twice, but not within itself
+    assert (args.ch, args.lr, args.dataset, args.iteration) == (8, 1, "two words", 7)
+
+
+def test_the_command_that_continues_forgets_a_checkpoint_named_in_a_file(tmp_path):
+    named = file(tmp_path, b"--checkpoint old.pt\n--ch 8\n")
+    assert shlex.split(main.parse_args([f"@{named}"]).command)[2:] == ["--ch", "8", "--resume", "True"]
+    named.write_bytes(b"--ch 8\n")
+    assert shlex.split(main.parse_args([f"@{named}"]).command)[2:] == [f"@{named}", "--resume", "True"]
+
+
+# ------------------------------------------------------------------------------ data sets, as typed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = pictures(tmp_path_factory.mktemp("data"))
+    (folder / "dataset" / "tiny" / "testB" / "0.png").unlink()
+    (folder / "dataset" / "tiny" / "testB" / "1.png").unlink()
+    (folder / "dataset" / "tiny" / "testB").rmdir()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    (tmp_path / "dataset").symlink_to(data / "dataset")
+    return tmp_path
+
+
+@pytest.mark.parametrize("typed", ["cat2dog", "cat2dog/", "some/where/cat2dog", "/some//where/cat2dog//", "../cat2dog"])
+def test_a_data_set_may_be_typed_as_the_path_of_its_folder(typed):
+    args = main.parse_args(["--dataset", typed])
+    assert args.dataset == "cat2dog"
+    assert Path(args.dataset_dir, args.dataset) == Path("dataset" if typed.startswith("cat") else "", typed)
+    if "some" in typed:
+        main.parse_args(["--dataset", typed, "--dataset_dir", os.path.dirname(typed.rstrip("/")) + "/."])
+
+
+def test_a_path_trains_translates_and_continues_and_no_test_folder_is_needed(folder):
+    where = str(folder / "dataset" / "tiny") + "/"
+    argv = [*TINY.split(), "--result_dir", str(folder / "results"), "--dataset", where]
+    done = subprocess.run([sys.executable, "main.py", *argv, "--iteration", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"no testB in {where[:-1]}: samples show training pictures only") == 1
+    assert len(list((folder / "results" / "tiny" / "img").iterdir())) == 2
+    run = trained(folder, "--phase test --direction AtoB")
+    assert len(list((folder / "results" / "tiny" / "fakeB").iterdir())) == 2
+    assert not (folder / "results" / "tiny" / "fakeA").exists()
+    run = trained(folder, f"--resume True --iteration 2 --dataset {where}")
+    assert "continuing from step 1" in run.output
+
+
+def test_resume_auto_starts_and_continues_with_one_command(folder):
+    for end in (1, 2):
+        run = trained(folder, f"--resume auto --iteration {end}")
+        assert ("continuing from step 1" in run.output) == (end == 2)
+    assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == 2
+    run = trained(folder, "--resume auto --iteration 1")
+    assert "nothing to do: step 2 is finished and --iteration is 1" in run.output
+    latest(folder).write_bytes(b"\x80damaged")  # which is not where to start anew
+    before = snapshot(folder)
+    complaint(trained(folder, "--resume auto", status=2), "tiny_params_latest.pt", "damaged")
+    assert snapshot(folder) == before
+
+
+def test_a_light_model_continues_at_another_size_and_says_so(folder):
+    trained(folder, "--iteration 1")
+    run = trained(folder, "--iteration 2 --resume True --img_size 64")
+    assert "--img_size 48 -> 64" in run.output
+    assert checkpoints.load_checkpoint(latest(folder))["args"]["img_size"] == 64
+
+
+# ---------------------------------------------------------------------------------------- habits
+
+
+def test_every_habit_is_answered_with_an_option_that_exists():
+    ours = {f"--{o.name}" for name in methods.METHODS for o in (*options.COMMON, *methods.load(name).options)}
+    assert {answer.split(" ")[0].rstrip(",") for answer in options.HABITS.values()} <= ours | {"--method"}
+    common = {o.name for o in options.COMMON}
+    assert not common & options.HABITS.keys()
+
+
+def test_help_shows_what_can_be_typed(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["--help"])
+    told = capsys.readouterr().out
+    assert told.startswith("usage: main.py [@FILE] [options]\n\n")
+    assert "(default: 0,1,2)" in " ".join(told.split()) and "default: None" not in told
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_what_cannot_fit_is_refused_with_the_estimate_for_every_method(method, monkeypatch):
+    args = main.parse_args(["--method", method, "--device", "cpu"])
+    needed = info.training_memory(args)["total"]
+    monkeypatch.setattr(info, "physical_memory", lambda device: needed)
+    info.refuse_what_cannot_fit(args)
+    monkeypatch.setattr(info, "physical_memory", lambda device: needed / 2)
+    with pytest.raises(UserError) as error:
+        info.refuse_what_cannot_fit(args)
+    said = re.match(r"training needs about ([0-9.]+) GiB of memory and there are ([0-9.]+): lower", str(error.value))
+    assert [float(n) for n in said.groups()] == pytest.approx([needed / 2**30, needed / 2**31], abs=0.2)
+    monkeypatch.setattr(info, "physical_memory", lambda device: 32 * 2**30)
+    monkeypatch.setattr(info, "training_memory", None)  # takes seconds; with plenty of memory nobody asks
+    info.refuse_what_cannot_fit(args)
+
+
+# --------------------------------------------------------------------------------------- processes
+
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def environment(monkeypatch, **values):
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_torchruns_variables_are_read_together_or_not_at_all(monkeypatch):
+    for alone in ({}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": " "}):
+        environment(monkeypatch, **alone)
+        assert ranks.of_torchrun() is None
+    environment(monkeypatch, **TORCHRUN)
+    assert ranks.of_torchrun() == TORCHRUN | {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_PORT": 29500}
+    for change, words in [
+        ({"RANK": "", "MASTER_ADDR": ""}, "RANK, MASTER_ADDR not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', no number"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT is 'x', no number"),
+        ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE 2"),
+    ]:
+        environment(monkeypatch, **TORCHRUN | change)
+        with pytest.raises(UserError, match=words):
+            ranks.of_torchrun()
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment(monkeypatch)
+    assert [ranks.own_device(name) for name in ("cuda", "cuda:1", "cpu")] == ["cuda", "cuda:1", "cpu"]
+    with pytest.raises(UserError, match="this machine has 2 CUDA GPUs; try cpu"):
+        ranks.own_device("cuda:2")
+    environment(monkeypatch, **TORCHRUN)
+    assert (ranks.own_device("cuda"), ranks.own_device("cpu")) == ("cuda:1", "cpu")
+    with pytest.raises(UserError, match="--device cuda:1 would put all processes on one GPU; --device cuda"):
+        ranks.own_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="--nproc_per_node=1"):
+        ranks.own_device("cuda")
+
+
+@pytest.mark.parametrize("values", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two"}, {**TORCHRUN, "MASTER_PORT": "99999"}])
+def test_half_a_torchrun_is_one_line(folder, values):
+    if "MASTER_PORT" in values:
+        values = {**values, "RANK": "0"}
+    run = train(folder, "--iteration 1", environment=values)
+    assert run.wait() in (1, 2), run.output
+    complaint(run)
+
+
+# -------------------------------------------------------------------------------------- anything
+
+
+ODD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+NUMBERS = st.one_of(
+    st.integers(-3, 70).map(str),
+    st.sampled_from(["", "0", "1e400", "nan", "-inf", "1_0", "٣", "1e-30", "0x10", "999999999", "9" * 30, "9" * 5000]),
+)
+NAMES = sorted({o.name for name in methods.METHODS for o in methods.load(name).options} | {o.name for o in options.COMMON})
+BOOLEANS = st.sampled_from(["true", "False", "YES", "0", "auto", "maybe", ""])
+PLACES = st.sampled_from(["tiny", "tiny/", "../tiny", ".", "..", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"])
+# what would take long, fill the working folder or need a network
+AVOIDED = {"phase=info", "compile", "result_dir", "dataset_dir", "num_workers", "dataset=demo"}
+
+
+@st.composite
+def words(draw):
+    """A few options, most of them real, with values that may or may not be theirs."""
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        name = draw(st.sampled_from([n for n in NAMES if n not in AVOIDED]))
+        option = next(o for m in methods.METHODS for o in (*options.COMMON, *methods.load(m).options) if o.name == name)
+        kinds = {options.boolean: BOOLEANS, options.resuming: BOOLEANS, options.data_set: PLACES, options.folder: PLACES}
+        value = st.sampled_from(option.choices).map(str) if option.choices else kinds.get(option.kind, NUMBERS)
+        value = draw(st.one_of(value, value, value, NUMBERS, ODD))
+        form = draw(st.sampled_from(["--{0}={1}", "--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={1}"]) if draw(
+            st.integers(0, 9)) == 0 else st.just("--{0}={1}"))
+        found += [part.format(name, value) for part in form.split(" ")]
+    return found
+
+
+LINES = st.lists(st.one_of(words().map(" ".join), ODD, st.just("# x"), st.just("@o.txt")), max_size=3).map("\n".join)
+FILES = st.one_of(st.none(), LINES.map(str.encode), st.binary(max_size=40))
+
+
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory):
+    folder = pictures(tmp_path_factory.mktemp("fuzz"))
+    trained(folder, "--iteration 1")
+    return folder
+
+
+def try_anything(folder, argv, option_file):
+    """One call: it ends by itself or when it is asked to, says what is wrong in one line, and spoils nothing then."""
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        for path in ("dataset", "results"):
+            (place / path).mkdir()
+        for path in folder.rglob("*"):
+            if "output_" not in path.name and path.is_file():
+                copy = place / path.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, copy)
+        if option_file is not None:
+            (place / "o.txt").write_bytes(option_file)
+            argv = [*argv, f"@{place / 'o.txt'}"]
+        before = snapshot(place)
+        run = train(place, ["--iteration=2", *argv], at=place, RLIMIT_AS=12 * 2**30)
+        log = place / "results" / "tiny" / "log.jsonl"
+        until(lambda: run.poll() is not None or (log.exists() and log.read_text().count("\n") > 3), run, patience=8)
+        for _ in range(2):  # whatever it does: the first asks for a stop, the second ends it
+            if run.poll() is None:
+                run.signal(signal.SIGTERM)
+                until(lambda: run.poll() is not None, run, patience=4)
+        assert run.wait() in (0, 1, 2, 130, 143), (argv, run.output[-2000:])
+        assert "Traceback" not in run.output, (argv, run.output[-2000:])
+        if run.status == 2:
+            assert run.output.splitlines()[-1].startswith("main.py: error: "), (argv, run.output)
+            if "not finite" not in run.output:
+                assert snapshot(place) == before, (argv, run.output)
+        return run.status
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=[pytest.mark.slow])])
+def test_anything_typed_ends_in_a_status_and_a_line(trained_folder, count):
+    seen = {}
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=count == 100,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(words(), FILES)
+    def attempt(argv, option_file):
+        status = try_anything(trained_folder, argv, option_file)
+        seen[status] = seen.get(status, 0) + 1
+
+    attempt()
+    print(seen)
+    assert seen.get(2, 0) > count / 4 and seen.get(0, 0) + seen.get(143, 0) > count / 20, seen
