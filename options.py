@@ -64,12 +64,14 @@ def folder(text: str) -> str:
     """The path of a folder or file."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path; . is the working folder")
+    if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(part)) > 255 for part in text.split(os.sep)):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}... is too long for a path")
     return text
 
 
 def data_set(text: str) -> str:
     """A data set's name, or the path of its folder, whose last part is the name."""
-    path = text.rstrip(os.sep + (os.altsep or os.sep))
+    path = text.rstrip("/" + os.sep)
     name(os.path.basename(path))
     return folder(path)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import ROOT, complaint, latest, pictures, snapshot, train, trained, until
+from runs import ROOT, Run, complaint, latest, pictures, snapshot, train, trained, until
+from test_methods import SMALL
 
 import checkpoints
 import info
@@ -21,7 +23,6 @@ import main
 import methods
 import options
 import ranks
-from conftest import TINY
 from utils import UserError
 
 # -------------------------------------------------------------------------------------- option files
@@ -100,7 +101,8 @@ def test_a_data_set_may_be_typed_as_the_path_of_its_folder(typed):
 def test_a_path_trains_translates_and_continues_and_no_test_folder_is_needed(folder):
     where = str(folder / "dataset" / "tiny") + "/"
     argv = [*TINY.split(), "--result_dir", str(folder / "results"), "--dataset", where]
-    done = subprocess.run([sys.executable, "main.py", *argv, "--iteration", "1"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "main.py", *argv, "--iteration", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(f"no testB in {where[:-1]}: samples show training pictures only") == 1
     assert len(list((folder / "results" / "tiny" / "img").iterdir())) == 2
@@ -224,31 +226,32 @@ def test_half_a_torchrun_is_one_line(folder, values):
 # -------------------------------------------------------------------------------------- anything
 
 
+OPTIONS = {m: {o.name: o for o in (*options.COMMON, *methods.load(m).options)} for m in methods.METHODS}
+for of_method in OPTIONS.values():
+    for avoided in ("compile", "num_workers", "result_dir"):  # take long, or would write anywhere
+        del of_method[avoided]
 ODD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
-NUMBERS = st.one_of(
-    st.integers(-3, 70).map(str),
-    st.sampled_from(["", "0", "1e400", "nan", "-inf", "1_0", "٣", "1e-30", "0x10", "999999999", "9" * 30, "9" * 5000]),
-)
-NAMES = sorted({o.name for name in methods.METHODS for o in methods.load(name).options} | {o.name for o in options.COMMON})
+FEW = st.integers(1, 8).map(str)
+WRONG = ["", "0", "-1", "1e400", "nan", "-inf", "1_0", "٣", "1e-30", "0x10", "999999999", "9" * 30, "9" * 5000]
+NUMBERS = st.one_of(FEW, FEW, st.integers(12, 18).map(lambda n: str(4 * n)), st.sampled_from(WRONG))
 BOOLEANS = st.sampled_from(["true", "False", "YES", "0", "auto", "maybe", ""])
-PLACES = st.sampled_from(["tiny", "tiny/", "../tiny", ".", "..", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"])
-# what would take long, fill the working folder or need a network
-AVOIDED = {"phase=info", "compile", "result_dir", "dataset_dir", "num_workers", "dataset=demo"}
+PLACES = ["tiny", "tiny/", "dataset/tiny", "../tiny", ".", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"]
+KINDS = {options.boolean: BOOLEANS, options.resuming: BOOLEANS}
+KINDS |= dict.fromkeys((options.data_set, options.folder), st.sampled_from(PLACES))
+FORMS = ["--{0}={1}"] * 12 + ["--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={1}"]
 
 
 @st.composite
 def words(draw):
     """A few options, most of them real, with values that may or may not be theirs."""
-    found = []
-    for _ in range(draw(st.integers(1, 4))):
-        name = draw(st.sampled_from([n for n in NAMES if n not in AVOIDED]))
-        option = next(o for m in methods.METHODS for o in (*options.COMMON, *methods.load(m).options) if o.name == name)
-        kinds = {options.boolean: BOOLEANS, options.resuming: BOOLEANS, options.data_set: PLACES, options.folder: PLACES}
-        value = st.sampled_from(option.choices).map(str) if option.choices else kinds.get(option.kind, NUMBERS)
-        value = draw(st.one_of(value, value, value, NUMBERS, ODD))
-        form = draw(st.sampled_from(["--{0}={1}", "--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={1}"]) if draw(
-            st.integers(0, 9)) == 0 else st.just("--{0}={1}"))
-        found += [part.format(name, value) for part in form.split(" ")]
+    method = draw(st.sampled_from(sorted(OPTIONS)))
+    found = [f"--method={method}", *SMALL[method].split()]
+    for _ in range(draw(st.integers(1, 3))):
+        options_of = OPTIONS[draw(st.sampled_from([method] * 9 + sorted(OPTIONS)))]
+        option = options_of[draw(st.sampled_from(sorted(options_of)))]
+        right = st.sampled_from(option.choices).map(str) if option.choices else KINDS.get(option.kind, NUMBERS)
+        value = draw(st.one_of(right, right, right, right, right, NUMBERS, ODD))
+        found += [part.format(option.name, value) for part in draw(st.sampled_from(FORMS)).split(" ")]
     return found
 
 
@@ -278,7 +281,9 @@ def try_anything(folder, argv, option_file):
             (place / "o.txt").write_bytes(option_file)
             argv = [*argv, f"@{place / 'o.txt'}"]
         before = snapshot(place)
-        run = train(place, ["--iteration=2", *argv], at=place, RLIMIT_AS=12 * 2**30)
+        places = ["--dataset", "tiny", "--dataset_dir", "dataset", "--result_dir", "results"]
+        rest = ["--device=cpu", "--num_workers=0", "--log_freq=1", "--iteration=2"]
+        run = Run(place, "runs:program", [*places, *rest, *argv], at=place, RLIMIT_AS=12 * 2**30)
         log = place / "results" / "tiny" / "log.jsonl"
         until(lambda: run.poll() is not None or (log.exists() and log.read_text().count("\n") > 3), run, patience=8)
         for _ in range(2):  # whatever it does: the first asks for a stop, the second ends it

@@ -62,7 +62,7 @@ MISTAKES = [
     (lambda folder: misplace(folder, "testA"), OWN + " --phase test --direction AtoB", "testA", "does not exist"),
     (None, "--dataset {0}/dataset/tiny --dataset_dir {0}", "--dataset lies in", "leave out one of them"),
     (None, "--dataset {0}/dataset/nowhere/", "no data set", "dataset/nowhere"),
-    (lambda folder: aside(folder, 1, 2, 11), "--resume True", "no checkpoint", "--checkpoint", "previous_11/tiny_params"),
+    (lambda folder: aside(folder, 1, 2, 11), "--resume True", "no checkpoint", "--checkpoint", "previous_11/tiny"),
     (empty, OWN, "no picture in", "testA"),
     (spoil, OWN, "trainB/1.png", "--skip_bad_images"),
     (None, "--result_dir {0}/dataset/tiny/trainA/0.png", "cannot write", "0.png"),
