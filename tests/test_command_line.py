@@ -226,16 +226,17 @@ def test_half_a_torchrun_is_one_line(folder, values):
 # -------------------------------------------------------------------------------------- anything
 
 
-OPTIONS = {m: {o.name: o for o in (*options.COMMON, *methods.load(m).options)} for m in methods.METHODS}
+OPTIONS = {m: {o.name: o for o in (*options.COMMON, *methods.load(m).options)} for m in SMALL}
 for of_method in OPTIONS.values():
     for avoided in ("compile", "num_workers", "result_dir"):  # take long, or would write anywhere
         del of_method[avoided]
 ODD = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 FEW = st.integers(1, 8).map(str)
 WRONG = ["", "0", "-1", "1e400", "nan", "-inf", "1_0", "٣", "1e-30", "0x10", "999999999", "9" * 30, "9" * 5000]
-NUMBERS = st.one_of(FEW, FEW, st.integers(12, 18).map(lambda n: str(4 * n)), st.sampled_from(WRONG))
-BOOLEANS = st.sampled_from(["true", "False", "YES", "0", "auto", "maybe", ""])
-PLACES = ["tiny", "tiny/", "dataset/tiny", "../tiny", ".", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"]
+SIZES = st.integers(12, 18).map(lambda n: str(4 * n))
+NUMBERS = st.sampled_from([FEW] * 4 + [SIZES] * 4 + [st.sampled_from(WRONG)]).flatmap(lambda kind: kind)
+BOOLEANS = st.sampled_from(["true", "False", "YES", "0", "auto"] * 4 + ["maybe", ""])
+PLACES = ["tiny", "tiny/", "tiny//", "./tiny", "./dataset/tiny", "/".join(["."] * 9 + ["dataset/tiny"]), "dataset/tiny", "../tiny", ".", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"]
 KINDS = {options.boolean: BOOLEANS, options.resuming: BOOLEANS}
 KINDS |= dict.fromkeys((options.data_set, options.folder), st.sampled_from(PLACES))
 FORMS = ["--{0}={1}"] * 12 + ["--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={1}"]
@@ -247,16 +248,16 @@ def words(draw):
     method = draw(st.sampled_from(sorted(OPTIONS)))
     found = [f"--method={method}", *SMALL[method].split()]
     for _ in range(draw(st.integers(1, 3))):
-        options_of = OPTIONS[draw(st.sampled_from([method] * 9 + sorted(OPTIONS)))]
+        options_of = OPTIONS[draw(st.sampled_from([method] * 19 + sorted(OPTIONS)))]
         option = options_of[draw(st.sampled_from(sorted(options_of)))]
         right = st.sampled_from(option.choices).map(str) if option.choices else KINDS.get(option.kind, NUMBERS)
-        value = draw(st.one_of(right, right, right, right, right, NUMBERS, ODD))
+        value = draw(st.sampled_from([right] * 18 + [NUMBERS, ODD]).flatmap(lambda kind: kind))
         found += [part.format(option.name, value) for part in draw(st.sampled_from(FORMS)).split(" ")]
     return found
 
 
 LINES = st.lists(st.one_of(words().map(" ".join), ODD, st.just("# x"), st.just("@o.txt")), max_size=3).map("\n".join)
-FILES = st.one_of(st.none(), LINES.map(str.encode), st.binary(max_size=40))
+FILES = st.sampled_from([st.none()] * 6 + [LINES.map(str.encode), st.binary(max_size=40)]).flatmap(lambda kind: kind)
 
 
 @pytest.fixture(scope="module")
