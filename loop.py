@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoints
+import provenance
 import ranks
 import saving
 import stopping
@@ -73,7 +74,7 @@ def _steps(trainer, stream, bar, signals, pictures, stack) -> int:
         terms = trainer.train_step(real["A"], real["B"])
         trainer.position = stream.position
         if not signals.begun:
-            log = _begin(trainer, signals, stack)
+            log = _begin(trainer, signals, stack, pictures)
         interval.add(terms, waited)
         stop, save = ranks.largest(*signals.asked())
         step = trainer.step
@@ -97,7 +98,7 @@ def _steps(trainer, stream, bar, signals, pictures, stack) -> int:
     return 0
 
 
-def _begin(trainer, signals, stack) -> utils.Log | None:
+def _begin(trainer, signals, stack, pictures) -> utils.Log | None:
     """The first step has succeeded: only now an earlier run is moved aside, and there is something to lose."""
     trainer.guard.check()
     signals.begun = True
@@ -105,6 +106,7 @@ def _begin(trainer, signals, stack) -> utils.Log | None:
         return None
     if trainer.step == 1:
         saving.keep_previous(trainer.results)
+    provenance.record(trainer, trainer.step - 1, pictures)
     return stack.enter_context(utils.Log(trainer.results / "log.jsonl", trainer.step - 1))
 
 

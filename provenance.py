@@ -20,18 +20,21 @@ from utils import atomic
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
 
 
-def record(trainer, pictures: dict[str, list[Path]]):
-    """Add an entry to the run's run.json, or begin it anew at step 0; what is no list of entries is replaced."""
+def record(trainer, step: int, pictures: dict[str, list[Path]]):
+    """Add an entry to run.json for a training that goes on from `step`; at 0 it begins anew.
+
+    A file that is no list of entries is replaced.
+    """
     args, path = trainer.args, trainer.results / "run.json"
     entries = []
-    if trainer.step and path.exists():
+    if step and path.exists():
         try:
             entries = [entry for entry in json.loads(path.read_text("utf-8")) if isinstance(entry, dict)]
         except (ValueError, TypeError):
             entries = []
     entry = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "step": trainer.step,
+        "step": step,
         "method": args.method,
         "seed": args.seed,
         "options": {k: v for k, v in vars(args).items() if k not in ("given", "command")},

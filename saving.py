@@ -68,7 +68,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
 
 def keep_previous(results: Path):
     """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
-    old = [p for p in (checkpoints.latest_path(results), results / "log.jsonl", results / "model") if p.exists()]
+    names = (results / "log.jsonl", results / "run.json", results / "model")
+    old = [p for p in (checkpoints.latest_path(results), *names) if p.exists()]
     old = [p for p in old if p.is_dir() or p.stat().st_size]
     if not old:
         return
