@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_normalisation import instance_layer_norm, instance_norm  # noqa: F401
+from fast_normalisation import adaptive_instance_norm, instance_layer_norm, instance_norm, std_layer_norm  # noqa: F401
 
 # ------------------------------------------------------------------------------------------- machine
 
@@ -170,6 +170,58 @@ def conv2d(x, weight, bias=None, stride=1):
     else:
         return F.conv2d(x, weight, bias)
     return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+class _OnFrame(torch.autograd.Function):
+    """Adds to y, in place, a row at its top and at its bottom, a column at its left and at its right."""
+
+    @staticmethod
+    def forward(ctx, y, *sides):
+        ctx.mark_dirty(y)
+        for part, side in zip(_OnFrame.frame(y), sides, strict=True):
+            part += side
+        return y
+
+    @staticmethod
+    def frame(y):
+        return y[:, :, :1], y[:, :, -1:], y[..., :1], y[..., -1:]
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, *_OnFrame.frame(g)
+
+
+def upsampled_conv2d(x, weight, bias=None):
+    """Of the 5x5 pixels under a kernel only 3x3 differ, so 4 kernels of 3x3 make the 4 pixels of each one of x.
+
+    Padding x by its own border is reflection after up-sampling, but for the outermost of the two rows and columns,
+    which one row or column of the result sees each: their difference is added.
+    """
+    if not (_on_cpu(x) and weight.shape[2] == 5):
+        return F.conv2d(F.pad(_doubled(x), (weight.shape[2] // 2,) * 4, mode="reflect"), weight, bias)
+    taps = weight.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
+                              [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
+    kernels = torch.einsum("pai,qbj,ocij->opqcab", taps, taps, weight).flatten(0, 2)  # p, q: below, right of
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    y = conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernels, bias if bias is None else bias.repeat_interleave(4))
+    return _OnFrame.apply(F.pixel_shuffle(y, 2), *_beyond_replication(x, weight))
+
+
+def _doubled(x):
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _beyond_replication(x, weight):
+    """What the top, bottom, left and right of the result lack when x is padded by its border."""
+    for axis in (2, 3):
+        for near, far, tap in ((0, 0, 0), (x.shape[axis] - 2, 7, 4)):
+            strip = x.narrow(axis, near, 2)
+            reflected = F.pad(_doubled(strip), (2,) * 4, mode="reflect")
+            replicated = _doubled(F.pad(strip, (1,) * 4, mode="replicate"))
+            outermost = (reflected - replicated).narrow(axis, far, 1)
+            if axis == 3:  # the corners were the rows'
+                outermost = F.pad(outermost[:, :, 1:-1], (0, 0, 1, 1))
+            yield F.conv2d(outermost, weight.narrow(axis, tap, 1))
 
 
 # ------------------------------------------------------------------------------------- spectral norm

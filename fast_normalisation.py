@@ -101,3 +101,60 @@ class _InstanceNorm(torch.autograd.Function):
 
 def instance_norm(x, eps=1e-5):
     return _InstanceNorm.apply(x, eps)
+
+
+class _Normalisation(torch.autograd.Function):
+    """x * scale + shift, both made by `coefficients` of the moments (m, S) of x's channels and of parameters.
+
+    Any normalisation by means and variances is of this kind.  Each of its passes reads x as few times as
+    instance normalisation's; the chain rule through the small tensors is autograd's.
+    """
+
+    @staticmethod
+    def forward(ctx, x, coefficients, *parameters):
+        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
+        with torch.enable_grad():
+            ctx.small = [t.detach().requires_grad_() for t in (m, S, *parameters)]
+            ctx.made = scale, shift = coefficients(*ctx.small)
+        ctx.save_for_backward(x)
+        return torch.addcmul(shift.detach().to(x.dtype), x, scale.detach().to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,), (m, *_), (scale, _) = ctx.saved_tensors, ctx.small, ctx.made
+        sums = (g * x).sum((2, 3), True, dtype=m.dtype), g.sum((2, 3), True, dtype=m.dtype)
+        dm, dS, *grads = torch.autograd.grad(ctx.made, ctx.small, sums, retain_graph=True)
+        slope, scale = 2 * dS, scale.detach().to(g.dtype)
+        offset = torch.addcmul(dm / (x.shape[2] * x.shape[3]), slope, m.detach(), value=-1)
+        return torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype)).addcmul_(g, scale), None, *grads
+
+
+def _normalise(x, coefficients, *parameters):
+    if torch.compiler.is_compiling():  # the compiler joins the passes itself
+        var, m = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        scale, shift = coefficients(m, var * (x.shape[2] * x.shape[3]), *parameters)
+        return x * scale + shift
+    return _Normalisation.apply(x, coefficients, *parameters)
+
+
+def adaptive_instance_norm(x, scale, shift, eps=1e-5):
+    n = x.shape[2] * x.shape[3]
+
+    def coefficients(m, S, scale, shift):
+        a = scale * (S / n + eps).rsqrt()
+        return a, torch.addcmul(shift, m, a, value=-1)
+
+    return _normalise(x, coefficients, scale, shift)
+
+
+def std_layer_norm(x, gamma, beta, eps=1e-5):
+    C, n = x.shape[1], x.shape[2] * x.shape[3]
+
+    def coefficients(m, S, gamma, beta):
+        M = m.mean(1, keepdim=True)
+        var = (S.sum(1, keepdim=True) + n * (m - M).square().sum(1, keepdim=True)) / (C * n - 1)
+        std = var.clamp_min(1e-30).sqrt()  # without slope at 0, as torch.std
+        a = gamma.view(-1, 1, 1) / (std + eps)
+        return a, torch.addcmul(beta.view(-1, 1, 1), M, a, value=-1)
+
+    return _normalise(x, coefficients, gamma, beta)

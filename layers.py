@@ -65,6 +65,12 @@ def reflect(x: Tensor, width: int = 1) -> Tensor:
     return F.pad(x, (width,) * 4, mode="reflect")
 
 
+@accelerated
+def upsampled_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Nearest up-sampling, reflection padding, convolution: (N,C,H,W), (O,C,k,k), k odd -> (N,O,2H,2W)."""
+    return F.conv2d(reflect(F.interpolate(x, scale_factor=2, mode="nearest"), weight.shape[2] // 2), weight, bias)
+
+
 # -------------------------------------------------------------------------------------- normalisation
 
 
@@ -80,6 +86,22 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return instance_norm(x)
+
+
+@accelerated
+def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
+    """scale IN(x) + shift (Huang & Belongie, ICCV 2017, eq. 8), both (N,C,1,1)."""
+    return instance_norm(x, eps) * scale + shift
+
+
+@accelerated
+def std_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / (std + eps) over C, H, W of each sample, then gamma and beta (C,) of each channel.
+
+    As in MUNIT's program: the standard deviation is unbiased, and eps is added to it.
+    """
+    std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
+    return (x - mean) / (std + eps) * gamma.view(-1, 1, 1) + beta.view(-1, 1, 1)
 
 
 @accelerated

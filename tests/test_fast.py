@@ -101,6 +101,28 @@ def test_instance_layer_norm(given):
     agree(fast.instance_layer_norm(x, mix, gamma, beta), plain(x, mix, gamma, beta), x, mix, gamma, beta)
 
 
+@LAYOUTS
+def test_normalisations_with_numbers_of_their_own(layout):
+    torch.manual_seed(0)
+    x = double(3, 4, 8, 7, layout=layout)
+    for name, shape in (("adaptive_instance_norm", (3, 4, 1, 1)), ("std_layer_norm", (4,))):
+        a, b, plain = double(*shape), double(*shape), getattr(layers, name).__wrapped__
+        agree(getattr(fast, name)(x + 9, a, b), plain(x + 9, a, b), x, a, b)
+    flat = torch.zeros(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    y = fast.std_layer_norm(flat, a, b)
+    assert torch.autograd.grad(y.sum(), flat)[0].isfinite().all()
+
+
+@LAYOUTS
+@pytest.mark.parametrize("n, c, out, h, w, k", [(1, 3, 5, 6, 4, 5), (2, 4, 3, 2, 2, 5), (2, 3, 2, 5, 9, 3)])
+def test_convolution_after_up_sampling(layout, n, c, out, h, w, k):
+    torch.manual_seed(0)
+    x, weight, b = double(n, c, h, w, layout=layout), double(out, c, k, k, layout=layout), double(out)
+    plain = layers.upsampled_conv2d.__wrapped__
+    agree(fast.upsampled_conv2d(x, weight, b), plain(x, weight, b), x, weight, b)
+    agree(fast.upsampled_conv2d(x, weight), plain(x, weight), x, weight)
+
+
 @pytest.mark.parametrize("side, stride, out, bias", [(6, 2, 5, True), (20, 2, 5, True), (20, 1, 1, False)])
 def test_spectral_convolution_of_two_chunks(side, stride, out, bias):
     """Few positions, many positions, one channel; each chunk of the batch with a sigma of its own."""
