@@ -10,6 +10,7 @@ difference from the initial one in 8-bit multiples of `unit`.
 
 import importlib
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
@@ -87,11 +88,22 @@ def pictures(data, step: int, dtype=torch.float32) -> list[torch.Tensor]:
     return [(torch.from_numpy(data[f"real_{d}"][step]).to(dtype) / 255 - 0.5) / 0.5 for d in "AB"]
 
 
+@contextmanager
+def precision(dtype):
+    """What is made inside, networks above all, is of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def trainer_of(method: str, data, *more: str):
     """The trainer of a recording with its initial weights; more: options beside the recording's."""
     config = config_of(data)
     model = methods.create(main.parse_args(["--method", method, "--device", "cpu", *argv_of(method, config), *more]))
-    model.prepare(*pictures(data, 0))
+    model.prepare(*pictures(data, 0, torch.get_default_dtype()))
     for key in ("expectation", "std"):  # DistanceGAN's statistics of the training set
         if f"{key}_A" in config:
             model.statistics = {f"{k}_{d}": config[f"{k}_{d}"] for k in ("expectation", "std") for d in "AB"}
@@ -118,22 +130,30 @@ def deviation(found, expected, relative=False) -> float:
     return (difference / expected.abs().clamp_min(1e-12) if relative else difference).max().item()
 
 
-def replay(method: str, path, *more: str, data=None) -> dict[str, dict[str, float]]:
+def replay(method: str, path, *more: str, data=None, dtype=torch.float32) -> dict[str, dict[str, float]]:
     """Replay a recording: {"eval": {output: worst absolute deviation}, "losses": {loss: worst relative},
-    "first": the same of the first step alone, "final": {network/key: worst absolute}}."""
+    "first": the same of the first step alone, "final": {network/key: worst absolute}}.
+
+    dtype: torch.float64 for a recording in which a ReLU is so near its edge that float32's rounding may decide.
+    """
     data = np.load(path) if data is None else data
+    with precision(dtype):
+        return _replay(method, data, dtype, *more)
+
+
+def _replay(method, data, dtype, *more):
     model = trainer_of(method, data, *more)
     idle = {k for name in ("noise_biases", "zero_gradient_keys") for k in data.get(f"config/{name}", np.array([]))}
     worst = {"eval": {}, "losses": {}, "first": {}, "final": {}}
     with torch.no_grad(), evaluating(model.networks().values()):
-        for name, value in outputs_of(method).evaluate(model, *pictures(data, 0), data).items():
+        for name, value in outputs_of(method).evaluate(model, *pictures(data, 0, dtype), data).items():
             worst["eval"][name] = deviation(value, data[f"eval/{name}"])
     assert {k for k in data.files if k.startswith("eval/")} >= {f"eval/{k}" for k in worst["eval"]}
     losses = [key.removeprefix("train/") for key in data.files if key.startswith("train/")]
     losses = [key for key in losses if data[f"train/{key}"].shape == (len(data["real_A"]),)]
     for step in range(len(data["real_A"])):
-        model.draw = Replayed(data, step)
-        terms = model.train_step(*pictures(data, step))
+        model.draw = Replayed(data, step, dtype)
+        terms = model.train_step(*pictures(data, step, dtype))
         for name in losses:
             expected = data[f"train/{name}"][step]
             if np.isnan(expected):
