@@ -8,6 +8,8 @@ METHODS = {
     "ugatit": "methods.ugatit:UGATIT",
     "gcgan": "methods.gcgan:GcGAN",
     "distancegan": "methods.distancegan:DistanceGAN",
+    "munit": "methods.munit:MUNIT",
+    "unit": "methods.unit:UNIT",
 }
 
 

@@ -28,6 +28,8 @@ SMALL = {
     "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
     "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
     "ugatit": "--img_size 96 --ch 2 --n_res 1",
+    "munit": "--img_size 16 --ch 2 --dis_dim 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2",
+    "unit": "--img_size 16 --ch 2 --dis_dim 2 --n_res 1 --n_layer 2 --num_scales 2",
 }
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
@@ -36,6 +38,8 @@ RECORDINGS = {
     "distancegan": ("distancegan", 5e-6, 1e-5, 1e-4),
     "ugatit": ("ugatit", 5e-3, 1e-2, 1e-4),  # a ReLU on its edge: rounding moves the losses after the first step
     "ugatit_full": ("ugatit", 5e-3, 1e-2, 1e-4),
+    "munit": ("munit", 1e-5, 1e-4, 1e-4),
+    "unit": ("unit", 3e-4, 3e-4, 1e-4),
 }
 # of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
 COUNTS = {
@@ -44,6 +48,8 @@ COUNTS = {
     "gcgan --share false": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
     "distancegan": {"generators": (2, 11_388_675, 49.55), "discriminators": (2, 2_766_529, 3.147)},
 }
+# a ReLU comes within float32's rounding of its edge, and which side it takes moves what follows beyond the agreement
+ON_THE_EDGE = {"munit"}
 every_method = pytest.mark.parametrize("method", SMALL)
 
 
@@ -83,7 +89,8 @@ def batch(model, seed: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("recording", RECORDINGS)
 def test_the_authors_numbers(recording, way):
     method, losses, final, outputs = RECORDINGS[recording]
-    worst = replay(method, HERE / "fixtures" / f"{recording}.npz", *way.split())
+    dtype = torch.float64 if recording in ON_THE_EDGE else torch.float32
+    worst = replay(method, HERE / "fixtures" / f"{recording}.npz", *way.split(), dtype=dtype)
     for kind, bound in (("eval", outputs), ("losses", losses), ("final", final)):
         assert worst[kind]
         wrong = {name: off for name, off in worst[kind].items() if off > bound}

@@ -1,0 +1,409 @@
+"""MUNIT (Huang, Liu, Belongie, Kautz, "Multimodal Unsupervised Image-to-Image Translation", ECCV 2018,
+arXiv 1804.04732).
+
+A picture is a content c, a map that means the same in both domains, and a style s of its domain, a few
+numbers that the prior N(0,1) draws.  gen_d encodes pictures of domain d and decodes into d:
+
+    (c_A, s'_A) = E_A(x_A)      x_AA = G_A(c_A, s'_A)      x_AB = G_B(c_A, s_B), s_B ~ N(0,1)
+    (c'_A, s''_B) = E_B(x_AB)   x_ABA = G_A(c'_A, s'_A)
+
+    D step: min over dis_a, dis_b   gan_w [mean (D_B(x_AB))^2 + mean (D_B(x_B) - 1)^2]
+    G step: min over gen_a, gen_b   gan_w mean (D_B(x_AB) - 1)^2 + recon_x_w |x_AA - x_A|
+                                    + recon_c_w |c'_A - c_A| + recon_s_w |s''_B - s_B|
+                                    + recon_x_cyc_w |x_ABA - x_A|          and the same the other way
+
+Each judge looks at three scales, whose terms are summed.  Several s_B draw several answers to one picture.
+Left out of its program is the perceptual loss (vgg_w), which its authors use for large street scenes.
+"""
+
+import re
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers import Conv2d, InstanceNorm, adaptive_instance_norm, conv2d, reflect, std_layer_norm, upsampled_conv2d
+from options import STYLES, Option, bounded, natural, positive, weight
+from trainer import Half, Trainer
+from translate import Styled
+
+# ------------------------------------------------------------------------------------------- layers
+
+
+class AdaIN(nn.Module):
+    """Instance normalisation, then the shift and scale of a code (N,2,C,1,1)."""
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(c))  # of no use; in existing checkpoints
+        self.register_buffer("running_var", torch.ones(c))
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        shift, scale = code.unbind(1)
+        return adaptive_instance_norm(x, scale, shift)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of each sample with gamma and beta of each channel."""
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(c))
+        self.beta = nn.Parameter(torch.zeros(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return std_layer_norm(x, self.gamma, self.beta)
+
+
+class Block(nn.Module):
+    """Reflection padding, convolution, normalisation, activation; with `up`, doubles the sides first.
+
+    norm: a class above or None; activation: in place.
+    """
+
+    def __init__(self, c_in: int, c_out: int, k: int, stride: int = 1, norm=None, activation=F.relu_, up=False):
+        super().__init__()
+        if norm:  # before conv, as in existing checkpoints
+            self.norm = InstanceNorm() if norm is InstanceNorm else norm(c_out)
+        self.conv = Conv2d(c_in, c_out, k, stride)
+        self.stride, self.width, self.activation, self.up = stride, (k - stride + 1) // 2, activation, up
+        # the mean of an instance takes a bias with it: such a bias stays in checkpoints, and unused
+        self.biased = norm not in (InstanceNorm, AdaIN)
+
+    def forward(self, x: Tensor, *code: Tensor) -> Tensor:
+        weight, bias = self.conv.weight, self.conv.bias if self.biased else None
+        if self.up:
+            x = upsampled_conv2d(x, weight, bias)
+        else:
+            x = conv2d(reflect(x, self.width), weight, bias, self.stride)
+        if hasattr(self, "norm"):
+            x = self.norm(x, *code)
+        return self.activation(x) if self.activation else x
+
+
+class ResBlock(nn.Module):
+    """x + two Blocks(x); nothing after the sum."""
+
+    def __init__(self, c: int, norm):
+        super().__init__()
+        self.model = nn.Sequential(Block(c, c, 3, norm=norm), Block(c, c, 3, norm=norm, activation=None))
+
+    def forward(self, x: Tensor, *codes: Tensor) -> Tensor:
+        first, second = self.model
+        return second(first(x, *codes[:1]), *codes[1:]).add_(x)
+
+
+class ResBlocks(nn.Module):
+    """n residual blocks; codes (N,2n,2,C,1,1), where the normalisation is adaptive, in their order."""
+
+    def __init__(self, n: int, c: int, norm):
+        super().__init__()
+        self.model = nn.Sequential(*[ResBlock(c, norm) for _ in range(n)])
+
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        for j, block in enumerate(self.model):
+            x = block(x) if codes is None else block(x, *codes[:, 2 * j : 2 * j + 2].unbind(1))
+        return x
+
+
+# ----------------------------------------------------------------------------------------- networks
+
+
+class ContentEncoder(nn.Module):
+    """Pictures (N,3,S,S) -> content (N,C,S/2^n,S/2^n), C = c 2^n; c base channels, n halvings, r residual blocks."""
+
+    def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4):
+        super().__init__()
+        halvings = [Block(c * 2**i, c * 2 ** (i + 1), 4, stride=2, norm=InstanceNorm) for i in range(n)]
+        self.model = nn.Sequential(
+            Block(img_ch, c, 7, norm=InstanceNorm),  # (N,64,256,256)
+            *halvings,  # (N,256,64,64)
+            ResBlocks(r, c * 2**n, InstanceNorm),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class StyleEncoder(nn.Module):
+    """Pictures (N,3,S,S), S >= 16 -> style (N,style_dim,1,1).  Without norms, which would take the style away."""
+
+    def __init__(self, img_ch: int, c: int = 64, style_dim: int = 8):
+        super().__init__()
+        widths = (c, 2 * c, 4 * c, 4 * c, 4 * c)
+        halvings = [Block(a, b, 4, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
+        last = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * c, style_dim, 1)]
+        self.model = nn.Sequential(Block(img_ch, c, 7), *halvings, *last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Decoder(nn.Module):
+    """Content (N,C,h,w) and, where adaptive, codes (N,2r,2,C,1,1) -> pictures (N,3,2^n h,2^n w) in [-1,1]."""
+
+    def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4, norm=AdaIN):
+        super().__init__()
+        C, ups = c * 2**n, []
+        for i in range(n):  # an up-sampling is of its Block; its place stays, as in existing checkpoints
+            ups += [nn.Identity(), Block(C >> i, C >> (i + 1), 5, norm=LayerNorm, up=True)]
+        last = Block(c, img_ch, 7, activation=torch.tanh)
+        self.model = nn.Sequential(ResBlocks(r, C, norm), *ups, last)
+
+    def forward(self, x: Tensor, *codes: Tensor) -> Tensor:
+        return self.model[1:](self.model[0](x, *codes))  # (N,256,64,64) -> (N,3,256,256)
+
+
+class MLP(nn.Module):
+    """Style (N,style_dim,1,1) -> what the adaptive normalisations need (N,numbers)."""
+
+    def __init__(self, style_dim: int, c: int, numbers: int):
+        super().__init__()
+
+        def linear(c_in, c_out, **after):
+            return nn.Sequential(OrderedDict(fc=nn.Linear(c_in, c_out), **after))
+
+        hidden = linear(style_dim, c, relu=nn.ReLU(inplace=True)), linear(c, c, relu=nn.ReLU(inplace=True))
+        self.model = nn.Sequential(*hidden, linear(c, numbers))
+
+    def forward(self, style: Tensor) -> Tensor:
+        return self.model(style.flatten(1))
+
+
+class Generator(nn.Module):
+    """An autoencoder of one domain, whose code has two parts."""
+
+    def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4, style_dim: int = 8, mlp_dim: int = 256):
+        super().__init__()
+        self.shape = (2 * r, 2, c * 2**n, 1, 1)  # normalisations; shift, scale; channels
+        self.enc_style = StyleEncoder(img_ch, c, style_dim)
+        self.enc_content = ContentEncoder(img_ch, c, n, r)
+        self.dec = Decoder(img_ch, c, n, r)
+        self.mlp = MLP(style_dim, mlp_dim, 4 * r * c * 2**n)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (N,3,S,S) -> content (N,256,S/4,S/4), style (N,8,1,1)."""
+        return self.enc_content(x), self.enc_style(x)
+
+    def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        return self.dec(content, self.mlp(style).unflatten(1, self.shape))
+
+
+class Discriminator(nn.Module):
+    """Pictures (N,3,S,S) -> logits at `scales` scales, finest first: (N,1,S/16,S/16), (N,1,S/32,S/32), ..."""
+
+    def __init__(self, img_ch: int, c: int = 64, n: int = 4, scales: int = 3):
+        super().__init__()
+
+        def leaky(x):
+            return F.leaky_relu_(x, 0.2)
+
+        def judge():
+            widths = [img_ch, *(c * 2**i for i in range(n))]
+            blocks = [Block(a, b, 4, 2, activation=leaky) for a, b in zip(widths, widths[1:], strict=False)]
+            return nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 1))
+
+        self.cnns = nn.Sequential(*[judge() for _ in range(scales)])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for judge in self.cnns:
+            if maps:  # border means are over the pixels that exist
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            maps.append(judge(x))
+        return maps
+
+
+def initialise(net: nn.Module, std: float | None = None) -> nn.Module:
+    """Weights of convolutions and linear layers N(0, std), by default sqrt(2 / fan_in) (Kaiming); biases 0."""
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(layer.weight, 0.0, std or (2 / layer.weight[0].numel()) ** 0.5)
+            nn.init.zeros_(layer.bias)
+    return net.to(memory_format=torch.channels_last)
+
+
+def lsgan(maps: list[Tensor], target: float) -> Tensor:
+    """The mean of (logits - target)^2, summed over the scales."""
+    return sum((logits - target).square().mean() for logits in maps)
+
+
+# ------------------------------------------------------------------------------------------- method
+
+
+class SharedContent(Trainer):
+    """What MUNIT and UNIT have in common: an autoencoder and a judge of each domain, schedule, files."""
+
+    options = (
+        Option("model", "n_res", natural, 4, "residual blocks of an encoder, and of a decoder"),
+        Option("model", "n_downsample", positive, 2, "halvings from a picture to its content"),
+        Option("model", "dis_dim", positive, 64, "base channels of a discriminator; --ch are those of a generator"),
+        Option("model", "n_layer", positive, 4, "halvings in a discriminator"),
+        Option("model", "num_scales", positive, 3, "scales at which a discriminator looks"),
+        Option("loss", "gan_w", weight, 1.0, "weight of the adversarial terms"),
+        Option("loss", "recon_x_w", weight, 10.0, "weight of the reconstruction of pictures"),
+        Option("optimisation", "step_size", positive, 100_000, "steps after which the learning rate falls"),
+        Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor by which it falls"),
+    )
+    defaults = {"iteration": 1_000_000, "weight_decay": 1e-4}
+    translators = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
+    encoder = ""  # the content encoder's name in a generator
+
+    def build(self, a) -> dict[str, nn.Module]:
+        self.multiple, self.least = 2**a.n_downsample, max(16, 2 ** (a.n_downsample + 1))
+        self.G = {d: initialise(self.generator(a)) for d in "AB"}  # G[d] encodes pictures of d and draws into d
+        self.D = {d: initialise(Discriminator(a.img_ch, a.dis_dim, a.n_layer, a.num_scales), 0.02) for d in "AB"}
+        return {"gen_a": self.G["A"], "gen_b": self.G["B"], "dis_a": self.D["A"], "dis_b": self.D["B"]}
+
+    def generator(self, a) -> nn.Module:
+        raise NotImplementedError
+
+    def trained(self):
+        pairs = {"gen": self.G, "dis": self.D}
+        return {name: [p for net in nets.values() for p in net.parameters()] for name, nets in pairs.items()}
+
+    def rate(self, step: int) -> float:
+        """As under the PyTorch 0.4.1 of its authors; since 1.1 their program lowers it one step earlier."""
+        falls = (step - 1) // self.args.step_size if self.args.decay_flag else 0
+        return self.args.lr * self.args.gamma**falls
+
+    @property
+    def load_side(self) -> int:
+        return self.args.img_size
+
+    def halves(self):
+        return (
+            Half("dis", self.discriminator_objective, total="loss_dis_total"),
+            Half("gen", self.generator_objective, total="loss_gen_total"),
+        )
+
+    def judge(self, real: Tensor, fake: Tensor, t: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tell real from fake in domain t: 1 on real, 0 on fake, in one batch."""
+        judged = [maps.chunk(2) for maps in self.D[t](torch.cat((real, fake.detach())))]
+        loss = lsgan([on_real for on_real, _ in judged], 1) + lsgan([on_fake for _, on_fake in judged], 0)
+        return self.args.gan_w * loss, {f"loss_dis_{t.lower()}": loss}
+
+    # -------------------------------------------------------------------------- options, checkpoints
+
+    @classmethod
+    def check(cls, args) -> str | None:
+        least = max(2 ** (args.num_scales - 1 + args.n_layer), 2 ** (args.n_downsample + 1), 16)
+        if args.img_size < least:
+            given = ", ".join(f"--{name} {getattr(args, name)}" for name in ("num_scales", "n_layer", "n_downsample"))
+            return f"--img_size {args.img_size} is too small for {given}, which need {least}"
+        if args.img_size % 2**args.n_downsample:
+            return f"--img_size {args.img_size} must be divisible by {2**args.n_downsample}: the networks halve it"
+        return None
+
+    @classmethod
+    def adopt(cls, found):
+        """Its authors' gen_01000000.pt is {"a": gen_a, "b": gen_b}, dis_01000000.pt alike; of a folder the newest."""
+        networks = found
+        if "gen_a" not in found:
+            files = {kind: max((f for f in found if f.startswith(kind)), default=None) for kind in ("gen_", "dis_")}
+            pairs = {kind: found[f] for kind, f in files.items() if isinstance(found.get(f), dict)} or {"gen_": found}
+            networks = {kind + d: pair[d] for kind, pair in pairs.items() for d in "ab" if d in pair}
+        weights = networks.get("gen_a")
+        return networks if isinstance(weights, dict) and f"{cls.encoder}.model.0.conv.weight" in weights else None
+
+    @classmethod
+    def infer(cls, networks):
+        gen, dis = networks["gen_a"], networks.get("dis_a")
+        first = gen[f"{cls.encoder}.model.0.conv.weight"]
+        n = _count(gen, rf"{cls.encoder}\.model\.\d+\.conv\.weight") - 1
+        found = {"ch": first.shape[0], "img_ch": first.shape[1], "n_downsample": n}
+        found["n_res"] = _count(gen, rf"{cls.encoder}\.model\.{n + 1}\.model\.\d+\.model\.0\.conv\.weight")
+        if dis:
+            found["dis_dim"] = dis["cnns.0.0.conv.weight"].shape[0]
+            found["n_layer"] = _count(dis, r"cnns\.0\.\d+\.conv\.weight")
+            found["num_scales"] = _count(dis, r"cnns\.\d+\.0\.conv\.weight")
+        return found
+
+
+def parts_of(G: nn.Module, parts: dict) -> list[tuple]:
+    """A tour through the parts of a generator: {title: (name, inputs)}."""
+    nets = {title: (name, getattr(G, name), inputs) for title, (name, inputs) in parts.items()}
+    return [(title, [f"gen_{d}.{name}" for d in "ab"], net, net, x) for title, (name, net, x) in nets.items()]
+
+
+def _count(keys, pattern: str) -> int:
+    return sum(bool(re.fullmatch(pattern, key)) for key in keys)
+
+
+class MUNIT(Styled, SharedContent):
+    """MUNIT: content that the domains share, styles that they do not; many answers to one picture."""
+
+    options = (
+        *SharedContent.options,
+        Option("model", "style_dim", positive, 8, "numbers in a style"),
+        Option("model", "mlp_dim", positive, 256, "width of the layers that turn a style into normalisations"),
+        Option("loss", "recon_s_w", weight, 1.0, "weight of the styles' reconstruction"),
+        Option("loss", "recon_c_w", weight, 1.0, "weight of the contents' reconstruction"),
+        Option("loss", "recon_x_cyc_w", weight, 0.0, "weight of the cycle; 10 in its authors' summer2winter"),
+        *STYLES,
+    )
+    encoder = "enc_content"
+
+    def generator(self, a):
+        return Generator(a.img_ch, a.ch, a.n_downsample, a.n_res, a.style_dim, a.mlp_dim)
+
+    # ----------------------------------------------------------------------------- one training step
+
+    def forward(self, x, s, t):
+        """Both halves see this content: gen moves in its own half alone, which comes last."""
+        x[f"content_{s}"], x[f"style_{s}"] = self.G[s].encode(x[s])
+
+    def drawn_style(self, half: str, t: str, n: int) -> Tensor:
+        return self.draw.normal(f"{half}/style_{t}", n, self.architecture["style_dim"], 1, 1)
+
+    def discriminator_objective(self, x, s, t):
+        fake = self.G[t].decode(x[f"content_{s}"].detach(), self.drawn_style("D", t, len(x[s])))
+        return self.judge(x[t], fake, t)
+
+    def generator_objective(self, x, s, t):
+        """From domain s: fool the judge of t; get back the picture, its content, and the style that was drawn."""
+        args, G, a, b = self.args, self.G, s.lower(), t.lower()
+        content, style, drawn = x[f"content_{s}"], x[f"style_{s}"], self.drawn_style("G", t, len(x[s]))
+        fake = G[t].decode(content, drawn)
+        content_again, drawn_again = G[t].encode(fake)
+        adversarial = lsgan(self.D[t](fake), 1)
+        recon_x = F.l1_loss(G[s].decode(content, style), x[s])
+        recon_c = F.l1_loss(content_again, content)  # nothing is detached: both move
+        recon_s = F.l1_loss(drawn_again, drawn)
+        cycle = x[s].new_zeros(())
+        if args.recon_x_cyc_w > 0:
+            cycle = F.l1_loss(G[s].decode(content_again, style), x[s])
+        loss = args.gan_w * adversarial + args.recon_x_w * recon_x + args.recon_x_cyc_w * cycle
+        loss = loss + args.recon_c_w * recon_c + args.recon_s_w * recon_s
+        terms = {f"adv_{b}": adversarial, f"recon_x_{a}": recon_x, f"recon_c_{a}": recon_c, f"recon_s_{b}": recon_s}
+        return loss, {f"loss_gen_{name}": term for name, term in {**terms, f"cycrecon_x_{a}": cycle}.items()}
+
+    # ----------------------------------------------------------------------------------- translation
+
+    def content(self, x, s):
+        return self.G[s].enc_content(x)
+
+    def style_of(self, x, t):
+        return self.G[t].enc_style(x)
+
+    def random_style(self, t):
+        return torch.randn(1, self.architecture["style_dim"], 1, 1).to(self.device)
+
+    def draw_in(self, content, style, t):
+        return self.G[t].decode(content, style)
+
+    @classmethod
+    def infer(cls, networks):
+        first = networks["gen_a"]["mlp.model.0.fc.weight"]
+        return super().infer(networks) | {"style_dim": first.shape[1], "mlp_dim": first.shape[0]}
+
+    def tour(self):
+        G, (*_, discriminators) = self.G["A"], super().tour()
+        picture = discriminators[-1]
+        with torch.no_grad():
+            content, style = G.encode(picture)
+            codes = G.mlp(style).unflatten(1, G.shape)
+        parts = {"content encoders": ("enc_content", picture), "style encoders": ("enc_style", picture)}
+        parts |= {"style networks": ("mlp", style), "decoders": ("dec", (content, codes))}
+        return [*parts_of(G, parts), discriminators]
