@@ -10,6 +10,7 @@ METHODS = {
     "distancegan": "methods.distancegan:DistanceGAN",
     "munit": "methods.munit:MUNIT",
     "unit": "methods.unit:UNIT",
+    "drit": "methods.drit:DRIT",
 }
 
 
