@@ -30,6 +30,7 @@ SMALL = {
     "ugatit": "--img_size 96 --ch 2 --n_res 1",
     "munit": "--img_size 16 --ch 2 --dis_dim 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2",
     "unit": "--img_size 16 --ch 2 --dis_dim 2 --n_res 1 --n_layer 2 --num_scales 2",
+    "drit": "--img_size 212 --ch 1",
 }
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
@@ -40,6 +41,7 @@ RECORDINGS = {
     "ugatit_full": ("ugatit", 5e-3, 1e-2, 1e-4),
     "munit": ("munit", 1e-5, 1e-4, 1e-4),
     "unit": ("unit", 3e-4, 3e-4, 1e-4),
+    "drit": ("drit", 3e-4, 1.3e-3, 1e-4),  # a weight whose gradient is rounding moves by the rate (3e-4) either way
 }
 # of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
 COUNTS = {
