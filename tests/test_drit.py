@@ -218,7 +218,7 @@ def test_step_equals_the_one_written_out(text):
         name: torch.optim.Adam(net.parameters(), lr=rates[name], betas=(0.5, 0.999), weight_decay=1e-4)
         for name, net in nets.items()
     }
-    for step in range(2):
+    for step in range(model.args.d_iter):  # the last one is full
         real = {d: images(model.args.batch_size, 212, 2 * step + i).double() for i, d in enumerate("AB")}
         full = (step + 1) % model.args.d_iter == 0
         model.draw = Numbers(step)
