@@ -66,8 +66,7 @@ def _tell_torchrun(line: str):
         import json
 
         with suppress(OSError), open(file, "x") as f:
-            about = {"py_callstack": "", "timestamp": str(int(time.time()))}
-            json.dump({"message": {"message": line, "extraInfo": about}}, f)
+            json.dump({"message": line, "timestamp": int(time.time())}, f)
 
 
 # ------------------------------------------------------------------------------------------- signals

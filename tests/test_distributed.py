@@ -16,6 +16,7 @@ from conftest import TINY, double_precision, images, options, weights
 
 import checkpoints
 import NICE
+import ranks
 
 SETTINGS = f"{TINY} --dataset toy --print_freq 5 --log_freq 1 --decay_flag false --lr 1e-6 --weight_decay 0"
 
@@ -26,6 +27,22 @@ def torchrun(ranks, data, results, *more, **kwargs):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen(command, env=environment, **pipes, **kwargs)
+
+
+def in_processes(function, calls):
+    """What function(*call, port, queue) puts into the queue, each call in a process of its own."""
+    spawn = torch.multiprocessing.get_context("spawn")
+    queue = spawn.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [spawn.Process(target=function, args=(*call, port, queue)) for call in calls]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    return found
 
 
 def finished(process):
@@ -54,6 +71,62 @@ def test_two_ranks_equal_one_with_twice_the_batch_and_resume_as_one(folders, tmp
             assert ours_[name] == pytest.approx(theirs_[name], rel=1e-5, abs=2e-6)
 
 
+def test_a_mistake_is_said_once_and_last(folders, tmp_path):
+    data, _ = folders
+    process = torchrun(2, data, tmp_path, "--dataset", "nope")
+    out, _ = process.communicate(timeout=150)
+    line = f"main.py: error: no data set {data}/nope; make it, with trainA, trainB in it, or check --dataset"
+    assert process.returncode != 0
+    assert out.count(f"\n{line}\n") + out.startswith(line) == 1  # of its ranks only one speaks;
+    assert out.splitlines()[-2].partition(" : ")[2] == line  # torchrun's report of the others' end repeats it
+    assert not (tmp_path / "nope").exists()
+
+
+def differing(rank, port, results):
+    """Steps of which the loss is finite in the first rank only, while all gradients are (run by spawn)."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    nice = NICE.NICE(options("--iteration 10 --on_nan skip"))
+    before, objective = weights(nice), nice.generator_objective
+
+    def spoilt(*inputs):
+        loss, terms = objective(*inputs)
+        return loss, {**terms, "odd": loss.detach() * (float("nan") if rank else 0)}
+
+    nice.generator_objective = spoilt
+    calls, all_reduce = [], dist.all_reduce
+    dist.all_reduce = lambda *inputs, **more: calls.append(inputs[0].numel()) or all_reduce(*inputs, **more)
+    nice.train_step(images(seed=rank), images(seed=rank + 2))
+    same = [key for key, value in weights(nice).items() if key.startswith("gen") and torch.equal(value, before[key])]
+    results.put((rank, int(nice.guard.dropped), len(same) == sum(key.startswith("gen") for key in before), len(calls)))
+    dist.destroy_process_group()
+
+
+def test_all_ranks_drop_the_same_updates_and_meet_seldom():
+    found = [answer[1:] for answer in sorted(in_processes(differing, [(0,), (1,)]))]
+    assert found[0] == found[1] == (1, True, 2)  # a call for each half: it has not 25 MiB of gradients
+
+
+def test_only_what_others_have_caused_is_blamed_on_them():
+    for error in (RuntimeError("shapes do not match"), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        with pytest.raises(type(error)) as raised, ranks.lost_peers():
+            raise error
+        assert raised.value is error
+    gone = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    for error in (gone, dist.DistBackendError("NCCL error")):
+        with pytest.raises(ranks.LostPeer, match="another process .* is gone") as raised, ranks.lost_peers():
+            raise error
+        assert str(error) in str(raised.value) and raised.value.__cause__ is error
+
+
+def test_buckets_hold_everything_once_in_order():
+    tensors = [torch.empty(n, dtype=kind) for n, kind in ((3, torch.float32), (4, torch.float64), (5, torch.float64))]
+    tensors += [torch.empty(ranks.BUCKET // 4, device="meta"), torch.empty(1), torch.empty(7)]
+    found = ranks.buckets(tensors)
+    assert [len(bucket) for bucket in found] == [1, 2, 1, 2]
+    assert [id(x) for bucket in found for x in bucket] == [id(x) for x in tensors]
+
+
 def as_rank(rank, world, port, results):
     """One rank of a training in double precision on its share of the pictures (run by spawn)."""
     torch.set_num_threads(1)
@@ -74,17 +147,7 @@ def as_rank(rank, world, port, results):
 
 def test_two_ranks_of_batch_one_are_one_rank_of_batch_two():
     """Ten steps in double precision, where Adam cannot blow rounding up: losses and weights."""
-    spawn = torch.multiprocessing.get_context("spawn")
-    queue = spawn.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [spawn.Process(target=as_rank, args=(r, w, port, queue)) for r, w in ((0, 2), (1, 2), (0, 1))]
-    for process in processes:
-        process.start()
-    found = [queue.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join()
+    found = in_processes(as_rank, [(0, 2), (1, 2), (0, 1)])
     found = {(world, rank): (losses, arrays) for world, rank, losses, arrays in found}
     whole, ranks = found[1, 0], (found[2, 0], found[2, 1])
     mean = np.mean([losses for losses, _ in ranks], axis=0)  # each rank knows the loss of its own picture
