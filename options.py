@@ -42,7 +42,7 @@ def bounded(kind, low, high=None, above=False):
             least = f"{'above' if above else 'at least'} {low}"
             finite = " and finite" if not math.isfinite(value) else ""
             most = f"at most {high}"
-            raise argparse.ArgumentTypeError(f"{text} must be {most if low <= value < math.inf else least + finite}")
+            raise argparse.ArgumentTypeError(f"{text} must be {most if high < value < math.inf else least + finite}")
         return value
 
     parse.__name__ = kind.__name__
