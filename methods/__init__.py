@@ -11,6 +11,7 @@ METHODS = {
     "munit": "methods.munit:MUNIT",
     "unit": "methods.unit:UNIT",
     "drit": "methods.drit:DRIT",
+    "sincut": "methods.sincut:SinCUT",
 }
 
 
