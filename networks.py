@@ -46,12 +46,18 @@ class Encoder(nn.Module):
             self.conv1x1 = nn.Conv2d(2 * c, c, kernel_size=1)
             if ra:
                 self.lamda = nn.Parameter(torch.zeros(1))
-        self.attention, self.ra = attention, ra
+        self.attention, self.ra, self.input_nc = attention, ra, input_nc
         self.model = self._path(widths)
 
     def _path(self, widths: list[int]) -> Stack:
         pairs = zip(widths, widths[1:], strict=False)
         return Stack(*[m for pair in pairs for m in down(*pair)])
+
+    def features(self, x: Tensor, at=None) -> Tensor:
+        """Images (N,3,S,S) -> (N,2c,S/4,S/4).  ValueError: another shape."""
+        if x.dim() != 4 or x.shape[1] != self.input_nc:
+            raise ValueError(f"images (N,{self.input_nc},H,W) in [-1,1] are wanted, not {tuple(x.shape)}")
+        return self.model(x, at)
 
     def power_iteration(self, n: int):
         """Do the power iterations of the next n forwards in every spectrally normalised layer."""
@@ -72,7 +78,7 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, at=None) -> Tensor:
         """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4); computes no head."""
-        return self.attend(self.model(x, at))
+        return self.attend(self.features(x, at))
 
 
 class Judgement(NamedTuple):
@@ -124,7 +130,7 @@ class Discriminator(Encoder):
 
     def forward(self, x: Tensor, at=None) -> Judgement:
         """Judge images x (N,3,S,S); `at`: power iterations of the batch's chunks (_SpectralNorm)."""
-        f = self.model(x, at)  # (N,128,64,64)
+        f = self.features(x, at)  # (N,128,64,64)
         z = self.attend(f)  # (N,128,64,64)
         cam = local = global_ = None
         if 0 in self.has:

@@ -308,7 +308,7 @@ def evaluating(networks):
 
 def warn_of_slow_halves(args):
     """Say it once where --amp bf16 makes a processor slower, with what one convolution takes both ways."""
-    if args.amp != "bf16" or args.device != "cpu":
+    if args.amp != "bf16" or torch.device(args.device).type != "cpu":
         return
     seconds = {kind: seconds_of_a_convolution(kind) for kind in (torch.float32, torch.bfloat16)}
     whole, half = seconds[torch.float32], seconds[torch.bfloat16]

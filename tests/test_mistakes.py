@@ -103,6 +103,7 @@ OPTIONS = [
     ("--batch_size 999999999", "already the pictures of a step take about 51,"),
     ("--ch 20000", "already the weights, their gradients and Adam's two moments take about"),
     ("--ch 99999999999", "--ch 99999999999, --img_size 48 and --batch_size 1 make more numbers than can be counted"),
+    ("--phase info --ch 99999999999", "make more numbers than can be counted"),
     ("--n_res 1000 --ch 512", "already the weights, "),
     ("--result_dir=", "'' is no path"),
     ("--resume perhaps", "neither true nor false"),

@@ -164,3 +164,11 @@ def test_attention_starts_as_the_identity_and_learns_through_the_raw_cam_weight(
 def test_too_few_layers_are_refused():
     with pytest.raises(ValueError, match="n_dis"):
         Discriminator(3, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 48), (1, 1, 48, 48), (48, 48)])
+def test_what_is_no_batch_of_pictures_is_told_what_would_be(shape):
+    D = Discriminator(3, 2, 6)
+    for call in (D, D.encode, Encoder(3, 2).encode):
+        with pytest.raises(ValueError, match=r"images \(N,3,H,W\) in \[-1,1\] are wanted, not \(.*48, 48\)"):
+            call(torch.zeros(shape))

@@ -246,6 +246,22 @@ def test_a_full_disk_is_told_and_costs_only_the_steps_since_the_last_checkpoint(
     assert trained(folder, "--resume True --iteration 5").lines()[-1]["step"] == 5
 
 
+def test_a_full_disk_at_the_first_checkpoint_does_not_advise_to_resume(folder):
+    (folder / "results").mkdir()
+    run = trained(folder, "--iteration 2", status=1, RLIMIT_FSIZE=300_000)
+    line = run.output.splitlines()[-1]
+    assert "tiny_params_latest.pt" in line and line.endswith("; free some space and start again")
+    run = trained(folder, "--iteration 2")
+    line = trained(folder, "--resume True --iteration 3", status=1, RLIMIT_FSIZE=300_000).output.splitlines()[-1]
+    assert line.endswith("; free some space and start again, with --resume True")
+
+
+def test_memory_at_an_end_is_told_in_a_line(folder):
+    run = trained(folder, "--img_size 6144", status=1, RLIMIT_AS=5 * 2**30)
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: out of memory (") and "--img_size" in line and "Traceback" not in run.output
+
+
 # ----------------------------------------------------------------------------------------- divergence
 
 
@@ -262,6 +278,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(folde
     assert line.startswith("main.py: error: step 3: not finite: d_local_B, d_global_B, d_cam_B, d_loss")
     assert "_A" not in line.split(";")[0] and "--on_nan skip" in line and "Traceback" not in run.output
     assert latest(folder).read_bytes() == before
+
+
+def test_a_first_step_that_fails_moves_nothing_aside_and_leaves_nothing(folder):
+    assert trained(folder, "--cycle_weight 1e39", status=2).output.splitlines()[-1].count("step 1: not finite: g_loss")
+    assert not (folder / "results").exists()
+    trained(folder, "--iteration 1")
+    before = snapshot(folder)
+    trained(folder, "--cycle_weight 1e39", status=2)
+    assert snapshot(folder) == before
 
 
 def test_an_absurd_learning_rate_is_caught_before_it_spoils_a_checkpoint(folder):

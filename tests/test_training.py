@@ -15,6 +15,7 @@ import checkpoints
 import main
 import NICE
 import translate
+import utils
 from trainer import lr_at
 from utils import UserError, frozen
 
@@ -177,3 +178,13 @@ def test_another_architecture_is_refused(toy):
     toy("--iteration 1").train()
     with pytest.raises(UserError, match="--n_res is 2, there 1"):
         toy("--iteration 2 --n_res 2 --resume true").train()
+
+
+@pytest.mark.parametrize("seconds, told", [((0.001, 0.016), True), ((0.001, 0.0005), False)])
+def test_slow_half_precision_is_told_once_with_the_ratio(toy, capsys, monkeypatch, seconds, told):
+    found = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
+    assert all(0 < utils.seconds_of_a_convolution(kind) < 1 for kind in found)
+    monkeypatch.setattr(utils, "seconds_of_a_convolution", found.get)
+    toy("--amp bf16 --iteration 1").train()
+    error = capsys.readouterr().err
+    assert error.count("--amp bf16 is slower") == error.count("takes 16.0 ms instead of 1.0, 16.0 times as long") == told
