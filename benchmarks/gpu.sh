@@ -18,8 +18,8 @@ python3 -m pytest -m cuda 2>&1 | tail -n 20 | tee "$OUT/tests.txt"
 {
   echo "exact"
   timeout 80 python3 benchmarks/bench.py --cases 256 128 --rounds 5
-  echo "both directions at once: on a GPU not the default until these figures are known"
-  timeout 80 python3 benchmarks/bench.py --cases 256 128 --rounds 5 --extra "--together true"
+  echo "each method's step, in units of NICE-GAN's"
+  timeout 150 python3 benchmarks/bench.py --rounds 3 --methods cyclegan ugatit cut fastcut gcgan unit munit
   echo "bf16, compiled"
   timeout 130 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
   timeout 80 python3 benchmarks/bench.py --scaling --rounds 1
