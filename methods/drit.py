@@ -134,7 +134,7 @@ class DRIT(Styled, Trainer):
             content,
             Half("EG", self.encoder_objective, total="G_loss", keep_graph=True),
             # The G step goes backward through drawings of before the EG step, but with the weights that this one left:
-            # PyTorch 0.4 let the authors' program do so, and so it was published.
+            # PyTorch 0.4 let the authors' program do so, and so it was published.  (--amp: with copies of before.)
             Half("EG", self.generator_objective, total="G_alone_loss"),
         )
 
