@@ -226,6 +226,7 @@ class CycleGAN(Trainer):
             networks = alone
         generators = cls.generators(networks or {})
         is_ours = all(getattr(G.get(cls.first), "ndim", 0) == 4 and "model.1.bias" in G for G in generators)
+        is_ours = is_ours and not any("model.7.filt" in G for G in generators)  # CUT's has the same name
         return networks if generators and is_ours else None
 
     @classmethod
