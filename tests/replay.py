@@ -35,7 +35,10 @@ def config_of(data) -> dict:
 
 
 def argv_of(method: str, config: dict) -> list[str]:
-    """The options that make a trainer of this recording: every entry of its config that is an option here."""
+    """The options that make a trainer of this recording: every entry of its config that is an option here.
+
+    AS_RECORDED of tests/outputs/METHOD.py: what it takes besides to do as the recorded program did.
+    """
     renamed = RENAMED | getattr(outputs_of(method), "RENAMED", {})
     known = {o.name for o in (*options.COMMON, *methods.load(method).options)} - {"phase", "direction", "seed"}
     argv = {}
@@ -43,7 +46,7 @@ def argv_of(method: str, config: dict) -> list[str]:
         name = renamed.get(key, key)
         if name in known and not isinstance(value, np.ndarray):
             argv[name] = str(value).lower() if isinstance(value, bool) else value
-    return options.as_argv(argv)
+    return options.as_argv(argv | getattr(outputs_of(method), "AS_RECORDED", {}))
 
 
 def outputs_of(method: str):
