@@ -66,6 +66,15 @@ def reflect(x: Tensor, width: int = 1) -> Tensor:
 
 
 @accelerated
+def smooth_double(x: Tensor, filt: Tensor) -> Tensor:
+    """Twice the rows and columns, each 3/4 of the nearer neighbour and 1/4 of the other, the border repeated.
+
+    (N,C,H,W) -> (N,C,2H,2W); filt (C,1,4,4): (1,3,3,1)/4 along both, the same for each channel.
+    """
+    return F.conv_transpose2d(F.pad(x, (1,) * 4, mode="replicate"), filt, stride=2, padding=3, groups=x.shape[1])
+
+
+@accelerated
 def upsampled_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Nearest up-sampling, reflection padding, convolution: (N,C,H,W), (O,C,k,k), k odd -> (N,O,2H,2W)."""
     return F.conv2d(reflect(F.interpolate(x, scale_factor=2, mode="nearest"), weight.shape[2] // 2), weight, bias)

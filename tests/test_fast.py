@@ -83,6 +83,16 @@ def test_minimal_filters_keep_float32s_precision():
 
 
 @LAYOUTS
+def test_smooth_doubling(layout):
+    torch.manual_seed(0)
+    x, taps = double(2, 5, 6, 3, layout=layout), torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 4
+    filt = torch.outer(taps, taps).repeat(5, 1, 1, 1)
+    agree(fast.smooth_double(x, filt), layers.smooth_double.__wrapped__(x, filt), x)
+    rows = torch.tensor([[4.0, 0, 0], [3, 1, 0], [1, 3, 0], [0, 3, 1], [0, 1, 3], [0, 0, 4]], dtype=torch.float64) / 4
+    torch.testing.assert_close(fast.smooth_double(x[:, :, :3], filt), rows @ x[:, :, :3] @ rows.T)
+
+
+@LAYOUTS
 @pytest.mark.parametrize("offset", [0, 30])
 def test_instance_norm(layout, offset):
     torch.manual_seed(0)
