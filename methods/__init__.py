@@ -6,6 +6,8 @@ METHODS = {
     "nice": "NICE:NICE",
     "cyclegan": "methods.cyclegan:CycleGAN",
     "ugatit": "methods.ugatit:UGATIT",
+    "cut": "methods.cut:CUT",
+    "fastcut": "methods.cut:FastCUT",
     "gcgan": "methods.gcgan:GcGAN",
     "distancegan": "methods.distancegan:DistanceGAN",
     "munit": "methods.munit:MUNIT",

@@ -25,6 +25,8 @@ from utils import UserError
 SMALL = {
     "nice": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",
     "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
+    "cut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
+    "fastcut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
     "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
     "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
     "ugatit": "--img_size 96 --ch 2 --n_res 1",
@@ -36,6 +38,8 @@ SMALL = {
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
     "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),
+    "cut": ("cut", 2e-4, 1e-4, 1e-4),
+    "fastcut": ("fastcut", 2e-4, 1e-4, 1e-4),
     "gcgan": ("gcgan", 5e-6, 2e-5, 5e-5),
     "distancegan": ("distancegan", 5e-6, 1e-5, 1e-4),
     "ugatit": ("ugatit", 5e-3, 1e-2, 1e-4),  # a ReLU on its edge: rounding moves the losses after the first step
@@ -48,6 +52,11 @@ RECORDINGS = {
 # of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
 COUNTS = {
     "cyclegan": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
+    "cut": {
+        "generators": (1, 11_378_179, 64.128),
+        "discriminators": (1, 2_764_737, 6.434),
+        "projections": (1, 560_384, 0.1428),
+    },
     "gcgan": {"generators": (1, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
     "gcgan --share false": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
     "distancegan": {"generators": (2, 11_388_675, 49.55), "discriminators": (2, 2_766_529, 3.147)},
