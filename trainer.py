@@ -51,11 +51,11 @@ class Draw:
 
     def uniform(self, name: str) -> float:
         """A number in [0,1)."""
-        return torch.rand(()).item()
+        return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents
 
     def integer(self, name: str, n: int) -> int:
         """A number of 0..n-1."""
-        return torch.randint(n, ()).item()
+        return torch.randint(n, (), device="cpu").item()
 
 
 def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:

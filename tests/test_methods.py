@@ -174,6 +174,13 @@ def test_counts(case):
     assert found == {kind: (n, p, pytest.approx(m, rel=2e-4)) for kind, (n, p, m) in COUNTS[case].items()}
 
 
+@every_method
+def test_the_memory_of_a_training_is_told_beforehand(method):
+    """--phase info runs a step on tensors without contents: nothing in it may look at a number."""
+    parts = info.training_memory(settings(method))
+    assert parts["total"] > parts["gradients, activations"] > 0 and parts["weights"] > 0
+
+
 # ------------------------------------------------------------------------------------------ training
 
 
