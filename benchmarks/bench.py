@@ -152,10 +152,10 @@ class Side:
 # ---------------------------------------------------------------------------------------- the tables
 
 
-def ratios(ours: Side, reference: Side, what: str, rounds: int) -> tuple[list[float], list[float]]:
+def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple[list[float], list[float]]:
     """(reference / ours for each round, our seconds); the order within a round alternates."""
     found, seconds = [], []
-    for _ in range(6):  # warm up; both heaps settle after a few steps
+    for _ in range(warm):  # both heaps settle after a few steps
         ours.ask(what), reference.ask(what)
     for turn in range(rounds):
         if turn % 2:
@@ -202,9 +202,9 @@ def method_table(cases, rounds: int, extra: str, base: str):
     for case in cases:
         name, _, options = case.partition(" ")
         theirs, ours = (Side("ours", f"--method {m} {extra} {o}") for m, o in ((base, ""), (name, options)))
-        r, _ = ratios(theirs, ours, "step", rounds)
+        r, _ = ratios(theirs, ours, "step", rounds, warm=2)
         memory = ours.ask("memory")
-        t, _ = ratios(theirs, ours, "translate", rounds)
+        t, _ = ratios(theirs, ours, "translate", rounds, warm=2)
         units = [f"**{statistics.median(r):.2f}**", middle(r), f"{memory / 1024:.1f} GB", f"{statistics.median(t):.2f}"]
         print(f"| {case} | {' | '.join(units)} |", flush=True)
         ours.close(), theirs.close()
