@@ -8,6 +8,11 @@
     python main.py @configs/demo.txt                  options from a file, here the built-in demo
 """
 
+import stopping
+
+if __name__ == "__main__":  # before all that takes long
+    stopping.at_once("main.py")
+
 import argparse
 import os
 import shlex
@@ -15,7 +20,6 @@ import sys
 from pathlib import Path
 
 import options
-import stopping
 from options import Option, Parser, as_argv
 
 # Read when torch is imported.  Large pages for large tensors: faulting in fresh 4 kB pages is a tenth
@@ -204,7 +208,6 @@ def asks_help(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    stopping.at_once("main.py")
     from utils import run
 
     run(main, "main.py")

@@ -182,7 +182,8 @@ def _words(file: Path, around) -> list[str]:
             raise BadFile(f"option file {file}, line {number}: byte {line[error.start]:#x} is no UTF-8") from None
         except ValueError as error:  # shlex's: No closing quotation, No escaped character
             reason = str(error)[0].lower() + str(error)[1:]
-            raise BadFile(f"option file {file}, line {number}: {reason}; quote an apostrophe: \"it's\"") from None
+            remedy = "; quote an apostrophe: \"it's\"" if "quotation" in reason else ""
+            raise BadFile(f"option file {file}, line {number}: {reason}{remedy}") from None
     return words
 
 

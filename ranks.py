@@ -72,15 +72,16 @@ def joined(device: str):
 
     RunError: the others do not answer.
     """
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)  # else whatever names no GPU would wake up the first one
+    gpu = torch.device(device)
+    if gpu.index is not None and gpu.type == "cuda":
+        torch.cuda.set_device(gpu)  # else whatever names no GPU would wake up the first one
     found = of_torchrun()
     if found is None:
         yield
         return
     try:
         with stopping.Signals():  # it waits where Python's handlers are not heard
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_initialized() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpu.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         place = f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}"
         raise RunError(f"cannot join the other processes at {place}: {brief(error)}") from None

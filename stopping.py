@@ -5,7 +5,6 @@ Imports nothing that takes long: it is there before torch is.
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -119,6 +118,8 @@ class Signals:
     """
 
     def __enter__(self):
+        import socket  # takes long by the standards of this file
+
         self.begun = self.save = False
         self.stop = self.count = 0  # the number of the signal that asked; how many did
         self.old = {}
