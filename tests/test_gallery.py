@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import contrasts, loaded, opened, overflow
 from PIL import Image
 
@@ -72,8 +73,9 @@ def test_of_a_real_run(folders, tmp_path):
     main.main(["--phase", "test", *where])
     gallery.main([str(results / "toy"), "--data", str(data / "toy")])
     with opened(results / "toy" / "page") as page:
-        assert page.title() == "toy" and texts(page, "nav a") == ["Training", "Translations"]
+        assert page.title() == "toy" and texts(page, "nav a") == ["Training", "Options and versions", "Translations"]
         assert texts(page, "#film figcaption") == ["toy, A to B, step 2"]
+        assert torch.__version__ in page.content()  # of run.json
         assert texts(page, ".card .name") == ["0.png", "1.png"]
         page.locator("#translations").scroll_into_view_if_needed()
         page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
