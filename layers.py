@@ -51,13 +51,18 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d by `conv2d`; zero padding is made beforehand."""
+    """nn.Conv2d by `conv2d`; zero padding is made beforehand.
+
+    idle_bias: instance normalisation follows, whose mean takes the bias with it: it stays in checkpoints, unused.
+    """
+
+    idle_bias = False
 
     def forward(self, x: Tensor) -> Tensor:
         if any(self.padding):
             h, w = self.padding
             x = F.pad(x, (w, w, h, h))
-        return conv2d(x, self.weight, self.bias, self.stride[0])
+        return conv2d(x, self.weight, None if self.idle_bias else self.bias, self.stride[0])
 
 
 def reflect(x: Tensor, width: int = 1) -> Tensor:

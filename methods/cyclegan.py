@@ -36,6 +36,7 @@ class ResnetBlock(nn.Module):
         half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
         again = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
         self.conv_block = nn.Sequential(*half, nn.ReLU(inplace=True), *again)
+        half[1].idle_bias = again[1].idle_bias = True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_block(x).add_(x)
