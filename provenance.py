@@ -38,7 +38,7 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
         "method": args.method,
         "seed": args.seed,
         "options": {k: v for k, v in vars(args).items() if k not in ("given", "command")},
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "processor": processor(),
         "gpu": torch.cuda.get_device_name() if trainer.device.type == "cuda" else None,
         "processes": trainer.world,
@@ -47,6 +47,14 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
     }
     with atomic(path) as temporary:
         temporary.write_text(json.dumps([*entries, entry], indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def version(package: str) -> str | None:
+    """The version installed; None where the package has left no record of itself."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:
