@@ -4,6 +4,7 @@ Importing torch takes seconds, a tiny training less than one.  So a single serve
 everything, and each run is a fork of it: a process that can be killed, starved and counted.
 
     run = train(folder, "--iteration 9")      main.py with the tiny settings, in the folder's results
+    run = train(folder, "--method cut")       with those of that method
     run.reach(3); run.signal(SIGTERM); run.wait(); run.output
 """
 
@@ -24,7 +25,22 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "--dataset tiny --img_size 48 --ch 2 --n_res 1 --n_dis 6 --num_workers 0 --device cpu --log_freq 1"
+# options of a tiny network of each method, at the smallest size that is convenient
+SMALL = {
+    "nice": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",
+    "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
+    "cut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
+    "fastcut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
+    "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
+    "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
+    "ugatit": "--img_size 96 --ch 2 --n_res 1",
+    "munit": "--img_size 16 --ch 2 --dis_dim 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2",
+    "unit": "--img_size 16 --ch 2 --dis_dim 2 --n_res 1 --n_layer 2 --num_scales 2",
+    "drit": "--img_size 212 --ch 1",
+    "sincut": "--img_size 64 --ch 1 --ndf 1 --netF_nc 8 --batch_size 2 --init_gain 1",
+}
+ALIKE = "--dataset tiny --num_workers 0 --device cpu --log_freq 1"
+TINY = f"{ALIKE} {SMALL['nice']}"
 PATIENCE = 120  # seconds until a test gives up: these machines may be busy
 
 
@@ -101,7 +117,8 @@ def train(folder: Path, options: str | list[str] = "", **more) -> Run:
     places = ["--result_dir", str(folder / "results")]
     if "/" not in dict(zip(options, options[1:], strict=False)).get("--dataset", ""):
         places += ["--dataset_dir", str(folder / "dataset")]
-    return Run(folder, "runs:program", [*TINY.split(), *places, *options], **more)
+    method = dict(zip(options, options[1:], strict=False)).get("--method", "nice")
+    return Run(folder, "runs:program", [*f"{ALIKE} {SMALL[method]}".split(), *places, *options], **more)
 
 
 def trained(folder: Path, options: str | list[str] = "", status=0, **more) -> Run:

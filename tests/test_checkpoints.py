@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, differing, images, options, weights
-from runs import PATIENCE, Run, pictures, trained
+from conftest import differing, images, options, weights
+from runs import PATIENCE, SMALL, Run, pictures, trained
 
 import checkpoints
 import fid_kid
 import main
+import methods
 import NICE
 from utils import UserError
 
@@ -328,21 +329,25 @@ def misbuild(data: bytes, noise: random.Random) -> bytes:
     return out.getvalue()
 
 
-def bombard(folder, count, seed):
+def bombard(folder, method, count, seed):
     """In a process of its own: `count` mutated files, each loaded and equal, or refused in one line."""
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (virtual + 2**30,) * 2)
     folder = Path(folder)
-    ours, old, oldest = ((folder / name).read_bytes() for name in ("ours.pt", "old.pt", "oldest.pt"))
-    argv = [*TINY.split(), "--resume"]
-    nice = NICE.NICE(main.parse_args(argv))
+    kinds = [(change, (folder / "ours.pt").read_bytes(), True) for change in (mutate, repack, misbuild)]
+    if (folder / "old.pt").exists():
+        old, oldest = ((folder / name).read_bytes() for name in ("old.pt", "oldest.pt"))
+        # where a file has neither digest nor checksum under the mutation, it may load with other numbers
+        kinds += [(mutate, old, True), (mutate, oldest, False), (repack, old, False), (misbuild, old, False)]
+    argv = f"--method {method} {SMALL[method]} --num_workers 0 --device cpu --resume".split()
+    model = methods.create(main.parse_args(argv))
     outcome, longest = collections.Counter(), 0.0
 
     def put(path):
         try:
             found = load(path)
-            nice.args = main.parse_args(argv, saved=checkpoints.saved_options(found[0]))
-            nice.load(found)
+            model.args = main.parse_args(argv, saved=checkpoints.saved_options(found[0]))
+            model.load(found)
             return "loaded"
         except UserError as error:
             assert str(error).isprintable(), repr(str(error))
@@ -351,20 +356,16 @@ def bombard(folder, count, seed):
         return "refused"
 
     def content():
-        state = nice.state()
-        moments = [state[name]["state"] for name in ("D_optimizer", "G_optimizer")]
-        return checkpoints.digest([*(state[n] for n in NETWORKS), moments, nice.step])
+        state = model.state()
+        moments = [state[f"{name}_optimizer"]["state"] for name in model.optimizers]
+        return checkpoints.digest([*(state[n] for n in model.networks()), moments, model.step])
 
-    (folder / "now.pt").write_bytes(ours)
+    (folder / "now.pt").write_bytes((folder / "ours.pt").read_bytes())
     assert put(folder / "now.pt") == "loaded"
     expected = content()
     for i in range(count):
         noise = random.Random(f"{seed} {i}")
-        # where a file has neither digest nor checksum under the mutation, it may load with other numbers
-        change, data, certain = noise.choice(
-            [(mutate, ours, True), (mutate, old, True), (repack, ours, True), (misbuild, ours, True),
-             (mutate, oldest, False), (repack, old, False), (misbuild, old, False)]  # fmt: skip
-        )
+        change, data, certain = noise.choice(kinds)
         (folder / "now.pt").write_bytes(change(data, noise))
         print("trying", i, change.__name__, file=sys.stderr)
         signal.alarm(5)  # whose default action ends the process
@@ -383,7 +384,23 @@ def test_mutated_checkpoints_load_equal_or_are_refused(nice, tmp_path, count, mo
     torch.save(released(nice.state()), tmp_path / "old.pt")
     torch.save(released(nice.state()), tmp_path / "oldest.pt", _use_new_zipfile_serialization=False)
     monkeypatch.setattr("runs.PATIENCE", max(PATIENCE, count // 2))
-    run = Run(tmp_path, "test_checkpoints:bombard", str(tmp_path), count, 0)
+    bombarded(tmp_path, "nice", count)
+
+
+@pytest.mark.parametrize("method", [m if m == "cut" else pytest.param(m, marks=pytest.mark.slow) for m in SMALL])
+def test_every_methods_mutated_checkpoints_load_equal_or_are_refused(method, tmp_path):
+    model = methods.create(main.parse_args(f"--method {method} {SMALL[method]} --num_workers 0 --device cpu".split()))
+    size = (model.args.batch_size, 3, model.args.img_size, model.args.img_size)
+    real = [torch.rand(size, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2)]
+    model.prepare(*real)
+    for _ in range(model.rhythm + 1):
+        model.train_step(*real)
+    checkpoints.save_checkpoint(model.state(), tmp_path / "ours.pt")
+    bombarded(tmp_path, method, 100)
+
+
+def bombarded(folder, method, count):
+    run = Run(folder, "test_checkpoints:bombard", str(folder), method, count, 0)
     assert run.wait() == 0, run.output[-2000:]
     figures = json.loads(run.output.splitlines()[-1])
     print(figures)

@@ -14,8 +14,7 @@ import torch
 from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import ROOT, Run, complaint, latest, pictures, snapshot, train, trained, until
-from test_methods import SMALL
+from runs import ROOT, SMALL, Run, complaint, latest, pictures, snapshot, train, trained, until
 
 import checkpoints
 import info

@@ -1,6 +1,6 @@
 """What holds of every method: its authors' numbers, resuming to the bit, translating, refusing what is not its own.
 
-A new method joins by a line in SMALL, and one in RECORDINGS for each recording of its authors' program.
+A new method joins by a line in runs.SMALL, and one in RECORDINGS for each recording of its authors' program.
 """
 
 import json
@@ -13,6 +13,7 @@ import torch
 from conftest import HERE, differing, images, weights
 from PIL import Image
 from replay import Replayed, pictures, replay, trainer_of
+from runs import SMALL
 
 import checkpoints
 import info
@@ -21,20 +22,6 @@ import methods
 import translate
 from utils import UserError
 
-# options of a tiny network of each method, at the smallest size that is convenient
-SMALL = {
-    "nice": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",
-    "cyclegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2",
-    "cut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
-    "fastcut": "--img_size 32 --ch 2 --n_res 1 --netF_nc 8 --num_patches 16",
-    "gcgan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1",
-    "distancegan": "--img_size 32 --ch 2 --n_res 1 --pool_size 2 --batch_size 1 --self_distance true",
-    "ugatit": "--img_size 96 --ch 2 --n_res 1",
-    "munit": "--img_size 16 --ch 2 --dis_dim 2 --mlp_dim 4 --n_res 1 --n_layer 2 --num_scales 2",
-    "unit": "--img_size 16 --ch 2 --dis_dim 2 --n_res 1 --n_layer 2 --num_scales 2",
-    "drit": "--img_size 212 --ch 1",
-    "sincut": "--img_size 64 --ch 1 --ndf 1 --netF_nc 8 --batch_size 2 --init_gain 1",
-}
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
 RECORDINGS = {
     "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),

@@ -1,6 +1,7 @@
 """Long trainings: signals, kills, locks, full disks, divergence, leaks.
 
-Everything here happens in real processes, on real files.
+Everything here happens in real processes, on real files: with NICE-GAN, and what the trainer answers for with every
+method.
 """
 
 import os
@@ -15,18 +16,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, TINY, complaint, latest, pictures, snapshot, train, trained, until
+from runs import ROOT, SMALL, TINY, complaint, latest, pictures, snapshot, train, trained, until
 
 import checkpoints
+import methods
 
 STEPS = 10
 OFTEN = f"--iteration {STEPS} --print_freq 4 --save_freq 2 --keep 2"
 KILL, TERM, INT, USR1 = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+# both directions with pools, one direction with a network built from the first batch; the others take their time
+ALWAYS = ("nice", "cyclegan", "cut")
+every_method = pytest.mark.parametrize(
+    "method",
+    [m if m in ALWAYS else pytest.param(m, marks=pytest.mark.slow) for m in SMALL],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return pictures(tmp_path_factory.mktemp("data"))
+def method(request):
+    return getattr(request, "param", "nice")
+
+
+@pytest.fixture(scope="module")
+def often(method):
+    return f"--method {method} {OFTEN}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, method):
+    return pictures(tmp_path_factory.mktemp("data"), each=1 if methods.load(method).tested == "train" else 2)
 
 
 @pytest.fixture
@@ -37,12 +57,12 @@ def folder(tmp_path, data):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data):
+def undisturbed(data, often):
     """A training from first step to last: what it ends in, what its log says, how long it takes."""
-    trained(data, "--iteration 1")  # what only the first run pays for
+    trained(data, f"{often} --iteration 1")  # what only the first run pays for
     shutil.rmtree(data / "results")
     start = time.monotonic()
-    run = trained(data, OFTEN)
+    run = trained(data, often)
     return ending(data), losses(run), time.monotonic() - start
 
 
@@ -86,11 +106,12 @@ def test_a_stop_finishes_the_step_saves_and_says_how_to_continue(folder, undistu
     assert (ending(folder), losses(run)) == undisturbed[:2]
 
 
-def test_stops_at_any_moment_lose_no_step(folder, undisturbed):
+@every_method
+def test_stops_at_any_moment_lose_no_step(folder, undisturbed, method, often):
     """Also one that arrives while a picture grid or a checkpoint is written."""
     noise = np.random.default_rng(1)
-    for _ in range(5):
-        run = train(folder, f"{OFTEN} {'--resume True' if latest(folder).exists() else ''}")
+    for _ in range(5 if method == "nice" else 2):
+        run = train(folder, f"{often} {'--resume True' if latest(folder).exists() else ''}")
         time.sleep(noise.uniform(0.2, 0.8) * undisturbed[2])
         run.signal(TERM)
         assert run.wait() in (0, 128 + TERM)
@@ -98,7 +119,7 @@ def test_stops_at_any_moment_lose_no_step(folder, undisturbed):
             assert run.status == 128 + TERM
             step = int(run.output.split("stopped after step ")[1].split(";")[0])
             assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == step == run.lines()[-1]["step"]
-    run = trained(folder, f"{OFTEN} {'--resume True' if latest(folder).exists() else ''}")
+    run = trained(folder, f"{often} {'--resume True' if latest(folder).exists() else ''}")
     assert (ending(folder), losses(run)) == undisturbed[:2]
 
 
@@ -140,12 +161,12 @@ def test_a_signal_before_the_first_step_ends_at_once_in_one_line_and_moves_nothi
 # --------------------------------------------------------------------------------------------- kills
 
 
-def killed_until_done(folder, noise, seconds) -> int:
+def killed_until_done(folder, often, noise, seconds) -> int:
     """Kill a training at random times and resume it until one comes to its end; the number of kills."""
     kills = 0
     while True:
         resume = "--resume True" if latest(folder).exists() else ""
-        run = train(folder, f"{OFTEN} {resume}")
+        run = train(folder, f"{often} {resume}")
         time.sleep(noise.uniform(0, seconds))
         run.signal(KILL)
         if run.wait() == 0:
@@ -156,13 +177,15 @@ def killed_until_done(folder, noise, seconds) -> int:
             assert [line["step"] for line in run.lines()] == list(range(1, run.lines()[-1]["step"] + 1))
 
 
+@every_method
 @pytest.mark.parametrize("wanted", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_kills_at_random_times_change_no_bit(folder, undisturbed, wanted):
+def test_kills_at_random_times_change_no_bit(folder, undisturbed, method, often, wanted):
     noise, kills = np.random.default_rng(wanted), 0
+    wanted = wanted if method == "nice" else wanted // 3
     while kills < wanted:
         shutil.rmtree(folder / "results", ignore_errors=True)
-        kills += killed_until_done(folder, noise, undisturbed[2])
-        run = trained(folder, f"{OFTEN} --resume True")  # at the end already: changes nothing
+        kills += killed_until_done(folder, often, noise, undisturbed[2])
+        run = trained(folder, f"{often} --resume True")  # at the end already: changes nothing
         assert (ending(folder), losses(run)) == undisturbed[:2]
         assert [p.name for p in checkpoints.numbered_paths(folder / "results" / "tiny")] == [
             f"tiny_params_{step:07d}.pt" for step in (STEPS - 2, STEPS)
@@ -171,12 +194,14 @@ def test_kills_at_random_times_change_no_bit(folder, undisturbed, wanted):
     print(f"{kills} kills")
 
 
-def test_a_killed_training_leaves_no_lock_and_no_workers(folder):
-    first = train(folder, "--iteration 1000000 --print_freq 2 --num_workers 1")
+@every_method
+def test_a_killed_training_leaves_no_lock_and_no_workers(folder, method):
+    how = f"--method {method}"
+    first = train(folder, f"{how} --iteration 1000000 --print_freq 2 --num_workers 1")
     first.reach(3)
     before = snapshot(folder / "results" / "tiny" / "img")
-    assert trained(folder, "--resume True", status=2).lines()
-    second = train(folder, "--iteration 1000000")
+    assert trained(folder, f"{how} --resume True", status=2).lines()
+    second = train(folder, f"{how} --iteration 1000000")
     assert second.wait() == 2
     complaint(second, "another training runs in", folder / "results" / "tiny", "--result_dir")
     assert before.items() <= snapshot(folder / "results" / "tiny" / "img").items()
@@ -185,7 +210,7 @@ def test_a_killed_training_leaves_no_lock_and_no_workers(folder):
     assert len(workers) == 1
     first.signal(KILL)
     first.wait()
-    trained(folder, "--iteration 4 --resume True")  # at once, though the worker may live for seconds yet
+    trained(folder, f"{how} --iteration 4 --resume True")  # at once, though the worker may live for seconds yet
     until(lambda: not any(alive(pid) for pid in workers), first)
 
 
@@ -246,6 +271,19 @@ def test_a_full_disk_is_told_and_costs_only_the_steps_since_the_last_checkpoint(
     assert trained(folder, "--resume True --iteration 5").lines()[-1]["step"] == 5
 
 
+@every_method
+def test_a_full_disk_costs_every_method_the_steps_since_the_last_checkpoint(folder, method):
+    trained(folder, f"--method {method} --iteration 2 --print_freq 1000000 --save_freq 1000000")
+    before = latest(folder).read_bytes()
+    options = f"--method {method} --resume True --iteration 1000 --print_freq 1000000 --save_freq 2"
+    run = trained(folder, options, status=1, RLIMIT_FSIZE=len(before) // 2)
+    line = run.output.splitlines()[-1]
+    assert line.startswith("main.py: error: cannot write ") and "tiny_params_0000004.pt" in line
+    assert "free some space" in line and "Traceback" not in run.output and not debris(folder)
+    assert latest(folder).read_bytes() == before
+    assert trained(folder, f"--method {method} --resume True --iteration 5").lines()[-1]["step"] == 5
+
+
 def test_a_full_disk_at_the_first_checkpoint_does_not_advise_to_resume(folder):
     (folder / "results").mkdir()
     run = trained(folder, "--iteration 2", status=1, RLIMIT_FSIZE=300_000)
@@ -289,13 +327,15 @@ def test_a_first_step_that_fails_moves_nothing_aside_and_leaves_nothing(folder):
     assert snapshot(folder) == before
 
 
-def test_an_absurd_learning_rate_is_caught_before_it_spoils_a_checkpoint(folder):
-    trained(folder, "--iteration 2")
-    run = trained(folder, "--resume True --iteration 100 --lr 1e30 --print_freq 1", status=2)
+@every_method
+def test_an_absurd_learning_rate_is_caught_before_it_spoils_a_checkpoint(folder, method):
+    trained(folder, f"--method {method} --iteration 2")
+    run = trained(folder, f"--method {method} --resume True --iteration 100 --lr 1e30 --print_freq 1", status=2)
     line = run.output.splitlines()[-1]
     assert line.startswith("main.py: error: step ") and "not finite: " in line and "lower --lr" in line
     state = checkpoints.load_checkpoint(latest(folder))
-    assert all(v.isfinite().all() for name in ("gen2A", "gen2B", "disA", "disB") for v in state[name].values())
+    networks = [value for name, value in state.items() if checkpoints.is_network(name)]
+    assert networks and all(v.isfinite().all() for net in networks for v in net.values())
     assert f"step {state['start_iter'] + 1}:" in line
 
 
