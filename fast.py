@@ -51,6 +51,30 @@ def keep_freed_memory():
         mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads
 
 
+class _Early(torch.autograd.Function):
+    """loss(x), whose backward is done at once and waits, scaled by the gradient to come: no activation outlives it."""
+
+    @staticmethod
+    def forward(ctx, loss, x, *parameters):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = loss(x)
+        ctx.gradients = torch.autograd.grad(value, (x, *parameters), allow_unused=True)
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx, g):
+        return None, *(None if gradient is None else gradient * g for gradient in ctx.gradients)
+
+
+def early(loss, x, parameters):
+    """On a CPU: a GPU in half precision scales losses up first, and the compiler would stop here."""
+    learning = [p for p in parameters if p.requires_grad]
+    if not (_on_cpu(x) and x.requires_grad and torch.is_grad_enabled()):
+        return loss(x)
+    return _Early.apply(loss, x, *learning)
+
+
 # -------------------------------------------------------------------------------------- convolution
 
 
@@ -156,19 +180,20 @@ class _MinimalConv(torch.autograd.Function):
 LEAST_CHANNEL_PAIRS, LEAST_POSITIONS = 2**16, 2**10  # below, the mixing costs what the products gain (two cores)
 
 
-def conv2d(x, weight, bias=None, stride=1):
-    (out, c, k, k_), (N, _, H, W) = weight.shape, x.shape
+def conv2d(x, weight, bias=None, stride=1, padding=0):
+    (out, c, k, k_), p = weight.shape, padding
+    N, _, H, W = x.shape
     if not (_on_cpu(x) and stride == 1 and k == k_):
-        return F.conv2d(x, weight, bias, stride)
-    positions = N * (H - k + 1) * (W - k + 1)
-    if k == 3 and H >= 6 and c * out >= LEAST_CHANNEL_PAIRS and positions >= LEAST_POSITIONS:
-        rest = (2 - H) % 4  # rows of zeros, for whole tiles of 4 rows of the result
-        y = _MinimalConv.apply(F.pad(x, (0, 0, 0, rest)) if rest else x, weight)
+        return F.conv2d(x, weight, bias, stride, p)
+    rows, positions = H + 2 * p - k + 1, N * (H + 2 * p - k + 1) * (W + 2 * p - k + 1)
+    if k == 3 and rows >= 4 and c * out >= LEAST_CHANNEL_PAIRS and positions >= LEAST_POSITIONS:
+        rest = -rows % 4  # rows of zeros, for whole tiles of 4 rows of the result
+        y = _MinimalConv.apply(F.pad(x, (p, p, p, p + rest)) if p or rest else x, weight)
         y = y[:, :, :-rest] if rest else y
     elif k == 7 and out <= 4:
-        y = row_conv(x, weight)
+        y = row_conv(F.pad(x, (p,) * 4) if p else x, weight)
     else:
-        return F.conv2d(x, weight, bias)
+        return F.conv2d(x, weight, bias, 1, p)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 

@@ -41,17 +41,23 @@ def product(x: Tensor, W: Tensor) -> Tensor:
     return x @ W
 
 
+@accelerated
+def early(loss, x: Tensor, parameters: list[Tensor]) -> Tensor:
+    """loss(x), a number whose gradients reach x and the parameters that require them."""
+    return loss(x)
+
+
 # -------------------------------------------------------------------------------------- convolution
 
 
 @accelerated
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
-    """Convolution without padding: (N,C,H,W), (O,C,k,k) -> (N,O,(H-k)//stride+1,(W-k)//stride+1)."""
-    return F.conv2d(x, weight, bias, stride)
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+    """Convolution after zero padding of all sides: (N,C,H,W), (O,C,k,k) -> (N,O,(H+2p-k)//stride+1,...)."""
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d by `conv2d`; zero padding is made beforehand.
+    """nn.Conv2d by `conv2d`.
 
     idle_bias: instance normalisation follows, whose mean takes the bias with it: it stays in checkpoints, unused.
     """
@@ -59,10 +65,7 @@ class Conv2d(nn.Conv2d):
     idle_bias = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(self.padding):
-            h, w = self.padding
-            x = F.pad(x, (w, w, h, h))
-        return conv2d(x, self.weight, None if self.idle_bias else self.bias, self.stride[0])
+        return conv2d(x, self.weight, None if self.idle_bias else self.bias, self.stride[0], self.padding[0])
 
 
 def reflect(x: Tensor, width: int = 1) -> Tensor:

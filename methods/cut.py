@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import checkpoints
 import dataset
-from layers import Conv2d, InstanceNorm, reflect, smooth_double
+from layers import Conv2d, InstanceNorm, early, reflect, smooth_double
 from methods.cyclegan import SCHEDULE, ResnetBlock, epoch_rate, mse, normed
 from options import Option, boolean, positive, rate, weight
 from trainer import Half, Trainer, epoch_at
@@ -317,9 +317,13 @@ class CUT(Trainer):
             here = [at + w - 1 - 2 * (at % w) for at, (_, w) in zip(there, sides, strict=True)]
         with torch.no_grad():
             keys = self.F(of_x, there)
-        queries = self.F(self.G.features(y), here)
-        losses = [nce(q, k, self.args.nce_T) for q, k in zip(queries, keys, strict=True)]
-        return sum(losses) / len(losses)
+
+        def contrast(y):
+            queries = self.F(self.G.features(y), here)
+            losses = [nce(q, k, self.args.nce_T) for q, k in zip(queries, keys, strict=True)]
+            return sum(losses) / len(losses)
+
+        return early(contrast, y, [*self.G.parameters(), *self.F.parameters()])
 
     # -------------------------------------------------------------------- pictures, options, checkpoints
 

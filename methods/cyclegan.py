@@ -34,9 +34,10 @@ class ResnetBlock(nn.Module):
     def __init__(self, dim: int, bias: bool = True):
         super().__init__()
         half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
-        again = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
-        self.conv_block = nn.Sequential(*half, nn.ReLU(inplace=True), *again)
-        half[1].idle_bias = again[1].idle_bias = True
+        again = [Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
+        # padding first: what ReLU writes in place is what the convolution keeps, one map instead of two
+        self.conv_block = nn.Sequential(*half, nn.ReflectionPad2d(1), nn.ReLU(inplace=True), *again)
+        half[1].idle_bias = again[0].idle_bias = True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_block(x).add_(x)

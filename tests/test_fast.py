@@ -30,13 +30,14 @@ def double(*shape, layout=torch.contiguous_format):
 
 
 @LAYOUTS
+@pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("out, k, stride, bias", [(3, 7, 1, True), (3, 7, 1, False), (9, 4, 2, True), (1, 4, 1, True)])
-def test_convolutions(layout, out, k, stride, bias):
+def test_convolutions(layout, out, k, stride, bias, padding):
     torch.manual_seed(0)
     x, weight = double(2, 5, 15, 12, layout=layout), double(out, 5, k, k, layout=layout)
     b = double(out) if bias else None
     leaves = [t for t in (x, weight, b) if t is not None]
-    agree(fast.conv2d(x, weight, b, stride), F.conv2d(x, weight, b, stride), *leaves)
+    agree(fast.conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), *leaves)
 
 
 @LAYOUTS
@@ -62,6 +63,7 @@ def test_convolution_by_minimal_filters(minimal_filters, monkeypatch, layout, n,
     torch.manual_seed(0)
     x, weight = double(n, c, h, w, layout=layout), double(out, c, 3, 3, layout=layout)
     agree(fast.conv2d(x, weight), F.conv2d(x, weight), x, weight)
+    agree(fast.conv2d(x, weight, padding=1), F.conv2d(x, weight, padding=1), x, weight)
     monkeypatch.delattr(fast, "_MinimalConv")
     with pytest.raises(NameError):  # it did go this way
         fast.conv2d(x, weight)
@@ -80,6 +82,22 @@ def test_minimal_filters_keep_float32s_precision():
     found = (y, *torch.autograd.grad(y, inputs, g.float()))
     assert not torch.equal(y, F.conv2d(*inputs))  # it did go the other way
     assert max((a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)) < 3e-6
+
+
+def test_a_loss_that_goes_backward_early():
+    """Weighted, summed with another, an unused and a frozen parameter among those that are named."""
+    torch.manual_seed(0)
+    x, W, unused, frozen = double(3, 4), double(4, 4), double(2), double(4).detach()
+
+    def loss(x):
+        return (x @ W + frozen).tanh().square().sum()
+
+    found, expected = (0.3 * way(loss, 2 * x, [W, unused, frozen]) + (x * W[0]).sum() for way in
+                       (fast.early, layers.early.__wrapped__))  # fmt: skip
+    agree(found, expected, x, W)
+    with torch.no_grad():
+        assert fast.early(loss, x, [W]) == loss(x)
+    assert fast.early(loss, x.detach(), [W]).grad_fn is not None  # nothing to hand back to
 
 
 @LAYOUTS
