@@ -68,6 +68,22 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, None if self.idle_bias else self.bias, self.stride[0], self.padding[0])
 
 
+@accelerated
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, more: int) -> Tensor:
+    """The adjoint of conv2d: (N,C,h,w), (C,O,k,k) -> (N,O,(h-1)stride-2p+k+more,...)."""
+    return F.conv_transpose2d(x, weight, bias, stride, padding, more)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d by `conv_transpose2d`; idle_bias as in Conv2d."""
+
+    idle_bias = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.idle_bias else self.bias
+        return conv_transpose2d(x, self.weight, bias, self.stride[0], self.padding[0], self.output_padding[0])
+
+
 def reflect(x: Tensor, width: int = 1) -> Tensor:
     """Reflection padding on all four sides."""
     return F.pad(x, (width,) * 4, mode="reflect")

@@ -73,9 +73,9 @@ class Generator(nn.Module):
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),  # 0
             *normed(Conv2d(img_ch, c, 7)),  # 1: (N,64,256,256)
-            *normed(Conv2d(c, 2 * c, 3, padding=1)),  # 4: (N,128,256,256)
+            *normed(Conv2d(c, 2 * c, 3, padding=1), idle_bias=False),  # 4: (N,128,256,256)
             Down(2 * c),
-            *normed(Conv2d(2 * c, 4 * c, 3, padding=1)),  # 8: (N,256,128,128)
+            *normed(Conv2d(2 * c, 4 * c, 3, padding=1), idle_bias=False),  # 8: (N,256,128,128)
             Down(4 * c),
             *[ResnetBlock(4 * c) for _ in range(n)],  # 12: (N,256,64,64)
             Up(4 * c),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import Conv2d, InstanceNorm
+from layers import Conv2d, ConvTranspose2d, InstanceNorm
 from options import Option, bounded, natural, weight
 from trainer import Draw, Half, Trainer, epoch_at
 
@@ -43,8 +43,9 @@ class ResnetBlock(nn.Module):
         return self.conv_block(x).add_(x)
 
 
-def normed(conv: nn.Module, activation: nn.Module | None = None) -> list[nn.Module]:
+def normed(conv: nn.Module, activation: nn.Module | None = None, idle_bias: bool = True) -> list[nn.Module]:
     """A convolution, instance normalisation, and an activation (ReLU unless another is given)."""
+    conv.idle_bias = idle_bias
     return [conv, InstanceNorm(), activation or nn.ReLU(inplace=True)]
 
 
@@ -59,8 +60,8 @@ class Generator(nn.Module):
             *normed(Conv2d(c, 2 * c, 3, stride=2, padding=1)),  # (N,128,128,128)
             *normed(Conv2d(2 * c, 4 * c, 3, stride=2, padding=1)),  # (N,256,64,64)
             *[ResnetBlock(4 * c) for _ in range(n)],
-            *normed(nn.ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
-            *normed(nn.ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
+            *normed(ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
+            *normed(ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
             nn.ReflectionPad2d(3),
             Conv2d(c, img_ch, 7),
             nn.Tanh(),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 import dataset
-from layers import Conv2d, instance_norm
+from layers import Conv2d, ConvTranspose2d, instance_norm
 from methods import cyclegan
 from methods.cyclegan import SCHEDULE, CycleGAN, ImagePool, epoch_rate, mse
 from options import Option, boolean, natural, positive, weight
@@ -74,8 +74,8 @@ class Generator(nn.Module):
             *normed(Conv2d(c, 2 * c, 3, stride=2, padding=1)),  # (N,128,128,128)
             *normed(Conv2d(2 * c, 4 * c, 3, stride=2, padding=1)),  # (N,256,64,64)
             *[ResnetBlock(4 * c) for _ in range(n)],
-            *normed(nn.ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
-            *normed(nn.ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
+            *normed(ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
+            *normed(ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
             Conv2d(c, img_ch, 7, padding=3),
             nn.Tanh(),
         )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import layers
-from layers import Conv2d, InstanceNorm, conv2d
+from layers import Conv2d, ConvTranspose2d, InstanceNorm, conv2d
 
 NZ = 8  # numbers in an attribute
 
@@ -47,7 +47,7 @@ def residual(n: int) -> Block:
 
 
 def doubling(i: int, o: int) -> Block:
-    up = nn.ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1)
+    up = ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1)
     return Block(up, LayerNorm(o), nn.ReLU(inplace=True))
 
 

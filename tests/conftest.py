@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import fast
+import fast_convolution
 import NICE
 
 HERE = Path(__file__).parent
@@ -118,5 +118,5 @@ def toy(folders):
 @pytest.fixture
 def minimal_filters(monkeypatch):
     """Also where so few channels and positions would not call for them."""
-    monkeypatch.setattr(fast, "LEAST_CHANNEL_PAIRS", 0)
-    monkeypatch.setattr(fast, "LEAST_POSITIONS", 0)
+    monkeypatch.setattr(fast_convolution, "LEAST_CHANNEL_PAIRS", 0)
+    monkeypatch.setattr(fast_convolution, "LEAST_POSITIONS", 0)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import images, options, weights
 
 import fast
+import fast_convolution
 import layers
 import NICE
 
@@ -44,7 +45,7 @@ def test_convolutions(layout, out, k, stride, bias, padding):
 def test_convolution_by_rows_of_the_kernel(layout):
     torch.manual_seed(0)
     x, weight = double(2, 5, 15, 12, layout=layout), double(3, 5, 7, 7)
-    agree(fast.row_conv(x, weight), F.conv2d(x, weight), x, weight)
+    agree(fast_convolution.row_conv(x, weight), F.conv2d(x, weight), x, weight)
 
 
 def test_convolution_to_one_channel():
@@ -64,7 +65,7 @@ def test_convolution_by_minimal_filters(minimal_filters, monkeypatch, layout, n,
     x, weight = double(n, c, h, w, layout=layout), double(out, c, 3, 3, layout=layout)
     agree(fast.conv2d(x, weight), F.conv2d(x, weight), x, weight)
     agree(fast.conv2d(x, weight, padding=1), F.conv2d(x, weight, padding=1), x, weight)
-    monkeypatch.delattr(fast, "_MinimalConv")
+    monkeypatch.delattr(fast_convolution, "_MinimalConv")
     with pytest.raises(NameError):  # it did go this way
         fast.conv2d(x, weight)
 
@@ -82,6 +83,22 @@ def test_minimal_filters_keep_float32s_precision():
     found = (y, *torch.autograd.grad(y, inputs, g.float()))
     assert not torch.equal(y, F.conv2d(*inputs))  # it did go the other way
     assert max((a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)) < 3e-6
+
+
+@LAYOUTS
+@pytest.mark.parametrize("k, stride, padding, more", [(3, 2, 1, 1), (3, 2, 1, 0), (4, 2, 1, 0), (3, 2, 0, 0)])
+@pytest.mark.parametrize("h, w", [(8, 12), (7, 4), (9, 5)])
+def test_strided_convolutions(minimal_filters, monkeypatch, layout, k, stride, padding, more, h, w):
+    torch.manual_seed(0)
+    x, weight, b = double(2, 3, h, w, layout=layout), double(5, 3, k, k, layout=layout), double(5)
+    agree(fast.conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), x, weight, b)
+    x, weight, b = double(2, 5, h, w, layout=layout), double(5, 3, k, k, layout=layout), double(3)
+    how = stride, padding, more
+    agree(fast.conv_transpose2d(x, weight, b, *how), F.conv_transpose2d(x, weight, b, *how), x, weight, b)
+    agree(fast.conv_transpose2d(x, weight, None, *how), F.conv_transpose2d(x, weight, None, *how), x, weight)
+    monkeypatch.delattr(fast_convolution, "_StridedConv")
+    with pytest.raises(NameError):  # it did go this way
+        fast.conv2d(x, weight[:, :5], stride=2)
 
 
 def test_a_loss_that_goes_backward_early():
