@@ -1,0 +1,202 @@
+"""The paper's Table 1: train every method with several seeds at equal budgets, score, write tables and a picture.
+
+    python benchmarks/table1.py --dataset demo --steps 700 --seeds 0 1 2 --jobs 2
+    python benchmarks/table1.py --dataset demo --minutes 4 --jobs 2 --both-ways
+    python benchmarks/table1.py --dataset demo --minutes 4 --table-only       from the trainings that are complete
+
+Each training lies in results/table1/NAME/METHOD-BUDGET-SEED (-BtoA for the other way of a method of one way).  What
+is complete is not done again, and what was interrupted continues from its checkpoint, so call it again after any
+stop.  Each method has its own paper's settings, configs/METHOD/NAME.txt or else its defaults, but for size and budget;
+what that changes is printed.  --minutes gives each method the steps that it makes in as much time: the time of a step
+is measured beforehand, with NICE-GAN taking turns, and kept in cost.json.  Needs requirements-dev.txt.
+"""
+
+import json
+from pathlib import Path
+
+import costs
+import torch
+import trainings
+from contestants import ROWS, Contestant, enter, entrants
+from PIL import Image
+from trainings import ROOT, Scorer, Training, has_counterparts
+
+import dataset
+import demo
+import downloads
+import fid_kid
+import options
+from options import bounded
+from scoring import inception
+from utils import RunError, UserError, run, shown
+
+
+class Run(Training):
+    """One training: a contestant, a seed and, for methods of one way, the way."""
+
+    def __init__(self, args, contestant: Contestant, steps: int, seed: int, way: str):
+        self.contestant, self.seed, self.backwards = contestant, seed, way == "B2A"
+        self.ways = contestant.directions if len(contestant.directions) > 1 else [way]
+        name = f"{contestant.row}-{args.budget}-{seed}" + "-BtoA" * self.backwards
+        words = ["--dataset", args.dataset, "--dataset_dir", args.dataset_dir.resolve(), "--seed", seed]
+        words = [*contestant.words, *words, *["--direction=BtoA"] * self.backwards]
+        super().__init__(name, args.result_dir / name, args.dataset, steps, words, trainings.threads(args.jobs))
+
+    def refuse_others(self, note: bool):
+        """UserError: something else was trained here.  note: write down what is trained now."""
+        path, mine = self.folder / "options.txt", f"{self.contestant.options} --iteration={self.steps}\n"
+        if not path.exists():
+            if note:
+                trainings.write(path, mine)
+        elif (there := path.read_text()) != mine:
+            raise UserError(f"{shown(self.folder)} was trained with other options ({there.strip()}, "
+                            f"now {mine.strip()}); name another --result_dir")  # fmt: skip
+
+    def train(self):
+        """Train to the last step and translate the test folders."""
+        schedule, _ = self.contestant.budget(self.steps)
+        super().train(*schedule)
+        if self.results.name != "demo":  # which main.py translates at the end of a training
+            self.main("--phase", "test", "--result_dir", self.folder.resolve())
+        return self
+
+    def complete(self, scorer: Scorer) -> bool:
+        """Whether all scores of it are known."""
+        return {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
+
+    def attempt(self):
+        """Train unless only scores are missing: the run, and what went wrong or None."""
+        try:
+            return (self if self.scores() else self.train()), None
+        except UserError as error:
+            return self, error
+
+
+def scorer(args) -> Scorer:
+    """FID and KID where Inception's weights are at hand, else FD and KD.  UserError: neither network is there."""
+    root = args.dataset_dir / args.dataset
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(inception.WEIGHTS_URL).name)
+    if args.weights or cached.exists():
+        return Scorer(root, fid_kid.InceptionV3(args.weights), kernel=True)
+    print("Inception's weights are not at hand: FD and KD in EfficientNet-Lite0's features stand for FID and KID")
+    return Scorer(root, kernel=True)
+
+
+def train(args, runs: list[Run]) -> list[str]:
+    """Train and score what is not complete; what went wrong, a line a run."""
+    score, failed = scorer(args), []
+    waiting = [r for r in runs if not r.complete(score)]
+
+    def finish(done):
+        finished, error = done
+        if not error:
+            try:
+                finished.write_scores({str(finished.steps): finished.last_scores() | score(finished.results)})
+                print(f"done: {finished.folder.name}", flush=True)
+                return
+            except UserError as wrong:
+                error = wrong
+        failed.append(str(error))
+        print(f"failed: {error}", flush=True)
+
+    trainings.work([r.attempt for r in waiting], args.jobs, finish)
+    return failed
+
+
+def check_data(args):
+    """UserError: the data set is not there."""
+    root = args.dataset_dir / args.dataset
+    if args.dataset == "demo":
+        demo.ensure(root)
+    missing = [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]
+    if missing:
+        remedy = downloads.hint(args.dataset) or "check --dataset and --dataset_dir"
+        raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
+
+
+def check_sizes(args, contestants: list[Contestant]):
+    """UserError: translations would be smaller than the counterparts that they are to be measured on."""
+    root = args.dataset_dir / args.dataset
+    for s in "AB":
+        if has_counterparts(root, s):
+            with Image.open(dataset.list_images(root / f"test{s}")[0]) as picture:
+                side = max(picture.size)
+            for c in contestants:
+                if c.args.img_size < side:
+                    raise UserError(f"{c.row} at --img_size {c.args.img_size} is smaller than the pictures of "
+                                    f"{args.dataset}, which it is measured on: give at least {side}")  # fmt: skip
+
+
+def plan(args, contestants: list[Contestant], cost: dict) -> dict[str, int]:
+    """{row: its steps}, printed with all that its settings change."""
+    found = {}
+    for c in contestants:
+        steps = found[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
+        path = c.path.relative_to(ROOT) if c.path else f"the defaults of --method {c.args.method}"
+        changes = ", ".join([*c.budget(steps)[1], *c.changes])
+        print(f"{c.row}: {steps} steps at {c.args.img_size} pixels; {path}, but for {changes or 'nothing'}")
+    print(f"every training has a --seed of its own ({', '.join(map(str, args.seeds))})", flush=True)
+    return found
+
+
+def parse_args(argv=None):
+    parser = options.Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=options.Help)
+    add = parser.add_argument
+    add("--dataset", type=options.name, default="demo", help="folder of --dataset_dir", metavar="NAME")
+    add("--methods", nargs="+", choices=ROWS, metavar="METHOD",
+        help=f"of {', '.join(ROWS)}; by default all that can be trained at about NICE-GAN's picture size")  # fmt: skip
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=bounded(int, 1), help="of each training")
+    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="that each training's steps would take "
+                        "if it had the machine as the measurement of costs had it")  # fmt: skip
+    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="a training of each")
+    add("--jobs", type=bounded(int, 1), default=1, help="trainings at a time; they share the cores")
+    add("--img_size", type=bounded(int, 1), help="picture side of all that can take it; by default each has its own")
+    add("--both-ways", action="store_true", help="train methods of one way for the other way as well")
+    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="where the data sets are")
+    add("--result_dir", type=Path, help="where the trainings go; by default results/table1/NAME")
+    add("--cost", type=Path, help="what steps cost; by default cost.json in the result_dir", metavar="FILE")
+    add("--rounds", type=bounded(int, 1), default=5, help="of measuring costs")
+    add("--weights", help="Inception's weights, instead of those at hand", metavar="FILE")
+    add("--table-only", action="store_true", help="train and measure nothing, write the tables")
+    args = parser.parse_args(argv)
+    for name in ("methods", "seeds"):
+        if getattr(args, name) and len(set(getattr(args, name))) < len(getattr(args, name)):
+            parser.error(f"--{name} has the same one twice")
+    args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
+    args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
+    args.cost = args.cost or args.result_dir / "cost.json"
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    torch.set_num_threads(trainings.threads(args.jobs))  # scores are made beside the trainings
+    check_data(args)
+    contestants = entrants(args.methods, args.dataset, args.img_size)
+    check_sizes(args, contestants)
+    base = enter("nice", args.dataset, args.img_size)
+    if args.table_only:
+        cost = costs.read(args.cost)
+    else:
+        cost = costs.measure(args.cost, contestants, base, args.rounds, trainings.threads(args.jobs))
+    steps = plan(args, contestants, cost)
+    runs = [
+        Run(args, c, steps[c.row], seed, way)
+        for seed in args.seeds  # all rows soon, more seeds later
+        for c in contestants
+        for way in (("A2B", "B2A") if args.both_ways and len(c.directions) == 1 else ("A2B",))
+    ]
+    for r in runs:
+        r.refuse_others(note=not args.table_only)
+    failed = [] if args.table_only else train(args, runs)
+    if not any(r.scores() for r in runs):
+        raise UserError(f"{args.result_dir} has no complete training of this budget; train without --table-only")
+    for r in runs:
+        print(json.dumps({r.folder.name: r.last_scores()}))
+    if failed:
+        raise RunError(f"{len(failed)} of {len(runs)} trainings failed, the first: {failed[0]}")
+
+
+if __name__ == "__main__":
+    run(main, "table1.py")
