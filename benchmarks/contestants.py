@@ -25,6 +25,7 @@ ROWS = {  # what --methods takes: what the tables call it
     "gcgan": "GcGAN",
     "distancegan": "DistanceGAN",
 }
+SKIPPED = {"num_workers", "cache", "iteration", "step_size", "steps_per_epoch"}  # of no step, or of the budget
 LARGER = 2  # times NICE-GAN's side: who trains at more takes no part unless named
 
 
@@ -49,12 +50,12 @@ class Contestant:
 
     @property
     def options(self) -> str:
-        """What distinguishes it from its method's defaults, on one line: all but data, budget and logging."""
-        parser = program.build_parser(self.args.method)
-        kinds = {o.name: o.group for o in (*options.COMMON, *methods.load(self.args.method).options)}
-        skipped = {k for k, group in kinds.items() if group in ("run", "logging")} | {"iteration", "step_size"}
-        given = {k: v for k, v in vars(self.args).items() if k not in skipped and v != parser.get_default(k)}
-        return shlex.join(options.as_argv({"method": self.args.method, **given}))
+        """What distinguishes it from its method's defaults, on one line: all that a step depends on."""
+        method = self.args.method
+        default, declared = _parsed(method, []), (*options.COMMON, *methods.load(method).options)
+        skipped = {o.name for o in declared if o.group in ("run", "logging")} | SKIPPED
+        given = {k: v for k, v in vars(self.args).items() if k not in skipped and v != getattr(default, k)}
+        return shlex.join(options.as_argv({"method": method, **given}))
 
     def budget(self, steps: int) -> tuple[list[str], list[str]]:
         """The options of a training of `steps` steps with all of its schedule; what that changes, for people."""
@@ -122,8 +123,8 @@ def entrants(rows: list[str] | None, data: str, size: int | None) -> list[Contes
         try:
             contestant = enter(row, data, size)
             if not rows and contestant.args.img_size > LARGER * own:
-                raise UserError(f"its {contestant.args.img_size} pixels are far more than NICE-GAN's {own}; "
-                                f"--methods takes it where it is named")  # fmt: skip
+                raise UserError(f"its {contestant.args.img_size} pixels are far more than NICE-GAN's {own}; name it "
+                                "with --methods to take it in")  # fmt: skip
             found.append(contestant)
         except UserError as error:
             print(f"{row} is left out: {error}", flush=True)
