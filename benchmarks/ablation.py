@@ -88,14 +88,10 @@ def report(args, runs: list[Run]):
     command = f"python benchmarks/ablation.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
     if args.rows != list(ROWS):
         command += f" --rows {' '.join(args.rows)}"
-    bars = [
-        f"{name.replace('_', ' ')} " + (f"{low} to {high}" if low else f"at most {high}")
-        for name, (low, high, _) in demo.BARS.items()
-    ]
     text = f"""Table 3 on the demo data, {args.steps} steps a run, mean ± standard deviation over seeds:
 
 {table(runs)}
-The demo's bars: {", ".join(bars)}. FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
+{demo.bars()} FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
 (lower is better; no FID). Made with `{command}`.
 """
     trainings.write(args.out, text)

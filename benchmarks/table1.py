@@ -11,10 +11,11 @@ what that changes is printed.  --minutes gives each method the steps that it mak
 is measured beforehand, with NICE-GAN taking turns, and kept in cost.json.  Needs requirements-dev.txt.
 """
 
-import json
+import shlex
 from pathlib import Path
 
 import costs
+import tables
 import torch
 import trainings
 from contestants import ROWS, Contestant, enter, entrants
@@ -29,6 +30,11 @@ import options
 from options import bounded
 from scoring import inception
 from utils import RunError, UserError, run, shown
+
+FEATURES = {
+    "fid": "FID and KID are of the FID Inception's features.",
+    "fd": "FD and KD are distances in EfficientNet-Lite0's features, lower is better; they are no FID and no KID.",
+}
 
 
 class Run(Training):
@@ -82,9 +88,9 @@ def scorer(args) -> Scorer:
     return Scorer(root, kernel=True)
 
 
-def train(args, runs: list[Run]) -> list[str]:
+def train(args, runs: list[Run], score: Scorer) -> list[str]:
     """Train and score what is not complete; what went wrong, a line a run."""
-    score, failed = scorer(args), []
+    failed = []
     waiting = [r for r in runs if not r.complete(score)]
 
     def finish(done):
@@ -127,16 +133,62 @@ def check_sizes(args, contestants: list[Contestant]):
                                     f"{args.dataset}, which it is measured on: give at least {side}")  # fmt: skip
 
 
-def plan(args, contestants: list[Contestant], cost: dict) -> dict[str, int]:
-    """{row: its steps}, printed with all that its settings change."""
-    found = {}
+def plan(args, contestants: list[Contestant], cost: dict) -> tuple[dict[str, int], list[str]]:
+    """{row: its steps}, and a line for each row that says all that its settings change."""
+    steps, lines = {}, []
     for c in contestants:
-        steps = found[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
-        path = c.path.relative_to(ROOT) if c.path else f"the defaults of --method {c.args.method}"
-        changes = ", ".join([*c.budget(steps)[1], *c.changes])
-        print(f"{c.row}: {steps} steps at {c.args.img_size} pixels; {path}, but for {changes or 'nothing'}")
-    print(f"every training has a --seed of its own ({', '.join(map(str, args.seeds))})", flush=True)
-    return found
+        n = steps[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
+        own = c.path.relative_to(ROOT) if c.path else f"the defaults of --method {c.args.method}"
+        changes = ", ".join([*c.budget(n)[1], *c.changes])
+        lines.append(f"{c.row}: {n} steps at {c.args.img_size} pixels; {own}, but for {changes or 'nothing'}")
+    return steps, lines
+
+
+def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: dict, settings: list[str]):
+    """Write the tables and the picture into --out."""
+    name, size = f"table1-{args.budget}", min(256, *(row.pixels for row in rows if row.pixels))
+    title = f"{args.dataset}: the same pictures by each method"
+    each = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes"
+    one_way = [c.title for c in contestants if len(c.directions) == 1]
+    both = "a training of its own for each way" if args.both_ways else "trained for one way"
+    notes = [FEATURES[c] for c in ("fid", "fd") if c in tables.columns_of(rows)]
+    notes += [demo.bars()] * any(name in tables.columns_of(rows) for name in demo.BARS)
+    notes += [f"{', '.join(one_way)}: {both}."] * bool(one_way)
+    text = f"""Table 1 on {args.dataset}, {each} a training, mean ± standard deviation over seeds:
+
+{tables.score_markdown(rows)}
+{" ".join(notes)}
+
+Costs; parameters and multiply-adds (one picture) are of generators with encoders / discriminators, times in units of
+NICE-GAN's, taking turns:
+
+{tables.cost_markdown(contestants, cost["rows"])}
+![{title}]({name}.png)
+
+Settings, in parentheses what the method's own are; each training has a --seed of its own:
+
+{"".join(f"- {line}{chr(10)}" for line in settings)}
+Made with `{command(args)}`.
+"""
+    print(text)
+    trainings.write(args.out / f"{name}.csv", tables.score_csv(rows))
+    trainings.write(args.out / "cost.csv", tables.cost_csv(contestants, cost["rows"]))
+    figure = tables.picture(rows, args.dataset_dir / args.dataset, args.pictures, size, title)
+    tables.common.save(figure, args.out, args.out, name)
+    trainings.write(args.out / f"{name}.md", text)
+
+
+def command(args) -> str:
+    """The call that made the tables, but for places."""
+    budget = ["--steps", args.steps] if args.steps else ["--minutes", f"{args.minutes:g}"]
+    words = ["--dataset", args.dataset, *budget, "--seeds", *args.seeds, "--jobs", args.jobs]
+    words += ["--methods", *args.methods] if args.methods else []
+    words += ["--img_size", args.img_size] if args.img_size else []
+    words += ["--both-ways"] if args.both_ways else []
+    for text in args.outputs:
+        name, folder = tables.compare.method(text)
+        words += ["--outputs", f"{name}={folder.name}"]
+    return "python benchmarks/table1.py " + shlex.join(map(str, words))
 
 
 def parse_args(argv=None):
@@ -158,6 +210,10 @@ def parse_args(argv=None):
     add("--cost", type=Path, help="what steps cost; by default cost.json in the result_dir", metavar="FILE")
     add("--rounds", type=bounded(int, 1), default=5, help="of measuring costs")
     add("--weights", help="Inception's weights, instead of those at hand", metavar="FILE")
+    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="score and show others' pictures, too: DIR "
+        "has fakeB or fakeA or both, or pictures of domain B themselves, called like the test pictures")  # fmt: skip
+    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the comparison picture")
+    add("--out", type=Path, help="folder of tables and picture; by default the result_dir", metavar="DIR")
     add("--table-only", action="store_true", help="train and measure nothing, write the tables")
     args = parser.parse_args(argv)
     for name in ("methods", "seeds"):
@@ -165,6 +221,7 @@ def parse_args(argv=None):
             parser.error(f"--{name} has the same one twice")
     args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
     args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
+    args.out = args.out or args.result_dir
     args.cost = args.cost or args.result_dir / "cost.json"
     return args
 
@@ -172,15 +229,21 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     torch.set_num_threads(trainings.threads(args.jobs))  # scores are made beside the trainings
+    tables.common.pyplot()  # a missing package shows before hours of training
     check_data(args)
+    others = [tables.theirs(text, args.dataset_dir / args.dataset) for text in args.outputs]
     contestants = entrants(args.methods, args.dataset, args.img_size)
     check_sizes(args, contestants)
+    names = [*(c.title for c in contestants), *(row.title for row in others)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two rows would be called {twice[0]}; give --outputs names of their own")
     base = enter("nice", args.dataset, args.img_size)
     if args.table_only:
         cost = costs.read(args.cost)
     else:
         cost = costs.measure(args.cost, contestants, base, args.rounds, trainings.threads(args.jobs))
-    steps = plan(args, contestants, cost)
+    steps, settings = plan(args, contestants, cost)
+    print("\n".join(settings), flush=True)
     runs = [
         Run(args, c, steps[c.row], seed, way)
         for seed in args.seeds  # all rows soon, more seeds later
@@ -189,11 +252,15 @@ def main(argv=None):
     ]
     for r in runs:
         r.refuse_others(note=not args.table_only)
-    failed = [] if args.table_only else train(args, runs)
-    if not any(r.scores() for r in runs):
-        raise UserError(f"{args.result_dir} has no complete training of this budget; train without --table-only")
-    for r in runs:
-        print(json.dumps({r.folder.name: r.last_scores()}))
+    score = None if args.table_only and not others else scorer(args)
+    failed = [] if args.table_only else train(args, runs, score)
+    rows = tables.rows_of(runs)
+    if not rows and not failed:
+        raise UserError(f"{shown(args.result_dir)} has no complete training of this budget; train without --table-only")
+    for row in others:
+        tables.score(row, score)
+    if rows:
+        report(args, [*rows, *others], contestants, cost, settings)
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} trainings failed, the first: {failed[0]}")
 
