@@ -44,6 +44,11 @@ class Contestant:
         return ROWS[self.row]
 
     @property
+    def settings(self) -> str:
+        """Where its settings come from, for people."""
+        return str(self.path.relative_to(ROOT)) if self.path else f"the defaults of --method {self.args.method}"
+
+    @property
     def directions(self) -> list[str]:
         """A2B, B2A: what one training of it learns."""
         return [f"{s}2{t}" for s, t in methods.load(self.args.method).directions]

@@ -138,9 +138,8 @@ def plan(args, contestants: list[Contestant], cost: dict) -> tuple[dict[str, int
     steps, lines = {}, []
     for c in contestants:
         n = steps[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
-        own = c.path.relative_to(ROOT) if c.path else f"the defaults of --method {c.args.method}"
         changes = ", ".join([*c.budget(n)[1], *c.changes])
-        lines.append(f"{c.row}: {n} steps at {c.args.img_size} pixels; {own}, but for {changes or 'nothing'}")
+        lines.append(f"{c.row}: {n} steps at {c.args.img_size} pixels; {c.settings}, but for {changes or 'nothing'}")
     return steps, lines
 
 
