@@ -235,27 +235,38 @@ def short(n: float) -> str:
 def report(args):
     """Print the networks as tables, the totals of all of a kind, and the memory that training needs."""
     memory = training_memory(args)  # first: what follows loads more than a training does
-    dry, size = dry_run(args), args.img_size
-    totals = {}
-    with torch.device("meta"):
-        tour = list(dry.tour())
-    for title, names, net, forward, x in tour:
-        rows = modules(net, forward, x, dry.counts_biases)
+    found, size = kinds(args), args.img_size
+    for title, names, x, rows in found:
         inputs = " and ".join(_by(part.shape) for part in (x if isinstance(x, tuple) else (x,)))
         print(f"{title}: each of {', '.join(names)}, for one input of {inputs}")
         print(f"  {'module':12}{'output':>20}{'parameters':>14}{'multiply-adds':>16}")
         for name, shape, parameters, products in rows:
             print(f"  {name:12}{_by(shape):>20}{parameters:14,}{products:16,}")
         print(f"  {'sum':12}{'':20}{_sum(rows, 2):14,}{_sum(rows, 3):16,}\n")
-        parameters, products = totals.get(title, (0, 0))  # a kind may come in two sizes
-        totals[title] = parameters + len(names) * _sum(rows, 2), products + len(names) * _sum(rows, 3)
     print(f"  {'all of them together':32}{'parameters':>14}{'multiply-adds':>16}")
-    for title, (parameters, products) in totals.items():
+    for title, (parameters, products) in totals(found).items():
         print(f"  {title:32}{short(parameters):>14}{short(products):>16}")
     where = "GPU memory" if args.device.startswith("cuda") else "memory"
     print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
     for name, size in memory.items():
         print(f"  {name:32}{size / 2**20:10,.0f} MiB")
+
+
+def kinds(args) -> list[tuple]:
+    """Of each kind of network: its title, the names of all, what one of them is given, and that one's `modules`."""
+    dry = dry_run(args)
+    with torch.device("meta"):
+        tour = list(dry.tour())
+    return [(title, names, x, modules(net, forward, x, dry.counts_biases)) for title, names, net, forward, x in tour]
+
+
+def totals(found: list[tuple]) -> dict[str, tuple[int, int]]:
+    """{title: parameters and multiply-adds of all networks of that kind}; found: from `kinds`."""
+    sums = {}
+    for title, names, _, rows in found:
+        parameters, products = sums.get(title, (0, 0))  # a kind may come in two sizes
+        sums[title] = parameters + len(names) * _sum(rows, 2), products + len(names) * _sum(rows, 3)
+    return sums
 
 
 def _sum(rows, column: int) -> int:

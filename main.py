@@ -108,7 +108,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = place_of(args, args.given) or _device_of(args) or _too_large(args, methods.load(method))
+    complaint = place_of(args, args.given) or _device_of(args) or too_large(args, methods.load(method))
     waits = args.phase == "test" or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
@@ -137,7 +137,8 @@ def _device_of(args) -> str | None:
     return None
 
 
-def _too_large(args, method: type) -> str | None:
+def too_large(args, method: type) -> str | None:
+    """What no network of this method can be built of, or None; the method's own check knows more."""
     if args.img_size % method.multiple:
         return f"--img_size {args.img_size} must be divisible by {method.multiple}: the networks halve it"
     numbers = {o.name: getattr(args, o.name) for o in method.options if o.group == "model"}

@@ -12,21 +12,15 @@ Needs requirements-dev.txt.
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import trainings
+from trainings import ROOT, Scorer, Training, spread
 
-import checkpoints  # noqa: E402
-import dataset  # noqa: E402
-import demo  # noqa: E402
-import fid_kid  # noqa: E402
-from options import bounded  # noqa: E402
-from utils import RunError, UserError, atomic, run  # noqa: E402
+import checkpoints
+import demo
+from options import bounded
+from utils import UserError, run
 
 ROWS = {  # option file: what Table 3 calls it
     "none": "neither",
@@ -44,49 +38,19 @@ COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  
 DIGITS = {"fd": 1}  # 3 in all others
 
 
-class Run:
-    """One training: a row, a number of steps, a seed; and the folder it lies in."""
+class Run(Training):
+    """One training: a row, a number of steps, a seed."""
 
     def __init__(self, args, row: str, seed: int):
-        self.args, self.row, self.seed, self.steps = args, row, seed, args.steps
-        self.folder = args.result_dir / f"{row}-{self.steps}-{seed}"
-        self.results = self.folder / "demo"  # what main.py calls results/NAME
-
-    def scores(self) -> dict | None:
-        """{step: {score: value}} of a complete run, else None."""
-        try:
-            return json.loads((self.folder / "scores.json").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def main(self, *options):
-        """Call main.py with the row's options and these; its output goes to the run's output.txt."""
-        row = ROOT / "configs" / "ablation" / f"{self.row}.txt"
-        command = [sys.executable, "main.py", f"@{row}", "--dataset_dir", str(self.args.dataset_dir.resolve())]
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.args.jobs))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "output.txt", "ab") as out:
-            done = subprocess.run(
-                [*command, *map(str, options)],
-                cwd=ROOT,  # the option files name configs/demo_plain.txt from here
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": threads},
-            )
-        if done.returncode:
-            raise RunError(f"{self.row}, seed {self.seed}: main.py ended with {done.returncode}; see {out.name}")
+        self.args, self.row, self.seed = args, row, seed
+        folder = args.result_dir / f"{row}-{args.steps}-{seed}"
+        words = [f"@{ROOT / 'configs' / 'ablation' / row}.txt", "--dataset_dir", args.dataset_dir.resolve()]
+        threads = int(os.environ.get("OMP_NUM_THREADS") or trainings.threads(args.jobs))
+        super().__init__(f"{row}, seed {seed}", folder, "demo", args.steps, words, threads)
 
     def train(self):
-        """Train to the last step, from the newest checkpoint if there is one."""
         every = max(1, self.steps // self.args.curve)
-        options = ["--seed", self.seed, "--iteration", self.steps, "--save_freq", every]
-        options += ["--result_dir", self.folder.resolve()]
-        if checkpoints.latest_path(self.results).exists():
-            options += ["--resume", "true"]
-        self.main(*options)
-        if checkpoints.load_checkpoint(checkpoints.latest_path(self.results))["start_iter"] < self.steps:
-            raise RunError(f"{self.row}, seed {self.seed}: stopped; call again to continue")
-        return self
+        return super().train("--seed", self.seed, "--save_freq", every)
 
     def score(self, scorer):
         """Score the numbered checkpoints, of which then only the newest one stays, and write scores.json."""
@@ -98,33 +62,9 @@ class Run:
         with open(self.results / "log.jsonl", "a", encoding="utf-8") as log:
             for step, scores in found.items():
                 log.write(json.dumps({"step": step, **scores}) + "\n")
-        with atomic(self.folder / "scores.json") as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+        self.write_scores(found)
         for path in numbered[:-1]:
             path.unlink()
-
-
-class Scorer:
-    """The demo's three measures and the Fréchet distance in EfficientNet-Lite0's features, each direction."""
-
-    def __init__(self, root: Path):
-        self.root, self.net, self.real = root, fid_kid.EfficientNetLite0(), {}
-
-    def _features(self, folder):
-        files = dataset.list_images(folder)
-        return fid_kid.extract(files, self.net, self.net.dims[0])[0]
-
-    def __call__(self, results: Path) -> dict[str, float]:
-        """results: a folder with fakeA and fakeB."""
-        scores = {}
-        for s, t in demo.DIRECTIONS:
-            fake = results / f"fake{t}"
-            if t not in self.real:
-                self.real[t] = self._features(self.root / f"test{t}")
-            measured = demo.measure(fake, *(self.root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
-            measured["fd"] = fid_kid.frechet_distance(self._features(fake), self.real[t])
-            scores |= {f"{name}_{s}2{t}": float(value) for name, value in measured.items()}
-        return scores
 
 
 def table(runs: list[Run]) -> str:
@@ -134,7 +74,7 @@ def table(runs: list[Run]) -> str:
     lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in COLUMNS.values())]) + " |"]
     lines.append("|---" * (2 + len(COLUMNS)) + "|")
     for row, text in ROWS.items():
-        last = [scores[max(scores, key=int)] for r in runs if r.row == row and (scores := r.scores())]
+        last = [scores for r in runs if r.row == row and (scores := r.last_scores())]
         cells = []
         for column in COLUMNS:
             values = [[scores[f"{column}_{d}"] for scores in last] for d in directions]
@@ -144,28 +84,17 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def spread(values: list[float], digits: int) -> str:
-    """0.031 ± 0.002; a single value has no spread."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
-
-
 def report(args, runs: list[Run]):
     command = f"python benchmarks/ablation.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
     if args.rows != list(ROWS):
         command += f" --rows {' '.join(args.rows)}"
-    bars = [
-        f"{name.replace('_', ' ')} " + (f"{low} to {high}" if low else f"at most {high}")
-        for name, (low, high, _) in demo.BARS.items()
-    ]
     text = f"""Table 3 on the demo data, {args.steps} steps a run, mean ± standard deviation over seeds:
 
 {table(runs)}
-The demo's bars: {", ".join(bars)}. FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
+{demo.bars()} FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
 (lower is better; no FID). Made with `{command}`.
 """
-    with atomic(args.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    trainings.write(args.out, text)
     print(text)
 
 
@@ -193,15 +122,12 @@ def main(argv=None):
     waiting = [] if args.table_only else [r for r in runs if not r.scores()]
     if waiting:
         scorer = Scorer(demo.ensure(args.dataset_dir / "demo"))  # a missing package shows before hours of training
-        with ThreadPoolExecutor(args.jobs) as pool:
-            try:
-                for done in as_completed([pool.submit(r.train) for r in waiting]):
-                    finished = done.result()
-                    finished.score(scorer)
-                    print(f"done: {finished.folder.name}", flush=True)
-            except (UserError, KeyboardInterrupt):
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+
+        def finish(done):
+            done.score(scorer)
+            print(f"done: {done.folder.name}", flush=True)
+
+        trainings.work([r.train for r in waiting], args.jobs, finish)
     if not any(r.scores() for r in runs):
         raise UserError(f"{args.result_dir} has no complete run of {args.steps} steps; train without --table-only")
     report(args, runs)

@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def serve(side: str, options: str):
     import main
     import methods
 
-    args = main.parse_args(options.split())
+    args = main.parse_args(shlex.split(options))
     device = torch.device(args.device)
     if side == "ours":
         layers.keep_freed_memory()
@@ -71,11 +72,11 @@ def serve(side: str, options: str):
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def timed(function):
-        """Seconds a call takes, on average over a second of calls."""
+    def timed(function, rhythm=1):
+        """Seconds a call takes, on average over a second of calls and a multiple of `rhythm`."""
         finish()
         start, n, seconds = time.perf_counter(), 0, 0.0
-        while seconds < 1:
+        while seconds < 1 or n % rhythm:
             function()
             finish()
             n, seconds = n + 1, time.perf_counter() - start
@@ -114,7 +115,7 @@ def serve(side: str, options: str):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     calls = {
-        "step": lambda: timed(lambda: model.train_step(*real)),
+        "step": lambda: timed(lambda: model.train_step(*real), getattr(model, "rhythm", 1)),
         "translate": lambda: timed(translate),
         "profile": operations,
         "memory": memory,
@@ -133,9 +134,10 @@ def convolves(event) -> bool:
 class Side:
     """A process that trains and translates; `script`: the bench.py of another checkout stands for this one."""
 
-    def __init__(self, side: str, options: str, script: str = __file__):
-        command = [sys.executable, script, "--serve", side, "--options", options]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, side: str, options: str, script: str = __file__, threads: int | None = None):
+        command = [sys.executable, script, "--serve", side, f"--options={options}"]
+        more = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}} if threads else {}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
         if self.process.stdout.readline().strip() != "ready":
             sys.exit(f"bench.py: the {side} process did not start")
 
@@ -195,6 +197,14 @@ def middle(values: list[float]) -> str:
     return f"{values[len(values) // 4]:.2f} - {values[-1 - len(values) // 4]:.2f}"
 
 
+def compare(theirs: Side, ours: Side, rounds: int) -> dict:
+    """Our step and translation in units of theirs, of each round, sorted; our peak memory, MB; their step's seconds."""
+    step, seconds = ratios(theirs, ours, "step", rounds, warm=2)
+    memory = ours.ask("memory")  # read before translating, which needs less
+    translate, _ = ratios(theirs, ours, "translate", rounds, warm=2)
+    return {"step": step, "memory": memory, "translate": translate, "seconds": seconds}
+
+
 def method_table(cases, rounds: int, extra: str, base: str):
     """Each method's step, in units of the base method's in the same rounds; all at the base's picture size."""
     print(f"| method and options | step, in units of {base}'s | middle half | peak memory | translating a picture |")
@@ -202,10 +212,9 @@ def method_table(cases, rounds: int, extra: str, base: str):
     for case in cases:
         name, _, options = case.partition(" ")
         theirs, ours = (Side("ours", f"--method {m} {extra} {o}") for m, o in ((base, ""), (name, options)))
-        r, _ = ratios(theirs, ours, "step", rounds, warm=2)
-        memory = ours.ask("memory")
-        t, _ = ratios(theirs, ours, "translate", rounds, warm=2)
-        units = [f"**{statistics.median(r):.2f}**", middle(r), f"{memory / 1024:.1f} GB", f"{statistics.median(t):.2f}"]
+        found = compare(theirs, ours, rounds)
+        step, translate = (statistics.median(found[what]) for what in ("step", "translate"))
+        units = [f"**{step:.2f}**", middle(found["step"]), f"{found['memory'] / 1024:.1f} GB", f"{translate:.2f}"]
         print(f"| {case} | {' | '.join(units)} |", flush=True)
         ours.close(), theirs.close()
 

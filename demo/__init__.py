@@ -4,6 +4,6 @@
 """
 
 from demo.data import DIRECTIONS, ROOT, ensure
-from demo.measures import BARS, measure, passes, report
+from demo.measures import BARS, bars, measure, passes, report
 
-__all__ = ["BARS", "DIRECTIONS", "ROOT", "ensure", "measure", "passes", "report"]
+__all__ = ["BARS", "DIRECTIONS", "ROOT", "bars", "ensure", "measure", "passes", "report"]

@@ -83,6 +83,15 @@ def passes(name: str, value: float) -> bool:
     return low <= value <= high
 
 
+def bars() -> str:
+    """The bars in a sentence."""
+    parts = [
+        f"{name.replace('_', ' ')} " + (f"{low} to {high}" if low else f"at most {high}")
+        for name, (low, high, _) in BARS.items()
+    ]
+    return f"The demo's bars: {', '.join(parts)}."
+
+
 def report(results_dir, root: Path = ROOT) -> dict:
     """Measure results_dir/fakeB and fakeA, print a line a measure, and return {"A2B": {...}, "B2A": {...}}.
 

@@ -67,7 +67,7 @@ def test_what_is_complete_is_not_done_again(complete, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr(ablation.subprocess, "run", never)
+    monkeypatch.setattr(ablation.trainings.subprocess, "Popen", never)
     argv = ["--steps", "30", "--rows", "full", "--seeds", "0", "1", "--result_dir", str(complete)]
     ablation.main([*argv, "--out", str(complete / "t.md")])
     assert "--steps 30 --seeds 0 1 --rows full" in (complete / "t.md").read_text()

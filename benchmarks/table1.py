@@ -1,0 +1,268 @@
+"""The paper's Table 1: train every method with several seeds at equal budgets, score, write tables and a picture.
+
+    python benchmarks/table1.py --dataset demo --steps 700 --seeds 0 1 2 --jobs 2
+    python benchmarks/table1.py --dataset demo --minutes 4 --jobs 2 --both-ways
+    python benchmarks/table1.py --dataset demo --minutes 4 --table-only       from the trainings that are complete
+
+Each training lies in results/table1/NAME/METHOD-BUDGET-SEED (-BtoA for the other way of a method of one way).  What
+is complete is not done again, and what was interrupted continues from its checkpoint, so call it again after any
+stop.  Each method has its own paper's settings, configs/METHOD/NAME.txt or else its defaults, but for size and budget;
+what that changes is printed.  --minutes gives each method the steps that it makes in as much time: the time of a step
+is measured beforehand, with NICE-GAN taking turns, and kept in cost.json.  Needs requirements-dev.txt.
+"""
+
+import shlex
+from pathlib import Path
+
+import costs
+import tables
+import torch
+import trainings
+from contestants import ROWS, Contestant, enter, entrants
+from PIL import Image
+from trainings import ROOT, Scorer, Training, has_counterparts
+
+import dataset
+import demo
+import downloads
+import fid_kid
+import options
+from options import bounded
+from scoring import inception
+from utils import RunError, UserError, run, shown
+
+FEATURES = {
+    "fid": "FID and KID are of the FID Inception's features.",
+    "fd": "FD and KD are distances in EfficientNet-Lite0's features, lower is better; they are no FID and no KID.",
+}
+
+
+class Run(Training):
+    """One training: a contestant, a seed and, for methods of one way, the way."""
+
+    def __init__(self, args, contestant: Contestant, steps: int, seed: int, way: str):
+        self.contestant, self.seed, self.backwards = contestant, seed, way == "B2A"
+        self.ways = contestant.directions if len(contestant.directions) > 1 else [way]
+        name = f"{contestant.row}-{args.budget}-{seed}" + "-BtoA" * self.backwards
+        words = ["--dataset", args.dataset, "--dataset_dir", args.dataset_dir.resolve(), "--seed", seed]
+        words = [*contestant.words, *words, *["--direction=BtoA"] * self.backwards]
+        super().__init__(name, args.result_dir / name, args.dataset, steps, words, trainings.threads(args.jobs))
+
+    def refuse_others(self, note: bool):
+        """UserError: something else was trained here.  note: write down what is trained now."""
+        path, mine = self.folder / "options.txt", f"{self.contestant.options} --iteration={self.steps}\n"
+        if not path.exists():
+            if note:
+                trainings.write(path, mine)
+        elif (there := path.read_text()) != mine:
+            raise UserError(f"{shown(self.folder)} was trained with other options ({there.strip()}, "
+                            f"now {mine.strip()}); name another --result_dir")  # fmt: skip
+
+    def train(self):
+        """Train to the last step and translate the test folders."""
+        schedule, _ = self.contestant.budget(self.steps)
+        super().train(*schedule)
+        if self.results.name != "demo":  # which main.py translates at the end of a training
+            self.main("--phase", "test", "--result_dir", self.folder.resolve())
+        return self
+
+    def complete(self, scorer: Scorer) -> bool:
+        """Whether all scores of it are known."""
+        return {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
+
+    def attempt(self):
+        """Train unless only scores are missing: the run, and what went wrong or None."""
+        try:
+            return (self if self.scores() else self.train()), None
+        except UserError as error:
+            return self, error
+
+
+def scorer(args) -> Scorer:
+    """FID and KID where Inception's weights are at hand, else FD and KD.  UserError: neither network is there."""
+    root = args.dataset_dir / args.dataset
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(inception.WEIGHTS_URL).name)
+    if args.weights or cached.exists():
+        return Scorer(root, fid_kid.InceptionV3(args.weights), kernel=True)
+    print("Inception's weights are not at hand: FD and KD in EfficientNet-Lite0's features stand for FID and KID")
+    return Scorer(root, kernel=True)
+
+
+def train(args, runs: list[Run], score: Scorer) -> list[str]:
+    """Train and score what is not complete; what went wrong, a line a run."""
+    failed = []
+    waiting = [r for r in runs if not r.complete(score)]
+
+    def finish(done):
+        finished, error = done
+        if not error:
+            try:
+                finished.write_scores({str(finished.steps): finished.last_scores() | score(finished.results)})
+                print(f"done: {finished.folder.name}", flush=True)
+                return
+            except UserError as wrong:
+                error = wrong
+        failed.append(str(error))
+        print(f"failed: {error}", flush=True)
+
+    trainings.work([r.attempt for r in waiting], args.jobs, finish)
+    return failed
+
+
+def check_data(args):
+    """UserError: the data set is not there."""
+    root = args.dataset_dir / args.dataset
+    if args.dataset == "demo":
+        demo.ensure(root)
+    missing = [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]
+    if missing:
+        remedy = downloads.hint(args.dataset) or "check --dataset and --dataset_dir"
+        raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
+
+
+def check_sizes(args, contestants: list[Contestant]):
+    """UserError: translations would be smaller than the counterparts that they are to be measured on."""
+    root = args.dataset_dir / args.dataset
+    for s in "AB":
+        if has_counterparts(root, s):
+            with Image.open(dataset.list_images(root / f"test{s}")[0]) as picture:
+                side = max(picture.size)
+            for c in contestants:
+                if c.args.img_size < side:
+                    raise UserError(f"{c.row} at --img_size {c.args.img_size} is smaller than the pictures of "
+                                    f"{args.dataset}, which it is measured on: give at least {side}")  # fmt: skip
+
+
+def plan(args, contestants: list[Contestant], cost: dict) -> tuple[dict[str, int], list[str]]:
+    """{row: its steps}, and a line for each row that says all that its settings change."""
+    steps, lines = {}, []
+    for c in contestants:
+        n = steps[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
+        changes = ", ".join([*c.budget(n)[1], *c.changes])
+        lines.append(f"{c.row}: {n} steps at {c.args.img_size} pixels; {c.settings}, but for {changes or 'nothing'}")
+    return steps, lines
+
+
+def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: dict, settings: list[str]):
+    """Write the tables and the picture into --out."""
+    name, size = f"table1-{args.budget}", min(256, *(row.pixels for row in rows if row.pixels))
+    title = f"{args.dataset}: the same pictures by each method"
+    each = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes"
+    one_way = [c.title for c in contestants if len(c.directions) == 1]
+    both = "a training of its own for each way" if args.both_ways else "trained for one way"
+    notes = [FEATURES[c] for c in ("fid", "fd") if c in tables.columns_of(rows)]
+    notes += [demo.bars()] * any(name in tables.columns_of(rows) for name in demo.BARS)
+    notes += [f"{', '.join(one_way)}: {both}."] * bool(one_way)
+    text = f"""Table 1 on {args.dataset}, {each} a training, mean ± standard deviation over seeds:
+
+{tables.score_markdown(rows)}
+{" ".join(notes)}
+
+Costs; parameters and multiply-adds (one picture) are of generators with encoders / discriminators, times in units of
+NICE-GAN's, taking turns:
+
+{tables.cost_markdown(contestants, cost["rows"])}
+![{title}]({name}.png)
+
+Settings, in parentheses what the method's own are; each training has a --seed of its own:
+
+{"".join(f"- {line}{chr(10)}" for line in settings)}
+Made with `{command(args)}`.
+"""
+    print(text)
+    trainings.write(args.out / f"{name}.csv", tables.score_csv(rows))
+    trainings.write(args.out / "cost.csv", tables.cost_csv(contestants, cost["rows"]))
+    figure = tables.picture(rows, args.dataset_dir / args.dataset, args.pictures, size, title)
+    tables.common.save(figure, args.out, args.out, name)
+    trainings.write(args.out / f"{name}.md", text)
+
+
+def command(args) -> str:
+    """The call that made the tables, but for places."""
+    budget = ["--steps", args.steps] if args.steps else ["--minutes", f"{args.minutes:g}"]
+    words = ["--dataset", args.dataset, *budget, "--seeds", *args.seeds, "--jobs", args.jobs]
+    words += ["--methods", *args.methods] if args.methods else []
+    words += ["--img_size", args.img_size] if args.img_size else []
+    words += ["--both-ways"] if args.both_ways else []
+    for text in args.outputs:
+        name, folder = tables.compare.method(text)
+        words += ["--outputs", f"{name}={folder.name}"]
+    return "python benchmarks/table1.py " + shlex.join(map(str, words))
+
+
+def parse_args(argv=None):
+    parser = options.Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=options.Help)
+    add = parser.add_argument
+    add("--dataset", type=options.name, default="demo", help="folder of --dataset_dir", metavar="NAME")
+    add("--methods", nargs="+", choices=ROWS, metavar="METHOD",
+        help=f"of {', '.join(ROWS)}; by default all that can be trained at about NICE-GAN's picture size")  # fmt: skip
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=bounded(int, 1), help="of each training")
+    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="that each training's steps would take "
+                        "if it had the machine as the measurement of costs had it")  # fmt: skip
+    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="a training of each")
+    add("--jobs", type=bounded(int, 1), default=1, help="trainings at a time; they share the cores")
+    add("--img_size", type=bounded(int, 1), help="picture side of all that can take it; by default each has its own")
+    add("--both-ways", action="store_true", help="train methods of one way for the other way as well")
+    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="where the data sets are")
+    add("--result_dir", type=Path, help="where the trainings go; by default results/table1/NAME")
+    add("--cost", type=Path, help="what steps cost; by default cost.json in the result_dir", metavar="FILE")
+    add("--rounds", type=bounded(int, 1), default=5, help="of measuring costs")
+    add("--weights", help="Inception's weights, instead of those at hand", metavar="FILE")
+    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="score and show others' pictures, too: DIR "
+        "has fakeB or fakeA or both, or pictures of domain B themselves, called like the test pictures")  # fmt: skip
+    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the comparison picture")
+    add("--out", type=Path, help="folder of tables and picture; by default the result_dir", metavar="DIR")
+    add("--table-only", action="store_true", help="train and measure nothing, write the tables")
+    args = parser.parse_args(argv)
+    for name in ("methods", "seeds"):
+        if getattr(args, name) and len(set(getattr(args, name))) < len(getattr(args, name)):
+            parser.error(f"--{name} has the same one twice")
+    args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
+    args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
+    args.out = args.out or args.result_dir
+    args.cost = args.cost or args.result_dir / "cost.json"
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    torch.set_num_threads(trainings.threads(args.jobs))  # scores are made beside the trainings
+    tables.common.pyplot()  # a missing package shows before hours of training
+    check_data(args)
+    others = [tables.theirs(text, args.dataset_dir / args.dataset) for text in args.outputs]
+    contestants = entrants(args.methods, args.dataset, args.img_size)
+    check_sizes(args, contestants)
+    names = [*(c.title for c in contestants), *(row.title for row in others)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two rows would be called {twice[0]}; give --outputs names of their own")
+    base = enter("nice", args.dataset, args.img_size)
+    if args.table_only:
+        cost = costs.read(args.cost)
+    else:
+        cost = costs.measure(args.cost, contestants, base, args.rounds, trainings.threads(args.jobs))
+    steps, settings = plan(args, contestants, cost)
+    print("\n".join(settings), flush=True)
+    runs = [
+        Run(args, c, steps[c.row], seed, way)
+        for seed in args.seeds  # all rows soon, more seeds later
+        for c in contestants
+        for way in (("A2B", "B2A") if args.both_ways and len(c.directions) == 1 else ("A2B",))
+    ]
+    for r in runs:
+        r.refuse_others(note=not args.table_only)
+    score = None if args.table_only and not others else scorer(args)
+    failed = [] if args.table_only else train(args, runs, score)
+    rows = tables.rows_of(runs)
+    if not rows and not failed:
+        raise UserError(f"{shown(args.result_dir)} has no complete training of this budget; train without --table-only")
+    for row in others:
+        tables.score(row, score)
+    if rows:
+        report(args, [*rows, *others], contestants, cost, settings)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(runs)} trainings failed, the first: {failed[0]}")
+
+
+if __name__ == "__main__":
+    run(main, "table1.py")

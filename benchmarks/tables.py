@@ -1,0 +1,186 @@
+"""The tables and the picture of Table 1: what was scored and measured as Markdown, CSV and PNG."""
+
+import csv
+import io
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainings import ROOT, spread
+
+import demo
+import info
+from utils import UserError, shown
+
+sys.path.append(str(ROOT / "figure"))
+import common
+import compare
+
+WAYS = {f"{s}2{t}": (s, t) for s, t in demo.DIRECTIONS}
+# features of different networks never share a column: only Inception's distances are FID and KID
+COLUMNS = {"fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
+COLUMNS |= {name: name.replace("_", " ") for name in demo.BARS}
+DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2}  # 3 in all others
+NONE = "–"
+
+
+@dataclass
+class Row:
+    """A row of the score table; scores: {"fd_A2B": its value for each seed}; pictures: {"A2B": a folder of them}."""
+
+    title: str
+    seeds: int | None
+    pixels: int | None
+    steps: int | None
+    scores: dict[str, list[float]]
+    pictures: dict[str, Path]
+
+
+def rows_of(runs) -> list[Row]:
+    """A row for each contestant with a complete run, in the order of the runs."""
+    found = {}
+    for r in runs:
+        if scores := r.last_scores():
+            c = r.contestant
+            row = found.setdefault(c.row, Row(c.title, 0, c.args.img_size, r.steps, {}, {}))
+            row.seeds += not r.backwards
+            for name, value in scores.items():
+                row.scores.setdefault(name, []).append(value)
+            for way in r.ways:
+                row.pictures.setdefault(way, r.results / f"fake{WAYS[way][1]}")
+    order = dict.fromkeys(r.contestant.row for r in runs)
+    return [found[name] for name in order if name in found]
+
+
+# ------------------------------------------------------------------------------------- others' pictures
+
+
+def theirs(text: str, root: Path) -> Row:
+    """The unscored row of "their name=DIR": DIR holds fakeB or fakeA or both, or pictures of domain B themselves.
+
+    UserError: no such folder, or one that is not the translations of the data set's test pictures.
+    """
+    name, folder = compare.method(text)
+    if not folder.is_dir():
+        raise UserError(f"--outputs {name}: there is no folder {shown(folder)}")
+    pictures = {way: folder / f"fake{t}" for way, (_, t) in WAYS.items() if (folder / f"fake{t}").is_dir()}
+    for way, place in (pictures or {"A2B": folder}).items():
+        wanted, there = (compare.by_stem(f) for f in (root / f"test{way[0]}", place))
+        missing, other = wanted.keys() - there.keys(), there.keys() - wanted.keys()
+        for stems, what in ((missing, "no picture"), (other, "a picture that no test picture is called like:")):
+            if stems:
+                more = f", and {len(stems) - 1} more" if len(stems) > 1 else ""
+                raise UserError(f"--outputs {name}: {shown(place)} has {what} {shown(min(stems))}{more}")
+    return Row(name, None, None, None, {}, pictures or {"A2B": folder})
+
+
+def score(row: Row, scorer):
+    """Fill in the scores of others' pictures."""
+    for way, folder in row.pictures.items():
+        row.scores |= {name: [value] for name, value in scorer.direction(folder, *WAYS[way]).items()}
+
+
+# --------------------------------------------------------------------------------------- score table
+
+
+def columns_of(rows: list[Row]) -> list[str]:
+    """The scores that some row has, without directions."""
+    there = {name.rpartition("_")[0] for row in rows for name in row.scores}
+    return [column for column in COLUMNS if column in there]
+
+
+def markdown(header: list[str], lines: list[list]) -> str:
+    cells = [header, ["---"] * len(header), *lines]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in cells)
+
+
+def comma_separated(header: list[str], lines: list[list]) -> str:
+    """CSV; numbers to six digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{v:.6g}" if isinstance(v, float) else "" if v is None else v for v in line] for line in lines)
+    return out.getvalue()
+
+
+def score_markdown(rows: list[Row]) -> str:
+    """A line a row: mean ± standard deviation over its seeds, of both directions."""
+    columns = columns_of(rows)
+    header = ["method", "seeds", "pixels", "steps", *(f"{COLUMNS[c]}, {' / '.join(WAYS)}" for c in columns)]
+    lines = []
+    for row in rows:
+        cells = [
+            " / ".join(spread(v, DIGITS.get(c, 3)) if (v := row.scores.get(f"{c}_{way}")) else NONE for way in WAYS)
+            for c in columns
+        ]
+        lines.append([row.title, *("" if v is None else v for v in (row.seeds, row.pixels, row.steps)), *cells])
+    return markdown(header, lines)
+
+
+def score_csv(rows: list[Row]) -> str:
+    """The same numbers, mean and standard deviation in columns of their own."""
+    names = [f"{column}_{way}" for column in columns_of(rows) for way in WAYS]
+    header = ["method", "seeds", "pixels", "steps", *(f"{name}_{what}" for name in names for what in ("mean", "std"))]
+    lines = []
+    for row in rows:
+        cells = []
+        for values in (row.scores.get(name, []) for name in names):
+            cells += [statistics.fmean(values) if values else None, statistics.stdev(values) if values[1:] else None]
+        lines.append([row.title, row.seeds, row.pixels, row.steps, *cells])
+    return comma_separated(header, lines)
+
+
+# ---------------------------------------------------------------------------------------- cost table
+
+
+def cost_markdown(contestants, known: dict) -> str:
+    """A line for each contestant whose costs are known; see costs.py."""
+    header = ["method", "parameters", "multiply-adds", "step", "peak memory", "translating a picture"]
+    lines = []
+    for c in contestants:
+        if cost := known.get(c.row):
+            sizes = [cost["sizes"][kind] for kind in ("generators", "discriminators")]
+            counts = [" / ".join(info.short(size[i]) for size in sizes) for i in (0, 1)]
+            times = [f"{cost['step']:.2f}", f"{cost['memory']:.0f} MB", f"{cost['translate']:.2f}"]
+            lines.append([c.title, *counts, *times])
+    return markdown(header, lines)
+
+
+def cost_csv(contestants, known: dict) -> str:
+    kinds = ("generators", "discriminators", "projections")
+    header = [f"{kind}_{what}" for kind in kinds for what in ("parameters", "multiply_adds")]
+    header = ["method", *header, "step", "peak_memory_MB", "translating"]
+    lines = []
+    for c in contestants:
+        if cost := known.get(c.row):
+            sizes = [count for kind in kinds for count in cost["sizes"].get(kind, (0, 0))]
+            lines.append([c.title, *sizes, float(cost["step"]), float(cost["memory"]), float(cost["translate"])])
+    return comma_separated(header, lines)
+
+
+# ------------------------------------------------------------------------------------------- picture
+
+
+def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
+    """A figure: n test pictures of each direction in rows; in columns input, each method, the true counterpart."""
+    truths = {way: root / f"truth{way[0]}" for way in WAYS if (root / f"truth{way[0]}").is_dir()}
+    titles = ["input", *(row.title for row in rows), *["truth"] * bool(truths)]
+    lines = []
+    for way, (s, _) in WAYS.items():
+        if not any(way in row.pictures for row in rows):
+            continue
+        folders = [root / f"test{s}", *(row.pictures.get(way) for row in rows), *[truths.get(way)] * bool(truths)]
+        found = [compare.by_stem(folder) if folder else {} for folder in folders]
+        for stem in compare.choose(found[0], None, n, folders[0]):
+            lines.append([_read(pictures[stem], size) if stem in pictures else None for pictures in found])
+    figure = common.grid(lines, titles, title)
+    if len(titles) > 5:  # narrow columns
+        for axes in figure.axes:
+            axes.title.set_fontsize(7)
+    common.pyplot().rcParams["savefig.dpi"] = 200  # a column of many is 70 dots at the usual 100
+    return figure
+
+
+def _read(path: Path, size: int):
+    return common.dataset.resize(common.dataset.read_image(path), size)
