@@ -31,13 +31,13 @@ def train(trainer) -> bool:
             print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
         return True
     learned = {d: pictures[f"train{trainer.folder[d]}"] for d in "AB"}
-    trainer.survey(learned)  # before anything is written
     torch.backends.cudnn.benchmark = args.benchmark_flag
     if main:
         utils.warn_of_slow_halves(args)
     with ExitStack() as stack:
         if main:
             stack.enter_context(utils.locked(trainer.results))
+        trainer.survey(learned)
         signals = stack.enter_context(stopping.Signals())
         stream = stack.enter_context(trainer.stream(learned))
         bar = tqdm(total=args.iteration, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True)
