@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+import average
 import checkpoints
 import dataset
 import layers
@@ -143,6 +144,7 @@ class Trainer:
             self.directions = [(s, t) for s, t in self.directions if self.folder[s] == args.direction[0]]
         layers.plain = args.plain
         self.build_model()
+        self.average = average.of(self)
 
     # ------------------------------------------------------------------------ what a method may say
 
