@@ -133,7 +133,7 @@ COMMON = (
     Option("logging", "log_freq", positive, 100, "steps between lines of log.jsonl"),
     Option("logging", "keep", natural, 0, "keep only the last KEEP numbered checkpoints; 0: all", metavar="KEEP"),
     Option("logging", "score_freq", natural, 0, "steps between scores of the translated test pictures, also made at "
-           "the end; 0: none"),
+           "the end; 20 times scoring_seconds x steps_per_second of the log cost 5%% of the time; 0: none"),
     Option("logging", "best", str, None, "the score whose best step is kept in results/NAME_params_best.pt, such as "
            "kid_B2A; by default the mean KID, or the KD where Inception's weights are missing", metavar="SCORE"),
     Option("logging", "tensorboard", boolean, False, "write losses, scores and samples for TensorBoard as well"),

@@ -110,7 +110,8 @@ class Trainer:
     multiple, least     sides of translated pictures are padded to that multiple and at least to that size
 
     Random numbers of a step come from self.draw alone.  args: a namespace from main.parse_args.  Nothing is
-    read from disk before train(), test() or load().  `step` is the last finished one.
+    read from disk before train(), test() or load().  `step` is the last finished one; `average`, an
+    average.Average or None, is what --ema keeps.
     """
 
     options, defaults = (), {}
