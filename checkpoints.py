@@ -2,8 +2,8 @@
 
 A checkpoint is one dict: the state dicts of a method's networks by their names (NICE-GAN's: gen2B gen2A
 disA disB), D_optimizer, G_optimizer or whatever optimizers it has, start_iter (the last finished step);
-ours adds position, args, rng, guard, scalers, memory and a digest of each entry.  The authors' programs
-keep less, in one file or one a network: `Trainer.adopt` of the method says how.
+ours adds position, args, rng, guard, scalers, memory, with --ema the average, and a digest of each entry.  The
+authors' programs keep less, in one file or one a network: `Trainer.adopt` of the method says how.
 """
 
 import hashlib
@@ -23,11 +23,12 @@ from utils import UserError, atomic, brief, shown
 STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batches_tracked")
 # options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
-NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from")
+NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
 
 # what a checkpoint may hold beside networks; all but the optimizers and start_iter are ours alone
 TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}
 TYPES |= {"args": dict, "rng": dict, "digest": dict, "method": str}
+TYPES |= {"ema": dict, "score": dict}  # the averaged networks; what a best checkpoint is best at
 
 
 def is_network(key: str) -> bool:
@@ -37,6 +38,10 @@ def is_network(key: str) -> bool:
 
 def latest_path(results: Path) -> Path:
     return results.parent / f"{results.name}_params_latest.pt"
+
+
+def best_path(results: Path) -> Path:
+    return results.parent / f"{results.name}_params_best.pt"
 
 
 def numbered_paths(results: Path) -> list[Path]:
@@ -245,9 +250,17 @@ def fitting(path: Path, what: str):
         raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {brief(error)}") from None
 
 
+def path_of(named: str, results: Path) -> Path:
+    """The file that --checkpoint names: best and latest are those of the run.  UserError: there is no best yet."""
+    path = {"best": best_path(results), "latest": latest_path(results)}.get(named, Path(named))
+    if named == "best" and not path.exists():
+        raise UserError(f"no checkpoint {shown(path)}: a training with --score_freq keeps one")
+    return path
+
+
 def newest_checkpoint(results: Path, named: str | None = None, to_translate=False) -> tuple[dict, Path]:
     """The newest valid checkpoint of a run, or the one named.  to_translate: verify only what that needs."""
-    paths = [Path(named)] if named else candidates(results)
+    paths = [path_of(named, results)] if named else candidates(results)
     if not paths:
         earlier = [p for p in results.glob("previous_*/*_params_latest.pt") if p.parent.name[9:].isdecimal()]
         earlier.sort(key=lambda p: int(p.parent.name[9:]))
@@ -257,7 +270,7 @@ def newest_checkpoint(results: Path, named: str | None = None, to_translate=Fals
     for path in paths:
         try:
             state = load_checkpoint(path)
-            verify(state, path, [*filter(is_network, state), "args"] if to_translate else None)
+            verify(state, path, [*filter(is_network, state), "args", "ema"] if to_translate else None)
             return state, path
         except UserError as error:
             if path == paths[-1]:

@@ -179,7 +179,7 @@ def refuse_what_cannot_fit(args):
     numbers, layers = sum(p.numel() for p in weights), sum(p.dim() == 4 for p in weights)
     if (least := copies * 16 * numbers) > there:
         _refuse(least, there, "already the weights, their gradients and Adam's two moments take")
-    if copies * (20 * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < there:
+    if copies * ((24 if args.ema else 20) * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < there:
         return
     needed = copies * training_memory(args)["total"]
     if args.amp != "none":

@@ -20,12 +20,15 @@ from utils import DiskError, UserError
 def train(trainer) -> bool:
     """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
     args, main = trainer.args, trainer.rank == 0
+    watch = _watch(trainer)
     pictures = translate.training_pictures(trainer)
     trainer.inspect(pictures)
     if args.resume and trainer.step == 0 and (args.resume != "auto" or checkpoints.candidates(trainer.results)):
         trainer.load()
     ranks.agree_on("last finished step", trainer.step)
-    if trainer.step >= args.iteration:
+    if watch:
+        watch.prepare(pictures)
+    if trainer.step >= args.iteration and not (watch and watch.missing()):
         if main:
             done = f"step {trainer.step} is finished and --iteration is {args.iteration}"
             print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
@@ -43,7 +46,7 @@ def train(trainer) -> bool:
         bar = tqdm(total=args.iteration, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True)
         stack.enter_context(bar)
         try:
-            trainer.stopped = _steps(trainer, stream, bar, signals, pictures, stack)
+            trainer.stopped = _steps(trainer, stream, bar, signals, pictures, stack, watch)
         except DiskError as error:
             if main and signals.begun and checkpoints.candidates(trainer.results):
                 raise DiskError(f"{error}, with --resume True") from None
@@ -53,9 +56,26 @@ def train(trainer) -> bool:
     return not trainer.stopped
 
 
-def _steps(trainer, stream, bar, signals, pictures, stack) -> int:
+def _watch(trainer):
+    """What scores the training, or None; its imports take long.  UserError: what it or TensorBoard lacks."""
+    if trainer.args.tensorboard and trainer.rank == 0:
+        import board
+
+        board.check()
+    if not trainer.args.score_freq:
+        return None
+    import watch
+
+    return watch.Watch(trainer)
+
+
+def _steps(trainer, stream, bar, signals, pictures, stack, watch) -> int:
     """All steps from the trainer's on; 0, or the number of the signal that asked for a stop."""
-    args, log, interval = trainer.args, None, Interval()
+    args, log, interval, shown = trainer.args, None, Interval(), {}
+    if watch and watch.missing():
+        log = _begin(trainer, signals, stack, pictures, trainer.step)
+        if stop := watch.look(log, interval, bar, signals):
+            return stop
     show_every = 20 if trainer.device.type == "cuda" else 1  # showing a loss waits for the GPU
     while trainer.step < args.iteration:
         asked = time.perf_counter()
@@ -73,41 +93,55 @@ def _steps(trainer, stream, bar, signals, pictures, stack) -> int:
             trainer.prepare(real["A"], real["B"])
         terms = trainer.train_step(real["A"], real["B"])
         trainer.position = stream.position
+        if trainer.average:
+            trainer.average.update()
         if not signals.begun:
-            log = _begin(trainer, signals, stack, pictures)
+            log = _begin(trainer, signals, stack, pictures, trainer.step - 1)
         interval.add(terms, waited)
         stop, save = ranks.largest(*signals.asked())
         step = trainer.step
-        last = step == args.iteration or stop
+        last, scored = step == args.iteration or stop, watch and watch.due(step)
         bar.update()
         if last or step % show_every == 0:
             trainer.guard.check()
             totals = [half.total for half in trainer.halves()]
-            bar.set_postfix({name: f"{terms[name].item():.3f}" for name in totals}, refresh=False)
+            shown = {name: f"{terms[name].item():.3f}" for name in totals}
+            bar.set_postfix(shown | (watch.shown if watch else {}), refresh=False)
         if last or step % args.log_freq == 0:
             _log(trainer, log, interval)
             interval = Interval()
         if step % args.print_freq == 0 or step == args.iteration:
             trainer.guard.check()
-            translate.sample(trainer, pictures)
-        if last or save or step % args.print_freq == 0 or step % args.save_freq == 0:
+            grids = translate.sample(trainer, pictures)
+            if log:
+                log.show(step, grids)
+        if last or save or scored or step % args.print_freq == 0 or step % args.save_freq == 0:
             trainer.guard.check()
             trainer.save(numbered=step % args.save_freq == 0)
+        if scored and not stop:
+            stop = watch.look(log, interval, bar, signals)
+            bar.set_postfix(shown | watch.shown, refresh=False)
         if stop:
             return stop
     return 0
 
 
-def _begin(trainer, signals, stack, pictures) -> utils.Log | None:
-    """The first step has succeeded: only now an earlier run is moved aside, and there is something to lose."""
+def _begin(trainer, signals, stack, pictures, start: int) -> utils.Log | None:
+    """The first step after step `start` has succeeded: only now an earlier run is moved aside, and there is something
+    to lose."""
     trainer.guard.check()
     signals.begun = True
     if trainer.rank:
         return None
-    if trainer.step == 1:
+    if start == 0:
         saving.keep_previous(trainer.results)
-    provenance.record(trainer, trainer.step - 1, pictures)
-    return stack.enter_context(utils.Log(trainer.results / "log.jsonl", trainer.step - 1))
+    provenance.record(trainer, start, pictures)
+    kind = utils.Log
+    if trainer.args.tensorboard:
+        import board
+
+        kind = board.Board
+    return stack.enter_context(kind(trainer.results / "log.jsonl", start))
 
 
 class Interval:

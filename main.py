@@ -108,12 +108,20 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = place_of(args, args.given) or _device_of(args) or too_large(args, methods.load(method))
+    complaint = place_of(args, args.given) or _idle(args) or _device_of(args) or too_large(args, methods.load(method))
     waits = args.phase == "test" or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
         parser.error(complaint)
     return args
+
+
+def _idle(args) -> str | None:
+    import utils
+
+    if args.phase == "train" and "best" in args.given and not args.score_freq:
+        return f"--best {utils.shown(args.best)} needs scores: give --score_freq"
+    return None
 
 
 def _device_of(args) -> str | None:

@@ -21,6 +21,7 @@ def state(trainer) -> dict:
         "scalers": {name: scaler.state_dict() for name, scaler in trainer.scalers.items()},
         "guard": trainer.guard.state(),
         "memory": trainer.remember(),
+        **({"ema": trainer.average.state()} if trainer.average else {}),
         "args": {k: v for k, v in vars(trainer.args).items() if k not in checkpoints.NOT_SAVED},
         "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
     }
@@ -51,6 +52,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
         checkpoints.load_network(net, state, name, path)
     for name, optimizer in trainer.optimizers.items():
         checkpoints.load_optimizer(optimizer, state, f"{name}_optimizer", path)
+    if trainer.average:
+        trainer.average.load(state, path)
     trainer.step = state.get("start_iter", 0)
     trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
     with checkpoints.fitting(path, "scalers, guard, memory or rng"):
@@ -68,8 +71,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
 
 def keep_previous(results: Path):
     """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
-    names = (results / "log.jsonl", results / "run.json", results / "model")
-    old = [p for p in (checkpoints.latest_path(results), *names) if p.exists()]
+    names = [results / name for name in ("log.jsonl", "run.json", "model", "tensorboard")]
+    old = [p for p in (checkpoints.latest_path(results), checkpoints.best_path(results), *names) if p.exists()]
     old = [p for p in old if p.is_dir() or p.stat().st_size]
     if not old:
         return

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+import average
 import checkpoints
 import dataset
 import layers
@@ -109,7 +110,8 @@ class Trainer:
     multiple, least     sides of translated pictures are padded to that multiple and at least to that size
 
     Random numbers of a step come from self.draw alone.  args: a namespace from main.parse_args.  Nothing is
-    read from disk before train(), test() or load().  `step` is the last finished one.
+    read from disk before train(), test() or load().  `step` is the last finished one; `average`, an
+    average.Average or None, is what --ema keeps.
     """
 
     options, defaults = (), {}
@@ -143,6 +145,7 @@ class Trainer:
             self.directions = [(s, t) for s, t in self.directions if self.folder[s] == args.direction[0]]
         layers.plain = args.plain
         self.build_model()
+        self.average = average.of(self)
 
     # ------------------------------------------------------------------------ what a method may say
 

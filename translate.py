@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +93,24 @@ def codes_of(file: Path, seed: int):
 # ------------------------------------------------------------------------------ samples, translation
 
 
+@contextmanager
+def translating(trainer):
+    """Inside, the networks of a training translate: in evaluation mode, with averaged weights where there are any."""
+    average = None if trainer.args.raw_weights else trainer.average
+    with evaluating(trainer.networks().values()), average.in_place() if average else nullcontext():
+        yield
+
+
 @torch.no_grad()
-def sample(trainer, pictures: dict[str, list[Path]]):
+def sample(trainer, pictures: dict[str, list[Path]]) -> dict[str, np.ndarray]:
     """results/NAME/img/A2B_0001000.png: columns are 4 train and 4 test pictures, rows the method's `rows`.
 
-    Changes no state of the training.
+    Returns the grids (H,W,3) uint8 as {"A2B": ...}.  Changes no state of the training.
     """
     if trainer.rank != 0:
-        return
-    args = trainer.args
-    with evaluating(trainer.networks().values()):
+        return {}
+    args, grids = trainer.args, {}
+    with translating(trainer):
         for s, t in trainer.directions:
             here, there = trainer.folder[s], trainer.folder[t]
             columns = []
@@ -112,8 +120,9 @@ def sample(trainer, pictures: dict[str, list[Path]]):
                 with codes_of(path, args.seed), trainer._autocast():
                     rows = trainer.rows(x, s, t)
                 columns.append(np.concatenate([utils.to_uint8(row[0]) for row in rows], axis=0))
-            grid = np.concatenate(columns, axis=1)
+            grids[f"{here}2{there}"] = grid = np.concatenate(columns, axis=1)
             utils.save_picture(grid, trainer.results / "img" / f"{here}2{there}_{trainer.step:07d}.png")
+    return grids
 
 
 @torch.no_grad()
@@ -121,7 +130,8 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     """Translate testA -> fakeB and testB -> fakeA in results/NAME, under the inputs' names.
 
     Only what translates is loaded and run, with the architecture that the checkpoint (state, path) names,
-    by default the newest valid one; only the directions whose networks it holds.
+    by default the newest valid one; only the directions whose networks it holds.  Where it holds averaged
+    weights, these translate, unless --raw_weights says otherwise.
     """
     args = trainer.args
     state, path = found or checkpoints.newest_checkpoint(trainer.results, args.checkpoint)
@@ -132,17 +142,16 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     inputs = pictures(args, *_sources(trainer, directions))
     trainer.inspect(inputs)
     needed = dict.fromkeys(name for d in directions for name in trainer.translators[d])
-    checkpoints.verify(state, path, (*needed, "args"))
+    checkpoints.verify(state, path, (*needed, "args", "ema"))
     architecture = checkpoints.architecture_of(state, path, type(trainer))
     size = checkpoints.option("img_size", args, state)
     if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
         with checkpoints.fitting(path, "args"):
             trainer.build_model(**architecture)
-    if args.keep_size and trainer.size_bound and trainer.tested == "test":
-        raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
+    side = side_of(trainer, size)
+    averaged = "ema" in state and not args.raw_weights
     for name in needed:
-        checkpoints.load_network(trainer.networks()[name], state, name, path)
-    side = None if args.keep_size else size
+        checkpoints.load_network(trainer.networks()[name], state["ema"] if averaged else state, name, path)
     if getattr(args, "style_from", None):
         if args.styles > 1:
             raise UserError("--style_from gives one style to every picture; leave --styles out")
@@ -160,7 +169,15 @@ def test(trainer, found: tuple[dict, Path] | None = None):
                     utils.save_picture(picture, place.with_name(f"{place.stem}{addition}{place.suffix}"))
             places.append(str(trainer.results / target))
     if trainer.rank == 0:
-        print(f"translated with {path} into {' and '.join(places)}")
+        weights = "the averaged weights of " if averaged else ""
+        print(f"translated with {weights}{path} into {' and '.join(places)}")
+
+
+def side_of(trainer, size: int) -> int | None:
+    """The side that pictures are resized to for translation; None: their own.  UserError: that cannot be."""
+    if trainer.args.keep_size and trainer.size_bound and trainer.tested == "test":
+        raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
+    return None if trainer.args.keep_size else size
 
 
 def _sources(trainer, directions) -> list[str]:

@@ -186,6 +186,17 @@ class Log:
             temporary.write_bytes(b"".join(kept))
         self.file = open(path, "ab", buffering=0)  # noqa: SIM115
 
+    @staticmethod
+    def lines(path: Path) -> list[dict]:
+        """The valid lines of a log; none where there is no such file."""
+        found = []
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with suppress(ValueError, KeyError, TypeError):
+                values = json.loads(line)
+                values["step"] = int(values["step"])
+                found.append(values)
+        return found
+
     def write(self, **values):
         """Append one line; what is not finite becomes null, as JSON has no NaN.  DiskError: disk full."""
         values = {k: v if math.isfinite(v) else None for k, v in values.items()}
@@ -198,6 +209,9 @@ class Log:
             except OSError:
                 self.file.truncate(end)
                 raise
+
+    def show(self, step: int, grids: dict[str, np.ndarray]):
+        """The sample grids (H,W,3) uint8 of a step by name: nothing for this log, they are files."""
 
     def __enter__(self):
         return self
@@ -266,12 +280,18 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 def save_picture(array: np.ndarray, path: Path):
     """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there."""
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    encoded = io.BytesIO()  # not straight to the disk: PIL hides why it could not write
-    Image.fromarray(array).save(encoded, format=kind, **options)
+    data = encoded(array, path.suffix)  # not straight to the disk: PIL hides why it could not write
     with atomic(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+        temporary.write_bytes(data)
+
+
+def encoded(array: np.ndarray, suffix: str) -> bytes:
+    """What save_picture writes of (H,W,3) uint8 into a file whose name ends so."""
+    kind = Image.registered_extensions()[suffix.lower()]
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, format=kind, **options)
+    return data.getvalue()
 
 
 # ------------------------------------------------------------------------------------------ networks

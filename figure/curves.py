@@ -22,6 +22,7 @@ PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start 
     "fid": "FID",
     "kid": "KID",
     "fd": "Fréchet distance, EfficientNet-Lite0",
+    "kd": "kernel distance, EfficientNet-Lite0",
     "background": "change of the background",
     "coat_colour": "error of the coat's colour",
     "coat_texture": "strength of the coat's pattern (right: 1)",

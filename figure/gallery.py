@@ -27,12 +27,12 @@ from utils import shown
 
 SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # the lower the better, but the last
 FIRST = (*SCORES, "d_loss", "g_loss", "cycle", "recon")  # the order of the curves; a method's own terms between
-LAST = ("lr", "steps_per_second", "data_wait", "dropped")
+LAST = ("lr", "steps_per_second", "data_wait", "scoring_seconds", "dropped")
 TITLES = curves.PANELS | {
-    "kd": "kernel distance, EfficientNet-Lite0",
     "lr": "learning rate",
     "steps_per_second": "steps per second",
     "data_wait": "share of time spent waiting for pictures",
+    "scoring_seconds": "seconds that scoring took",
     "dropped": "steps dropped as not finite",
 }
 WAYS = {"A": "A", "B": "B", "A2B": "A to B", "B2A": "B to A", "mean": "mean"}

@@ -54,14 +54,14 @@ def read_picture(path, size, resize):
     return torch.from_numpy(np.stack(channels).clip(0, 255) / 255), digest
 
 
-def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu"):
+def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False):
     """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
 
     Each picture is resized by itself, and rows are in the order of the pictures' digests: neither the
     batch size nor names and their order matter to a score, and splits and subsets find them shuffled.
     """
     digests, features, logits = [], [], []
-    bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=None)
+    bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=quiet or None)
     # float32 as it is written: TensorFloat-32 would cost three digits.  What flags() is not told, it switches off.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with bar, exact, ThreadPoolExecutor(workers) as pool:

@@ -171,9 +171,14 @@ def load_weights(path, net):
     return state
 
 
+def cached_weights():
+    """Where the published weights are kept, in torch.hub's cache, whether they are there or not: a Path."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(WEIGHTS_URL).name)
+
+
 def published_weights():
-    """Path of the published weights in torch.hub's cache, downloaded and checked if need be."""
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(WEIGHTS_URL).name)
+    """Path of the published weights, downloaded and checked if need be."""
+    cached = cached_weights()
     if cached.exists():
         if not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(WEIGHTS_SHA256):
             raise UserError(f"weights {cached} are damaged: delete the file to download it again")

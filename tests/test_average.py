@@ -1,0 +1,124 @@
+"""--ema: a moving average by its closed form, kept, continued bit for bit, and what translates."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import differing, images, options, weights
+from runs import latest, pictures, trained
+from test_methods import SMALL, settings
+
+import average
+import checkpoints
+import info
+import methods
+import NICE
+
+
+def flat(state: dict) -> dict:
+    return {f"{name}/{key}": x.clone() for name, net in state.items() for key, x in net.items()}
+
+
+def test_the_average_is_its_closed_form():
+    """d^n w_0 + (1 - d) sum over k of d^(n-k) w_k; a spectral norm's vectors are those of the last step."""
+    nice, d = NICE.NICE(options("--ema 0.75 --lr 1e-2")), 0.75
+    seen = [weights(nice)]
+    for seed in range(4):
+        nice.train_step(images(seed=seed), images(seed=seed + 10))
+        nice.average.update()
+        seen.append(weights(nice))
+    n, found = 4, flat(nice.average.state())
+    assert found.keys() == seen[0].keys()  # both ways together take all four networks
+    moved = 0
+    for key, value in found.items():
+        expected = d**n * seen[0][key] + (1 - d) * sum(d ** (n - k) * seen[k][key] for k in range(1, n + 1))
+        if key.endswith(("weight_u", "weight_v")):
+            expected = seen[-1][key]
+        assert torch.allclose(value, expected, rtol=1e-5, atol=1e-7), key
+        moved += not torch.allclose(value, seen[-1][key], rtol=1e-4)
+    assert moved > 20
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_every_method_takes_its_average_and_its_own_weights_back(method):
+    trainer = methods.create(settings(method, "--ema 0.5"))
+    own = weights(trainer)
+    translators = {name for names in trainer.translators.values() for name in names}
+    with torch.no_grad():
+        for name in translators:
+            for p in trainer.networks()[name].parameters():
+                p.add_(1)
+    trainer.average.update()
+    raw = weights(trainer)
+    with trainer.average.in_place():
+        inside = weights(trainer)
+    assert not differing(weights(trainer), raw) and not differing(flat(trainer.average.state()), {
+        key: value for key, value in inside.items() if key.split("/")[0] in translators})  # fmt: skip
+    parameters = {f"{name}/{key}" for name, net in trainer.networks().items() for key, _ in net.named_parameters()}
+    for key in raw:
+        halfway = key in parameters and not torch.equal(raw[key], own[key])
+        assert torch.allclose(inside[key], (own[key] + raw[key]) / 2 if halfway else raw[key], atol=1e-6), key
+
+
+def test_what_networks_share_is_averaged_once():
+    layer = torch.nn.Linear(2, 2)
+    nets = {"a": torch.nn.Sequential(layer), "b": torch.nn.Sequential(layer)}
+    both, start = average.Average(nets, 0.5), layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight += 1
+    both.update()
+    with both.in_place():
+        assert torch.allclose(layer.weight, start + 0.5)
+    assert torch.allclose(layer.weight, start + 1)
+    found = both.state()
+    assert found.keys() == nets.keys() and torch.equal(found["a"]["0.weight"], found["b"]["0.weight"])
+
+
+def test_it_goes_on_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
+    folder, often = pictures(tmp_path), "--print_freq 2 --ema 0.9 --decay_flag false"
+
+    def found():
+        state = checkpoints.load_checkpoint(latest(folder))
+        checkpoints.verify(state, latest(folder))
+        return state
+
+    trained(folder, f"{often} --iteration 6")
+    whole = found()
+    shutil.rmtree(folder / "results")
+    for end in (3, 6):
+        trained(folder, f"{often} --iteration {end} --resume auto")
+    assert found()["digest"] == whole["digest"] and "ema" in whole["digest"]
+
+    shutil.rmtree(folder / "results")
+    trained(folder, "--iteration 2 --print_freq 2 --decay_flag false")
+    assert "ema" not in found()
+    trained(folder, "--iteration 3 --resume True --ema 0.9 --decay_flag false")  # it begins as those weights
+    state = found()
+    assert state["args"]["ema"] == 0.9
+    assert differing(flat(state["ema"]), flat({name: state[name] for name in state["ema"]}))
+    trained(folder, "--iteration 4 --resume True")  # the checkpoint says so
+    assert "ema" in found()
+    trained(folder, "--iteration 5 --resume True --ema 0")
+    assert "ema" not in found()
+
+
+def test_a_damaged_average_is_found(tmp_path):
+    folder = pictures(tmp_path)
+    trained(folder, "--iteration 1 --ema 0.9")
+    state = checkpoints.load_checkpoint(latest(folder))
+    state = {k: v for k, v in state.items() if k not in ("digest", "method")}
+    for spoilt in ({}, {**state["ema"], "gen2B": {}}, {**state["ema"], "gen2B": {**state["ema"]["gen2B"],
+                   "UpBlock2.17.weight": torch.zeros(1)}}):  # fmt: skip
+        checkpoints.save_checkpoint({**state, "ema": spoilt}, latest(folder))
+        for options_ in ("--phase test", "--resume True --iteration 2"):
+            run = trained(folder, options_, status=2)
+            line = run.output.splitlines()[-1]
+            assert line.startswith("main.py: error: ") and latest(folder).name in line and "Traceback" not in run.output
+        trained(folder, "--phase test --raw_weights true")
+
+
+def test_info_counts_it():
+    plain, averaged = (info.training_memory(options(text)) for text in ("", "--ema 0.9"))
+    networks = NICE.NICE(options()).networks().values()
+    translators = sum(x.numel() * 4 for net in networks for x in net.state_dict().values())
+    assert averaged["weights"] - plain["weights"] == pytest.approx(translators, rel=0.01)

@@ -1,0 +1,450 @@
+"""--score_freq, --best: scores equal to fid_kid.py's, no bit of the training changed, nothing lost by a kill."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import scorer
+from conftest import TINY as IN_PROCESS
+from PIL import Image
+from runs import ROOT, TINY, complaint, latest, pictures, until
+from test_methods import SMALL
+
+import checkpoints
+import demo
+import fid_kid
+import main
+import utils
+import watch
+from scoring import inception
+from utils import Log, UserError
+
+TIMES = ("steps_per_second", "data_wait", "scoring_seconds")
+OFTEN = "--iteration 8 --print_freq 3 --score_freq 2 --ema 0.9"
+LITE = ("--features", "efficientnet-lite0")
+
+
+@pytest.fixture(autouse=True)
+def no_inception(monkeypatch, tmp_path):
+    """Wherever these tests run: its weights are not at hand.  In runs of their own `Run` sees to that."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+
+class Run(runs.Run):
+    def __init__(self, folder, *call):
+        super().__init__(folder, *call, environment={"TORCH_HOME": str(folder / "hub")})
+
+
+def train(folder, options: str) -> Run:
+    return Run(folder, "runs:program", [*of_tiny(folder), *options.split()])
+
+
+def trained(folder, options: str, status=0) -> Run:
+    run = train(folder, options)
+    assert run.wait() == status, run.output
+    return run
+
+
+def of_tiny(folder) -> list[str]:
+    return [*TINY.split(), "--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three or four pictures a folder, of which some are JPEG."""
+    folder = pictures(tmp_path_factory.mktemp("data"), each=3)
+    noise = np.random.default_rng(1)
+    for place in ("testA", "testB"):
+        coarse = Image.fromarray(noise.integers(0, 255, (7, 5, 3), dtype=np.uint8)).resize((70, 50))
+        coarse.save(folder / "dataset" / "tiny" / place / "photo.jpg")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    (tmp_path / "dataset").symlink_to(data / "dataset")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data):
+    """A watched training from first step to last: its folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "dataset").symlink_to(data / "dataset")
+    trained(folder, OFTEN)
+    return folder
+
+
+def best(folder) -> Path:
+    return folder / "results" / "tiny_params_best.pt"
+
+
+def digests(path: Path) -> dict:
+    """Of all entries of a checkpoint but the options."""
+    state = checkpoints.load_checkpoint(path)
+    checkpoints.verify(state, path)
+    return {name: value for name, value in state["digest"].items() if name != "args"}
+
+
+def lines(folder) -> list[dict]:
+    """The log without its times."""
+    log = folder / "results" / "tiny" / "log.jsonl"
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in Log.lines(log)]
+
+
+def scored(folder) -> dict[int, dict]:
+    """{step: its scores}"""
+    log = folder / "results" / "tiny" / "log.jsonl"
+    return {line["step"]: line for line in Log.lines(log) if "scoring_seconds" in line}
+
+
+def of(method: str, folder, options: str, status=0) -> Run:
+    """A finished run of another method, at its smallest."""
+    argv = f"--method {method} {SMALL[method]} --dataset tiny --num_workers 0 --device cpu --log_freq 1 {options}"
+    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
+    run = Run(folder, "runs:program", [*argv.split(), *places])
+    assert run.wait() == status, run.output
+    return run
+
+
+# ------------------------------------------------------------------------------------ what is scored
+
+
+def of_fid_kid(folder, source: str, fakes: str, *argv) -> dict:
+    report = folder / "report.json"
+    pair = folder / "dataset" / "tiny" / source, folder / "results" / "tiny" / fakes
+    fid_kid.main([*map(str, pair), *argv, "-c", "", "--json", str(report)])
+    return json.loads(report.read_text())
+
+
+def compare(folder, found: dict, names=("fd", "kd"), argv=LITE, tolerance=1e-6):
+    """Scores of a log's line with those of fid_kid.py on what now lies in fakeA and fakeB."""
+    ways = {key.split("_")[1] for key in found if key.startswith(names[0])} - {"mean"}
+    assert ways
+    for way in ways:
+        report = of_fid_kid(folder, f"test{way[2]}", f"fake{way[2]}", *argv)
+        for name in names:
+            assert found[f"{name}_{way}"] == pytest.approx(report[name], rel=tolerance, abs=tolerance), (way, name)
+    if len(ways) == 2:
+        for name in names:
+            assert found[f"{name}_mean"] == pytest.approx((found[f"{name}_A2B"] + found[f"{name}_B2A"]) / 2)
+    else:
+        assert not any(key.endswith("_mean") for key in found)
+
+
+@pytest.mark.parametrize("options", ["", "--ema 0.5", "--ema 0.5 --raw_weights true"])
+def test_scores_are_those_of_fid_kid_on_what_the_checkpoint_translates(folder, options):
+    trained(folder, f"--iteration 4 --score_freq 3 --save_freq 1 {options}")
+    found = scored(folder)
+    assert list(found) == [3, 4]  # and at the end
+    for step in found:
+        checkpoint = folder / "results" / "tiny" / "model" / f"tiny_params_{step:07d}.pt"
+        raw = "--raw_weights true" if "raw" in options else ""
+        said = trained(folder, f"--phase test --checkpoint {checkpoint} {raw}").output
+        assert ("averaged weights of" in said) == (options == "--ema 0.5")
+        compare(folder, found[step])
+    assert not (folder / "results" / "tiny" / ".scoring").exists()
+    assert {"fid", "kid"}.isdisjoint(key.split("_")[0] for line in found.values() for key in line)
+
+
+@pytest.mark.parametrize("method, options, keys", [
+    ("munit", "--seed 3", {"kd_A2B", "kd_B2A", "kd_mean"}),
+    ("gcgan", "", {"kd_A2B"}),
+    ("cyclegan", "--direction BtoA", {"kd_B2A"}),
+    ("gcgan", "--direction BtoA", {"kd_B2A"}),
+])  # fmt: skip
+def test_methods_of_random_styles_and_of_one_direction(folder, method, options, keys):
+    of(method, folder, f"--iteration 1 --score_freq 1 {options}")
+    found = scored(folder)[1]
+    assert {key for key in found if key.startswith("kd_")} == keys
+    kept = checkpoints.load_checkpoint(best(folder))["score"]
+    assert kept["name"] == ("kd_mean" if "kd_mean" in keys else min(keys)) and kept["value"] == found[kept["name"]]
+    of(method, folder, f"--phase test {options}")
+    compare(folder, found)
+
+
+def test_fid_and_kid_where_inceptions_weights_are_at_hand(data, tmp_path, monkeypatch):
+    (tmp_path / "dataset").symlink_to(data / "dataset")
+    (tmp_path / "rule").mkdir()
+    with scorer.cache_of_rule_weights(tmp_path / "rule"):
+        monkeypatch.setattr(inception, "WEIGHTS_SHA256", "")  # whose hash begins otherwise
+        here(tmp_path, "--iteration 1 --score_freq 1")
+        found = scored(tmp_path)[1]
+        here(tmp_path, "--phase test")
+        compare(tmp_path, found, ("fid", "kid"), ())
+    assert not any(key.startswith(("fd", "kd")) for key in found)
+    assert checkpoints.load_checkpoint(best(tmp_path))["score"]["name"] == "kid_mean"
+    of_file = tmp_path / "results" / "tiny" / "real_testB.npz"
+    assert fid_kid.read_npz(of_file, "inception-2048-legacy", 2048)["features"].shape == (4, 2048)
+
+
+def test_demos_measures_where_there_are_counterparts(folder, data):
+    (folder / "dataset").unlink()
+    shutil.copytree(data / "dataset", folder / "dataset")
+    root, noise = folder / "dataset" / "tiny", np.random.default_rng(2)
+    for d in "AB":
+        (root / f"test{d}" / "photo.jpg").unlink()
+        shutil.copytree(root / f"train{d}", root / f"truth{d}")
+        (root / f"mask{d}").mkdir()
+        for path in (root / f"test{d}").iterdir():
+            Image.fromarray(noise.integers(0, 2, (48, 48), dtype=np.uint8) * 255).save(root / f"mask{d}" / path.name)
+    trained(folder, "--iteration 1 --score_freq 1 --best background_B2A")
+    found = scored(folder)[1]
+    trained(folder, "--phase test")
+    for s, t in ("AB", "BA"):
+        places = (root / f"{kind}{s}" for kind in ("test", "truth", "mask"))
+        for name, value in demo.measure(folder / "results" / "tiny" / f"fake{t}", *places).items():
+            assert found[f"{name}_{s}2{t}"] == pytest.approx(value, rel=1e-9)
+    assert checkpoints.load_checkpoint(best(folder))["score"]["value"] == found["background_B2A"]
+    refused = complaint(trained(folder, "--score_freq 1 --best coat_texture_A2B", status=2), "--best coat_texture_A2B")
+    assert refused.endswith("background_mean, coat_colour_A2B, coat_colour_B2A, coat_colour_mean")
+    (root / "maskA" / "0.png").unlink()  # no measure of a part
+    Image.new("L", (48, 48)).save(root / "maskA" / "other.png")
+    assert "background" not in complaint(trained(folder, "--score_freq 1 --best x", status=2), "fd_A2B")
+
+
+def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
+    (folder / "dataset").unlink()
+    shutil.copytree(data / "dataset", folder / "dataset")
+    extract, seen = watch.features.extract, []
+    monkeypatch.setattr(watch.features, "extract", lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k))
+
+    def look():
+        seen.clear()
+        shutil.rmtree(folder / "results" / "tiny" / "img", ignore_errors=True)
+        here(folder, "--iteration 1 --score_freq 1")
+        assert seen.count("fakeA") == seen.count("fakeB") == 1
+        return [name for name in seen if name.startswith("test")]
+
+    assert look() == ["testB", "testA"] and look() == []
+    kept = folder / "results" / "tiny" / "real_testB.npz"
+    kept.write_bytes(kept.read_bytes()[:-300])
+    assert look() == ["testB"] and look() == []
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1  # among the features
+    kept.write_bytes(data)
+    assert look() == ["testB"]
+    picture = folder / "dataset" / "tiny" / "testA" / "0.png"
+    Image.fromarray(np.array(Image.open(picture))[::-1]).save(picture)
+    assert look() == ["testA"]
+
+
+def here(folder, options: str):
+    """main.py in this process."""
+    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
+    main.main([*IN_PROCESS.split(), "--dataset", "tiny", "--log_freq", "1", *places, *options.split()])
+
+
+# ------------------------------------------------------------------------------- the training goes on
+
+
+@pytest.mark.parametrize("method", ["nice", "munit", "cut"])
+def test_no_bit_of_the_training_changes(folder, method):
+    of(method, folder, "--iteration 5 --print_freq 2 --ema 0.9")
+    expected, log = digests(latest(folder)), lines(folder)
+    shutil.rmtree(folder / "results")
+    of(method, folder, "--iteration 5 --print_freq 2 --ema 0.9 --score_freq 2 --tensorboard true")
+    assert digests(latest(folder)) == expected and {"rng", "position", "ema"} < expected.keys()
+    assert [line for line in lines(folder) if "lr" in line] == log
+
+
+def test_without_the_options_nothing_is_imported_for_them(folder):
+    code = f"""if True:
+        import sys, main
+        main.main({[*IN_PROCESS.split(), "--dataset", "tiny", "--iteration", "1"]!r} + sys.argv[1:])
+        print([name for name in ("watch", "board", "fid_kid", "scipy", "tensorboard") if name in sys.modules])"""
+    places = ["--dataset_dir", folder / "dataset", "--result_dir", folder / "results"]
+    done = subprocess.run([sys.executable, "-c", code, *places], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+    assert not best(folder).exists()
+
+
+def test_the_time_it_takes_is_not_the_steps(folder, monkeypatch):
+    monkeypatch.setattr(watch.Watch, "scores", lambda *_: time.sleep(2) or {"kd_mean": 1.0})
+    here(folder, "--iteration 4 --score_freq 1")
+    log = Log.lines(folder / "results" / "tiny" / "log.jsonl")
+    assert [line["scoring_seconds"] >= 2 for line in log if "scoring_seconds" in line] == [True] * 4
+    assert all(line["steps_per_second"] > 0.5 for line in log if "lr" in line)
+
+
+def test_only_a_better_score_replaces_the_best_also_after_a_resume(folder, monkeypatch):
+    values = iter([3.0, 2.0, math.nan, 2.0, 5.0, 1.5, 1.7, 1.0])
+    monkeypatch.setattr(watch.Watch, "scores", lambda *_: {"kd_A2B": 7.0, "kd_mean": next(values)})
+
+    def kept():
+        state = checkpoints.load_checkpoint(best(folder))
+        checkpoints.verify(state, best(folder))
+        assert state["start_iter"] == state["score"]["step"]
+        return state["score"]["value"], state["start_iter"]
+
+    for step, expected in ((1, (3.0, 1)), (2, (2.0, 2)), (3, (2.0, 2)), (4, (2.0, 2)), (5, (2.0, 2)), (6, (1.5, 6)),
+                           (7, (1.5, 6))):  # fmt: skip
+        here(folder, f"--iteration {step} --score_freq 1 --resume auto")
+        assert kept() == expected
+    assert [line["kd_mean"] for line in scored(folder).values()] == [3.0, 2.0, None, 2.0, 5.0, 1.5, 1.7]
+    here(folder, "--iteration 8 --resume True --best kd_A2B")  # by which the best is as good
+    assert kept() == (1.5, 6)
+    damaged = bytearray(best(folder).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    best(folder).write_bytes(damaged)
+    values = iter([9.0])
+    here(folder, "--iteration 9 --resume True --best kd_mean")
+    assert kept() == (9.0, 9)
+    here(folder, "--iteration 1 --print_freq 1")  # a new run: all of the old one goes aside
+    assert not best(folder).exists() and (folder / "results" / "tiny" / "previous_1" / best(folder).name).exists()
+
+
+def test_best_and_latest_are_names(undisturbed, folder):
+    shutil.copytree(undisturbed / "results", folder / "results")
+    for name, path in (("best", best(folder)), ("latest", latest(folder))):
+        assert str(path) in trained(folder, f"--phase test --checkpoint {name}").output
+    step = checkpoints.load_checkpoint(best(folder))["start_iter"]
+    run = trained(folder, f"--checkpoint best --iteration {step + 1} --score_freq 0")
+    assert f"continuing from step {step} of {best(folder)}" in run.output
+    best(folder).unlink()
+    complaint(trained(folder, "--phase test --checkpoint best", status=2), best(folder), "--score_freq")
+
+
+# ------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("options, words", [
+    ("--score_freq 1 --best fid_B2A", ("--best fid_B2A", "fd_A2B, fd_B2A, fd_mean, kd_A2B, kd_B2A, kd_mean")),
+    ("--score_freq 1 --direction AtoB --best kd_mean", ("--best kd_mean", "fd_A2B, kd_A2B")),
+    ("--best kd_mean", ("--best kd_mean", "--score_freq")),
+    ("--score_freq -1", ("--score_freq",)),
+    ("--ema 1", ("--ema", "at most")),
+])  # fmt: skip
+def test_a_wrong_option_is_one_line_before_anything(folder, options, words):
+    complaint(trained(folder, options, status=2), *words)
+    assert not (folder / "results").exists()
+
+
+def test_missing_pictures_and_packages_are_one_line_before_anything(folder, data, monkeypatch):
+    (folder / "dataset").unlink()
+    shutil.copytree(data / "dataset", folder / "dataset")
+    for module, options, words in (
+        ("efficientnet_lite_pytorch", "--score_freq 1", ("pip install -r requirements-scores.txt", "fid_kid.py")),
+        ("torch.utils.tensorboard", "--tensorboard true", ("pip install -r requirements-scores.txt", "tensorboard")),
+    ):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            with pytest.raises(UserError) as error:
+                here(folder, options)
+        assert error.value.status == 2 and all(word in str(error.value) for word in words)
+        assert str(error.value).isprintable() and not (folder / "results").exists()
+
+    root = folder / "dataset" / "tiny"
+    for path in (root / "testA").iterdir():
+        if path.name != "0.png":
+            path.unlink()
+    complaint(trained(folder, "--score_freq 1", status=2), root / "testA", "one picture", "--score_freq")
+    shutil.rmtree(root / "testA")
+    for direction in ("", "--direction BtoA"):
+        complaint(trained(folder, f"--score_freq 1 {direction}", status=2), root / "testA", "--score_freq")
+    complaint(of("gcgan", folder, "--score_freq 1 --direction BtoA", status=2), root / "testA")
+    complaint(of("sincut", folder, "--score_freq 1", status=2), "sincut learns from a single one")
+    assert not (folder / "results").exists()
+
+
+# -------------------------------------------------------------------------------------- kills, stops
+
+
+def dying(moment: str, count: int, argv: list[str]):
+    """main.py, killed by a real SIGKILL at that moment when it comes for the count-th time (in a run's process)."""
+    come = [0]
+
+    def at_the_moment(there: bool):
+        come[0] += there
+        if there and come[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "translating":
+        encoded = utils.encoded
+        utils.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
+    elif moment == "looking":
+        distances = fid_kid.distances
+        fid_kid.distances = lambda *a: at_the_moment(True) or distances(*a)
+    elif moment == "writing":
+        save, name = checkpoints._CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}.tmp"
+
+        def write(self, data):
+            at_the_moment(Path(self.file.name).name == name)
+            return save(self, data)
+
+        checkpoints._CheckedFile.write = write
+    elif moment == "written":
+        write = utils.Log.write
+        utils.Log.write = lambda self, **v: at_the_moment("scoring_seconds" in v) or write(self, **v)
+    runs.program(argv)
+
+
+@pytest.mark.parametrize("moment, count", [
+    ("translating", 1), ("translating", 4), ("looking", 3), ("writing", 1), ("writing", 40), ("written", 2),
+])  # fmt: skip
+def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
+    argv = [*of_tiny(folder), *OFTEN.split()]
+    run = Run(folder, "test_watch:dying", moment, count, argv)
+    assert run.wait() == -signal.SIGKILL, run.output
+    step = checkpoints.load_checkpoint(latest(folder))["start_iter"]
+    assert step % 2 == 0 and step not in scored(folder)  # just this step's
+    run = trained(folder, f"{OFTEN} --resume True")
+    assert f"continuing from step {step} of {latest(folder)}" in run.output
+    same(folder, undisturbed)
+
+
+def same(folder, undisturbed):
+    """The two ended alike: weights, average, random numbers, log, scores, best."""
+    assert lines(folder) == lines(undisturbed) and list(scored(folder)) == [2, 4, 6, 8]
+    assert digests(latest(folder)) == digests(latest(undisturbed))
+    assert digests(best(folder)) == digests(best(undisturbed))
+    assert not [p for p in (folder / "results").rglob("*") if p.suffix == ".tmp" or p.name == ".scoring"]
+
+
+def test_a_stop_while_it_is_scored_is_heard_at_once_and_made_good(folder, undisturbed):
+    for step in (2, 8):
+        run = train(folder, f"{OFTEN} --resume auto")
+        until((folder / "results" / "tiny" / ".scoring").exists, run)
+        if step == 8:
+            until(lambda: 6 in scored(folder), run)
+            until((folder / "results" / "tiny" / ".scoring").exists, run)
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 128 + signal.SIGTERM, run.output
+        assert "stopped after step" in run.output
+    trained(folder, f"{OFTEN} --resume True")
+    same(folder, undisturbed)
+    assert "nothing to do" in trained(folder, f"{OFTEN} --resume True").output
+
+
+def test_kills_at_random_times_change_no_bit(folder, undisturbed):
+    noise = np.random.default_rng(5)
+    for _ in range(6):
+        resume = "--resume True" if latest(folder).exists() else ""
+        run = train(folder, f"{OFTEN} {resume}")
+        time.sleep(noise.uniform(0.5, 4))
+        run.signal(signal.SIGKILL)
+        run.wait()
+    trained(folder, f"{OFTEN} --resume {'True' if latest(folder).exists() else 'auto'}")
+    same(folder, undisturbed)
+
+
+def test_two_ranks_score_once_and_wait_for_each_other(folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
+    options = "--iteration 3 --score_freq 2 --ema 0.9 --tensorboard true"
+    command += [*of_tiny(folder), *options.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert list(scored(folder)) == [2, 3] and best(folder).exists()
+    trained(folder, "--phase test --checkpoint latest")
+    compare(folder, scored(folder)[3])
