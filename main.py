@@ -4,6 +4,8 @@
     python main.py --dataset cat2dog --resume True    continue exactly where it stopped
     python main.py --dataset cat2dog --phase test     translate testA -> fakeB, testB -> fakeA
     python main.py --method cyclegan --help           another method, and its options
+    python main.py --dataset cat2dog --phase test --input cat.jpg --direction AtoB --output dogs     any picture
+    python main.py --dataset cat2dog --phase export --direction AtoB --format onnx    a model file of its own
     python main.py --phase info                       what these options cost: parameters, operations, memory
     python main.py @configs/demo.txt                  options from a file, here the built-in demo
 """
@@ -60,7 +62,8 @@ def first_look(argv: list[str]) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
-FIRST = ("dataset", "result_dir", "resume", "checkpoint")
+FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")
+TRANSLATING = ("test", "export")
 MOST = 1000  # of what decides the networks, but channels: layers and the like
 
 
@@ -108,12 +111,22 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = place_of(args, args.given) or _device_of(args) or _too_large(args, methods.load(method))
-    waits = args.phase == "test" or (args.resume is True and not saved)  # for a checkpoint to say what it is
+    complaint = _out_of_phase(args) or place_of(args, args.given) or _device_of(args)
+    complaint = complaint or _too_large(args, methods.load(method))
+    waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
         parser.error(complaint)
     return args
+
+
+def _out_of_phase(args) -> str | None:
+    """An option that another phase would ignore."""
+    if args.input and args.phase != "test":
+        return "--input is translated by --phase test: add that"
+    if args.output and not args.input and args.phase != "export":
+        return "--output goes with --input, or --phase export; --result_dir is where results/NAME is written"
+    return None
 
 
 def _device_of(args) -> str | None:
@@ -152,12 +165,15 @@ def main(argv: list[str] | None = None):
     if found:
         import checkpoints
 
-        saved = checkpoints.saved_options(found[0])
-        if first_look(argv).phase == "test":  # its networks say the rest
+        saved, first = checkpoints.saved_options(found[0]), first_look(argv)
+        if first.phase == "export" or first.input:
+            saved = checkpoints.to_translate_with(*found)
+        elif first.phase == "test":  # its networks say the rest
             saved = {"method": saved["method"]}
     args = parse_args(argv, saved)
 
     import info
+    import inputs
     import layers
     import methods
     import ranks
@@ -176,8 +192,13 @@ def main(argv: list[str] | None = None):
             import demo
 
             demo.ensure(root)
+        if args.phase == "export":
+            import export
+
+            export.export(trainer, found)
+            return
         if args.phase == "test":
-            trainer.test(found)
+            inputs.translate_all(trainer, found) if args.input else trainer.test(found)
             return
         if found:
             trainer.load(found)
@@ -192,7 +213,8 @@ def main(argv: list[str] | None = None):
 def checkpoint_for(argv: list[str]):
     """The checkpoint (state, path) that these options continue or translate with, or None."""
     first = first_look(argv)
-    if first.phase == "info" or not (first.phase == "test" or first.resume or first.checkpoint):
+    translating = first.phase in TRANSLATING
+    if first.phase == "info" or not (translating or first.resume or first.checkpoint):
         return None
     import checkpoints
 
@@ -200,7 +222,7 @@ def checkpoint_for(argv: list[str]):
     optional = first.phase == "train" and first.resume == "auto" and not first.checkpoint
     if optional and not checkpoints.candidates(results):
         return None
-    return checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=first.phase == "test")
+    return checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=translating)
 
 
 def asks_help(argv: list[str]) -> bool:

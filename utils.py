@@ -265,8 +265,13 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there."""
+    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there.
+
+    Of (H,W,4) the last are opacities, which are left out where the format has none.
+    """
     kind = Image.registered_extensions()[path.suffix.lower()]
+    if array.shape[2] == 4 and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
+        array = np.ascontiguousarray(array[..., :3])
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     encoded = io.BytesIO()  # not straight to the disk: PIL hides why it could not write
     Image.fromarray(array).save(encoded, format=kind, **options)
