@@ -160,12 +160,16 @@ def _too_large(args, method: type) -> str | None:
 
 def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
+    from utils import UserError, shown
+
     found = None if asks_help(argv) else checkpoint_for(argv)
     saved = None
     if found:
         import checkpoints
 
         saved, first = checkpoints.saved_options(found[0]), first_look(argv)
+        if first.phase == "train" and "metadata" in found[0]:
+            raise UserError(f"{shown(found[1])} is a model file, which translates alone: continue from a checkpoint")
         if first.phase == "export" or first.input:
             saved = checkpoints.to_translate_with(*found)
         elif first.phase == "test":  # its networks say the rest
