@@ -38,7 +38,7 @@ def export(trainer, found: tuple[dict, Path]):
     """Write what translates with a checkpoint (state, path) in one direction as a file of --format."""
     args, (state, path) = trainer.args, found
     if args.format == "onnx" and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
-        raise UserError("--format onnx needs the packages onnx and onnxscript: pip install onnx onnxscript")
+        raise UserError("--format onnx needs the packages onnx and onnxscript: pip install -r requirements-export.txt")
     s, t = inputs.direction_of(trainer, state, path)
     place = place_of(args, path, f"{trainer.folder[s]}to{trainer.folder[t]}")
     with torch.no_grad():
@@ -204,7 +204,8 @@ def write_pt2(trainer, s: str, t: str, about: dict, place: Path):
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # which files of this machine it comes from
     encoded = io.BytesIO()
-    torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
+    with quiet():
+        torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
     with atomic(place) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 
@@ -227,7 +228,7 @@ def write_onnx(trainer, s: str, t: str, about: dict, place: Path):
 
 @contextlib.contextmanager
 def quiet():
-    """Without what the exporter has to say of its own doings."""
+    """Without what the exporters have to say of their own doings."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
