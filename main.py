@@ -126,6 +126,8 @@ def _out_of_phase(args) -> str | None:
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
         return "--output goes with --input, or --phase export; --result_dir is where results/NAME is written"
+    if args.phase != "export" and {"half", "format"} & set(args.given):
+        return "--half and --format say how --phase export writes; --amp is mixed precision in training"
     return None
 
 

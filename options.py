@@ -263,6 +263,8 @@ class Parser(argparse.ArgumentParser):
     def _guess(self, unknown: list[str]) -> str:
         """What the first of them may have meant."""
         asked = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        if not asked and all(os.path.lexists(word) for word in unknown):
+            return "; a pattern has to be quoted: --input '*.jpg'"
         ours = [word for action in self._actions for word in action.option_strings]
         habit = HABITS.get(asked.lstrip("-"), "")
         if habit.split(" ")[0].rstrip(",") in ours:

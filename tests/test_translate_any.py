@@ -1,6 +1,7 @@
 """Any picture, one direction: tiles without seams, names, orientation, colours, transparency; and from Python."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import tiled_layers
 import tiles
 import translate
 from translate import Translator
-from utils import UserError
+from utils import DiskError, UserError
 
 # ------------------------------------------------------------------------------------------- tiles
 
@@ -217,6 +218,11 @@ def test_methods_of_one_way_need_no_direction(run, tmp_path):
     with pytest.raises(UserError) as error:
         run("--input x.png --output out", "gcgan", "--direction BtoA")
     one_line(error, "has learned AtoB alone")
+    back = saved(tmp_path / "back", "gcgan", "--direction BtoA")
+    main.main(f"--phase export --device cpu --checkpoint {back} --output {tmp_path}/back.pt".split())
+    for path in (back, tmp_path / "back.pt"):
+        drawn = Translator(path, device="cpu")(Image.fromarray(scene(33, 29)), "BtoA")
+        assert np.asarray(drawn).shape == (29, 33, 3)
 
 
 def test_networks_bound_to_a_size_say_so_once(run, tmp_path, capfd):
@@ -289,12 +295,31 @@ def test_results_of_one_name_are_refused(run, tmp_path):
 @pytest.mark.parametrize("typed, words", [
     ("--input x.png", "--phase test: add that"), ("--output out", "--result_dir"), ("--tile -1", "at least 0"),
     ("--phase info --input x.png", "--phase test"), ("--format coreml", "onnx"),
+    ("--half true", "--amp"),
 ])  # fmt: skip
 def test_options_out_of_place(typed, words, capsys):
     with pytest.raises(SystemExit) as end:
         main.parse_args(typed.split())
     said = capsys.readouterr().err
     assert end.value.code == 2 and words in said and said.count("\n") == 1
+
+
+def test_a_pattern_that_the_shell_has_spelled_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, scene(24, 24))
+    with pytest.raises(SystemExit):
+        main.parse_args(["--phase", "test", "--input", "a.png", "b.png", "--output", "out"])
+    assert "has to be quoted: --input '*.jpg'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    model, x = lively("cyclegan"), picture()
+    monkeypatch.setattr(maps.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(DiskError) as error:
+        in_bands(model, x, 16, 0)
+    one_line(error, "more than memory and", "TMPDIR")
+    in_bands(model, x, 16, 1e9)
 
 
 # ------------------------------------------------------------------------------------- from Python
