@@ -74,6 +74,7 @@ class NICE(Trainer):
         self.D = {d: Discriminator(a.img_ch, a.ch, a.n_dis, heads=a.heads, **E_args) for d in "AB"}
         self.E = self.D
         self.size_bound = not a.light
+        self.multiple = 2 ** max(2, a.shared_layers)
         nets = {"gen2B": self.G["B"], "gen2A": self.G["A"], "disA": self.D["A"], "disB": self.D["B"]}
         if not a.nice:
             self.E = {d: Encoder(a.img_ch, a.ch, attention=0 in a.heads, **E_args) for d in "AB"}
@@ -141,6 +142,11 @@ class NICE(Trainer):
         return loss, {**adversarial, f"cycle_{s}": cycle, f"recon_{s}": recon}
 
     # ----------------------------------------------------------------------------------- translation
+
+    def parts(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
+        """Of a discriminator the encoder; of its CAM head the weights as they are, which attend."""
+        encoder, generator = self.translators[s, t]
+        return {encoder: ("model.", "fc.weight_orig", "conv1x1.", "lamda"), generator: ("",)}
 
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G[t](self.E[s].encode(x))

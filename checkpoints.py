@@ -24,11 +24,13 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 # options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
+NOT_SAVED += ("input", "output", "tile", "format", "half")
 
 # what a checkpoint may hold beside networks; all but the optimizers and start_iter are ours alone
 TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}
 TYPES |= {"args": dict, "rng": dict, "digest": dict, "method": str}
 TYPES |= {"ema": dict, "score": dict}  # the averaged networks; what a best checkpoint is best at
+TYPES |= {"metadata": dict}  # of a model file (export.py), which holds parts of networks
 
 
 def is_network(key: str) -> bool:
@@ -282,7 +284,7 @@ def newest_checkpoint(results: Path, named: str | None = None, to_translate=Fals
 def architecture_of(state: dict, path: Path, method: type) -> dict:
     """The options of group "model" of a checkpoint: as stored, or for an authors' one told by its shapes."""
     with fitting(path, f"the networks are not those of {state['method']}"):
-        inferred = method.infer(state)
+        inferred = {} if "metadata" in state else method.infer(state)
     if "args" not in state:
         return inferred
     with fitting(path, "args"):
@@ -298,6 +300,15 @@ def saved_options(state: dict) -> dict:
     """The options of a checkpoint's run that continuing it takes over: none that says where to read or write."""
     saved = {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
     return {**saved, "method": state["method"]}
+
+
+def to_translate_with(state: dict, path: Path) -> dict:
+    """The options of a checkpoint that decide how it translates: its method, networks, and of one way, which."""
+    method = methods.load(state["method"])
+    found = {"method": state["method"], **architecture_of(state, path, method)}
+    if len(method.directions) == 1 or "metadata" in state:
+        found["direction"] = state.get("metadata", state.get("args", {})).get("direction")
+    return found
 
 
 def option(name: str, args, state: dict):
@@ -331,13 +342,17 @@ def refuse_contradictions(state: dict, path: Path, trainer):
         print(f"changed since the checkpoint: {', '.join(changed)}", file=sys.stderr)
 
 
-def load_network(net: torch.nn.Module, state: dict, name: str, path: Path):
-    """Take over a network's weights, without what is stray in it.  UserError: they do not fit."""
+def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts: tuple[str, ...] = ("",)):
+    """Take over a network's weights, without what is stray in it.  UserError: they do not fit.
+
+    parts: beginnings of the names of what has to be there; the rest of the network stays as it is.
+    """
     with fitting(path, name):
         weights, own = state[name], net.state_dict()
         if weights and all(key.startswith("module.") for key in weights):  # saved from a DataParallel
             weights = {key.removeprefix("module."): value for key, value in weights.items()}
-        net.load_state_dict({k: v for k, v in weights.items() if k in own or k.split(".")[-1] not in STRAY})
+        weights = {k: v for k, v in weights.items() if k in own or k.split(".")[-1] not in STRAY}
+        net.load_state_dict({k: v for k, v in own.items() if not k.startswith(parts)} | weights)
 
 
 def load_optimizer(optimizer, state: dict, name: str, path: Path):

@@ -65,18 +65,38 @@ def read_image(path):
     first. UserError, naming the file, when it cannot be read, is damaged, or is larger than MAX_PIXELS
     or MAX_SIDE, which is found out before it is decoded.
     """
+    return _reading(path, lambda image: to_rgb(image, Path(path).parent))
+
+
+def _reading(path, use):
+    """What `use` makes of the decoded, upright picture in a file."""
     try:
         with _opened(path) as image:
             image.load()
             with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
                 ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image, Path(path).parent)
+            return use(image)
     except Exception as error:  # anything at all: parsers of damaged files trip in many ways
         if isinstance(error, UnidentifiedImageError):
             reason = _unknown(path)
         else:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
+
+
+def alpha_of(path):
+    """The opacity of an upright picture, a PIL image in mode L; None where it has none.  Errors as read_image."""
+    return _reading(path, _alpha)
+
+
+def _alpha(image):
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
+def from_pil(image):
+    """A PIL image as upright sRGB in mode RGB, and its opacity, in mode L, or None."""
+    image = ImageOps.exif_transpose(image)
+    return to_rgb(image), _alpha(image)
 
 
 def is_picture(path):

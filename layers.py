@@ -24,7 +24,9 @@ def accelerated(definition):
 
     @functools.wraps(definition)
     def layer(*args, **kwargs):
-        quick = None if plain else getattr(fast, definition.__name__, None)
+        # what stands for a tensor (tiles.Map) knows the operations that definitions are made of
+        defined = plain or torch.overrides.has_torch_function(args)
+        quick = None if defined else getattr(fast, definition.__name__, None)
         return (quick or definition)(*args, **kwargs)
 
     return layer
@@ -244,13 +246,18 @@ class _SpectralNorm:
     def _sigmas(self, at):
         """1/sigma (K,1), u (K,O), v (K,I) of the power iterations that the K chunks of a batch belong to."""
         if at is None and not self.training:
-            u, v = self.weight_u, self.weight_v
-            sigma = torch.dot(u, torch.mv(self.weight_orig.detach().flatten(1), v))
-            return sigma.reciprocal().view(1, 1), u[None], v[None]
+            return self._fixed()
         if at is None:
             self.power_iteration()
             at = (0,)
         return [x[at[0] : at[-1] + 1] for x in self.iterations]
+
+
+    def _fixed(self):
+        """The same of evaluation, which does no power iteration."""
+        u, v = self.weight_u, self.weight_v
+        sigma = torch.dot(u, torch.mv(self.weight_orig.detach().flatten(1), v))
+        return sigma.reciprocal().view(1, 1), u[None], v[None]
 
 
 class SNConv2d(_SpectralNorm, nn.Conv2d):
@@ -262,6 +269,24 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
 
     def forward(self, x: Tensor, at=None) -> Tensor:
         return spectral_conv2d(x, self.weight_orig, self.bias, self.stride[0], *self._sigmas(at))
+
+
+    def folded(self) -> Conv2d:
+        """The same layer for evaluation alone: a convolution with the normalised weight."""
+        i, o, k, s = self.in_channels, self.out_channels, self.kernel_size, self.stride
+        conv = Conv2d(i, o, k, s, bias=self.bias is not None, device=self.weight_orig.device)
+        conv.weight.data.copy_(self.weight_orig.detach() * self._fixed()[0])
+        if self.bias is not None:
+            conv.bias.data.copy_(self.bias.detach())
+        return conv
+
+
+def fold_spectral_norms(net: nn.Module):
+    """Put plain convolutions in the places of all spectrally normalised ones."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SNConv2d):
+                setattr(parent, name, child.folded())
 
 
 class SNLinear(_SpectralNorm, nn.Linear):

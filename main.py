@@ -4,6 +4,8 @@
     python main.py --dataset cat2dog --resume True    continue exactly where it stopped
     python main.py --dataset cat2dog --phase test     translate testA -> fakeB, testB -> fakeA
     python main.py --method cyclegan --help           another method, and its options
+    python main.py --dataset cat2dog --phase test --input cat.jpg --direction AtoB --output dogs     any picture
+    python main.py --dataset cat2dog --phase export --direction AtoB --format onnx    a model file of its own
     python main.py --phase info                       what these options cost: parameters, operations, memory
     python main.py @configs/demo.txt                  options from a file, here the built-in demo
 """
@@ -60,7 +62,8 @@ def first_look(argv: list[str]) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
-FIRST = ("dataset", "result_dir", "resume", "checkpoint")
+FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")
+TRANSLATING = ("test", "export")
 MOST = 1000  # of what decides the networks, but channels: layers and the like
 
 
@@ -108,19 +111,25 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = place_of(args, args.given) or _idle(args) or _device_of(args) or too_large(args, methods.load(method))
-    waits = args.phase == "test" or (args.resume is True and not saved)  # for a checkpoint to say what it is
+    complaint = _out_of_phase(args) or place_of(args, args.given) or _device_of(args)
+    complaint = complaint or too_large(args, methods.load(method))
+    waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
         parser.error(complaint)
     return args
 
 
-def _idle(args) -> str | None:
-    import utils
-
+def _out_of_phase(args) -> str | None:
+    """An option that another phase would ignore."""
+    if args.input and args.phase != "test":
+        return "--input is translated by --phase test: add that"
+    if args.output and not args.input and args.phase != "export":
+        return "--output goes with --input, or --phase export; --result_dir is where results/NAME is written"
+    if args.phase != "export" and {"half", "format"} & set(args.given):
+        return "--half and --format say how --phase export writes; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
-        return f"--best {utils.shown(args.best)} needs scores: give --score_freq"
+        return f"--best {args.best!r} needs scores: give --score_freq"
     return None
 
 
@@ -156,17 +165,24 @@ def too_large(args, method: type) -> str | None:
 
 def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
+    from utils import UserError, shown
+
     found = None if asks_help(argv) else checkpoint_for(argv)
     saved = None
     if found:
         import checkpoints
 
-        saved = checkpoints.saved_options(found[0])
-        if first_look(argv).phase == "test":  # its networks say the rest
+        saved, first = checkpoints.saved_options(found[0]), first_look(argv)
+        if first.phase == "train" and "metadata" in found[0]:
+            raise UserError(f"{shown(found[1])} is a model file, which translates alone: continue from a checkpoint")
+        if first.phase == "export" or first.input:
+            saved = checkpoints.to_translate_with(*found)
+        elif first.phase == "test":  # its networks say the rest
             saved = {"method": saved["method"]}
     args = parse_args(argv, saved)
 
     import info
+    import inputs
     import layers
     import methods
     import ranks
@@ -185,8 +201,13 @@ def main(argv: list[str] | None = None):
             import demo
 
             demo.ensure(root)
+        if args.phase == "export":
+            import export
+
+            export.export(trainer, found)
+            return
         if args.phase == "test":
-            trainer.test(found)
+            inputs.translate_all(trainer, found) if args.input else trainer.test(found)
             return
         if found:
             trainer.load(found)
@@ -201,7 +222,8 @@ def main(argv: list[str] | None = None):
 def checkpoint_for(argv: list[str]):
     """The checkpoint (state, path) that these options continue or translate with, or None."""
     first = first_look(argv)
-    if first.phase == "info" or not (first.phase == "test" or first.resume or first.checkpoint):
+    translating = first.phase in TRANSLATING
+    if first.phase == "info" or not (translating or first.resume or first.checkpoint):
         return None
     import checkpoints
 
@@ -209,7 +231,7 @@ def checkpoint_for(argv: list[str]):
     optional = first.phase == "train" and first.resume == "auto" and not first.checkpoint
     if optional and not checkpoints.candidates(results):
         return None
-    return checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=first.phase == "test")
+    return checkpoints.newest_checkpoint(results, first.checkpoint, to_translate=translating)
 
 
 def asks_help(argv: list[str]) -> bool:

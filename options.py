@@ -95,7 +95,7 @@ class Option(NamedTuple):
 
 
 COMMON = (
-    Option("run", "phase", str, "train", "what to do", choices=("train", "test", "info")),
+    Option("run", "phase", str, "train", "what to do", choices=("train", "test", "info", "export")),
     Option("run", "dataset", data_set, "cat2dog", "folder of --dataset_dir, or any path, that holds trainA and trainB, "
            "and testA and testB to translate", metavar="NAME"),
     Option("run", "result_dir", folder, "results", "where results/NAME is written", metavar="DIR"),
@@ -110,6 +110,17 @@ COMMON = (
     Option("run", "keep_size", boolean, False, "translate at each picture's own size, where the networks can"),
     Option("run", "direction", str, None, "translate only this way; methods of one direction learn it",
            choices=("AtoB", "BtoA")),
+    Option("run", "input", folder, None, "with --phase test: translate this picture, all pictures below this folder, "
+           "or those of a 'pattern' with * and ?, in place of the test folders; each at its own size, unless "
+           "--keep_size false", metavar="FILE|FOLDER|GLOB"),
+    Option("run", "output", folder, None, "the folder that translations of --input are written to; of --phase export "
+           "the file, or its folder", metavar="PATH"),
+    Option("run", "tile", natural, None, "rows of a picture that are translated at a time; 0: all of them. By default "
+           "all that memory allows. Normalisations and pooling take their statistics of the whole picture, summed over "
+           "all tiles beforehand: the result is the same but for rounding", metavar="ROWS"),
+    Option("run", "format", str, "weights", "of --phase export: weights for this program; onnx; pt2 for torch.export",
+           choices=("weights", "onnx", "pt2")),
+    Option("run", "half", boolean, False, "export weights in half precision (computing stays in float32)"),
     Option("data", "dataset_dir", folder, "dataset", "where the data sets are", metavar="DIR"),
     Option("data", "img_size", positive, 256, "pictures are trained as squares of this side, in pixels"),
     Option("data", "img_ch", positive, 3, "channels: 3 for colour, 1 for grey", choices=(1, 3)),
@@ -203,7 +214,9 @@ def _words(file: Path, around) -> list[str]:
 HABITS = {
     "--dataset NAME": "name path data data_path data_dir dataset_name data_name data_root",
     "--dataset PATH, the folder with trainA and trainB": "dataroot root input_dir",
-    "--result_dir": "checkpoints_dir results_dir output_path output_dir output save_dir sample_dir log_dir",
+    "--result_dir": "checkpoints_dir results_dir save_dir sample_dir log_dir",
+    "--output": "output_path output_dir out",
+    "--input": "source input_path test_path img_path image",
     "--device cuda:0 or cpu, and torchrun for several GPUs": "gpu_ids gpu_id gpu gpus cuda no_cuda use_cuda ngpu",
     "--batch_size": "batchSize batch batchsize train_batch_size",
     "--num_workers": "nThreads num_threads workers n_cpu threads n_workers",
@@ -226,7 +239,7 @@ HABITS = {
     "--ema 0.999": "use_ema ema_decay ema_beta",
     "--tensorboard true": "use_tensorboard tb use_tb",
     "--decay_flag": "lr_policy lr_decay lr_decay_iters",
-    "--amp": "fp16 half mixed_precision bf16 use_amp",
+    "--amp": "fp16 mixed_precision bf16 use_amp",
     "--seed": "random_seed manual_seed manualSeed",
     "--dataset and the like; @FILE reads options from a file": "config cfg opts",
 }
@@ -263,6 +276,8 @@ class Parser(argparse.ArgumentParser):
     def _guess(self, unknown: list[str]) -> str:
         """What the first of them may have meant."""
         asked = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        if not asked and all(os.path.lexists(word) for word in unknown):
+            return "; a pattern has to be quoted: --input '*.jpg'"
         ours = [word for action in self._actions for word in action.option_strings]
         habit = HABITS.get(asked.lstrip("-"), "")
         if habit.split(" ")[0].rstrip(",") in ours:

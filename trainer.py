@@ -105,8 +105,12 @@ class Trainer:
     load_side, resample  training pictures are resized to that side, then cropped to img_size; the filter
     samples             the class that makes the samples of training pictures, a dataset.Samples
     inspect(pictures)   UserError where it cannot learn from the pictures {folder: paths}
+    parts(s, t)         of the networks that draw it, what a model file has to hold: {network: beginnings of names}
+    drawing(s, t)       what an exported model computes: a function of pictures and more tensors, and these by name:
+                        {name: (an example, what it is)}
     tested              "train": what it translates are the training pictures themselves, at their own size
-    read(path, size)    a picture to translate
+    fit(picture, size)  a picture (PIL, RGB) to translate, as a tensor
+    tiles_itself        whether `translate` cuts large pictures into tiles
     multiple, least     sides of translated pictures are padded to that multiple and at least to that size
 
     Random numbers of a step come from self.draw alone.  args: a namespace from main.parse_args.  Nothing is
@@ -126,6 +130,7 @@ class Trainer:
     tested = "test"
     multiple, least = 4, 16
     size_bound = False  # whether the networks fit one img_size only
+    tiles_itself = False
     counts_biases = False  # whether --phase info counts a bias's additions among the multiply-adds
 
     def __init__(self, args):
@@ -194,7 +199,20 @@ class Trainer:
 
     def read(self, path: Path, size: int | None) -> Tensor:
         """(C,h,w) in [-1,1], resized to a square of side `size`, or of its own height and width (None)."""
-        return dataset.load_for_test(path, size, self.architecture["img_ch"], self.resample)
+        return self.fit(dataset.read_image(path), size)
+
+    def fit(self, picture, size: int | None) -> Tensor:
+        return dataset.to_tensor(dataset.resize(picture, size, self.architecture["img_ch"], self.resample))
+
+    def parts(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.translators[s, t], ("",))
+
+    def all_parts(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
+        """Those, and what --style_from needs."""
+        return self.parts(s, t)
+
+    def drawing(self, s: str, t: str) -> tuple[Callable, dict]:
+        return lambda x: self.translate(x, s, t), {}
 
     def rows(self, x: Tensor, s: str, t: str) -> list[Tensor]:
         return [x, self.translate(x, s, t)]

@@ -14,10 +14,22 @@ from tqdm import tqdm
 import checkpoints
 import dataset
 import downloads
+import layers
+import maps
+import tiles
 import utils
 from utils import UserError, evaluating, shown
 
 COLUMNS = 4  # training pictures in a sample grid, and as many test pictures
+
+
+def __getattr__(name: str):
+    """`from translate import Translator`: translator.py needs what is here."""
+    if name == "Translator":
+        from translator import Translator
+
+        return Translator
+    raise AttributeError(name)
 
 
 def pictures(args, *folders: str) -> dict[str, list[Path]]:
@@ -56,6 +68,7 @@ class Styled:
     style_of(x, t)           the style of pictures x of domain t
     random_style(t)          a style of domain t for one picture, by torch's CPU generator alone
     draw_in(content, style, t)  that content drawn in domain t in that style
+    style_parts(t)           as Trainer.parts, of the network that style_of needs
     """
 
     SHOWN = 3  # styles in a sample grid
@@ -74,17 +87,32 @@ class Styled:
         fakes = [self.draw_in(content, self.random_style(t), t) for _ in range(self.SHOWN)]
         return [x, self.draw_in(content, self.style_of(x, s), s), *fakes]
 
+    def drawing(self, s, t):
+        style = self.random_style(t)
+        what = f"style of each picture that is drawn, {tuple(style[0].shape)}: numbers of N(0,1), or an example's"
+        return lambda x, style: self.draw_in(self.content(x, s), style, t), {"style": (style, what)}
+
+    def all_parts(self, s, t):
+        return merged(self.parts(s, t), self.style_parts(t))
+
     def _styles(self, t, n):
         return [self.random_style(t) for _ in range(n)] if self.example is None else [self.style_of(self.example, t)]
 
 
+def merged(*parts: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Parts of networks, together."""
+    names = dict.fromkeys(name for some in parts for name in some)
+    return {name: tuple(part for some in parts for part in some.get(name, ())) for name in names}
+
+
 @contextmanager
-def codes_of(file: Path, seed: int):
+def codes_of(picture: Path | bytes, seed: int):
     """Inside, torch's CPU generator is of this picture and seed: whatever came before, in any order, on any rank.
 
     Afterwards it goes on as if nothing had been drawn.
     """
-    digest = hashlib.sha256(b"%d " % seed + file.read_bytes()).digest()
+    content = picture if isinstance(picture, bytes) else picture.read_bytes()
+    digest = hashlib.sha256(b"%d " % seed + content).digest()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big"))
         yield
@@ -135,27 +163,12 @@ def test(trainer, found: tuple[dict, Path] | None = None):
     """
     args = trainer.args
     state, path = found or checkpoints.newest_checkpoint(trainer.results, args.checkpoint)
-    directions = [d for d in trainer.directions if all(name in state for name in trainer.translators[d])]
-    if not directions:
-        wanted = " or ".join(", ".join(trainer.translators[d]) for d in trainer.directions)
-        raise UserError(f"{utils.shown(path)} holds no network that translates this way: {wanted}; check --direction")
+    directions = directions_of(trainer, state, path)
     inputs = pictures(args, *_sources(trainer, directions))
     trainer.inspect(inputs)
-    needed = dict.fromkeys(name for d in directions for name in trainer.translators[d])
-    checkpoints.verify(state, path, (*needed, "args", "ema"))
-    architecture = checkpoints.architecture_of(state, path, type(trainer))
-    size = checkpoints.option("img_size", args, state)
-    if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
-        with checkpoints.fitting(path, "args"):
-            trainer.build_model(**architecture)
+    size = load(trainer, state, path, directions)
     side = side_of(trainer, size)
-    averaged = "ema" in state and not args.raw_weights
-    for name in needed:
-        checkpoints.load_network(trainer.networks()[name], state["ema"] if averaged else state, name, path)
-    if getattr(args, "style_from", None):
-        if args.styles > 1:
-            raise UserError("--style_from gives one style to every picture; leave --styles out")
-        trainer.example = prepared(trainer, Path(args.style_from), side)[0]
+    set_example(trainer, side, *directions[0])
     places = []
     with evaluating(trainer.networks().values()):
         for s, t in directions:
@@ -169,7 +182,7 @@ def test(trainer, found: tuple[dict, Path] | None = None):
                     utils.save_picture(picture, place.with_name(f"{place.stem}{addition}{place.suffix}"))
             places.append(str(trainer.results / target))
     if trainer.rank == 0:
-        weights = "the averaged weights of " if averaged else ""
+        weights = "the averaged weights of " if averaged(trainer, state) else ""
         print(f"translated with {weights}{path} into {' and '.join(places)}")
 
 
@@ -178,6 +191,51 @@ def side_of(trainer, size: int) -> int | None:
     if trainer.args.keep_size and trainer.size_bound and trainer.tested == "test":
         raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
     return None if trainer.args.keep_size else size
+
+
+def directions_of(trainer, state: dict, path: Path) -> list[tuple[str, str]]:
+    """The directions, of those asked for, whose networks a checkpoint holds.  UserError: none."""
+    directions = [d for d in trainer.directions if all(name in state for name in trainer.translators[d])]
+    if only := state.get("metadata", {}).get("direction"):  # a model file has parts of networks
+        directions = [(s, t) for s, t in directions if f"{trainer.folder[s]}to{trainer.folder[t]}" == only]
+        if not directions:
+            raise UserError(f"{shown(path)} translates {only} alone: leave --direction out, or name another file")
+    if not directions:
+        wanted = " or ".join(", ".join(trainer.translators[d]) for d in trainer.directions)
+        raise UserError(f"{shown(path)} holds no network that translates this way: {wanted}; check --direction")
+    return directions
+
+
+def averaged(trainer, state: dict) -> bool:
+    """Whether a checkpoint's averaged weights translate (--ema)."""
+    return "ema" in state and not trainer.args.raw_weights
+
+
+def load(trainer, state: dict, path: Path, directions) -> int:
+    """Load what translates these ways, with the architecture of the checkpoint; returns the side of its pictures."""
+    needed = dict.fromkeys(name for d in directions for name in trainer.translators[d])
+    checkpoints.verify(state, path, (*needed, "args", "ema"))
+    architecture = checkpoints.architecture_of(state, path, type(trainer))
+    size = checkpoints.option("img_size", trainer.args, state)
+    if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
+        with checkpoints.fitting(path, "args"):
+            trainer.build_model(**architecture)
+    for name in needed:
+        net, parts = trainer.networks()[name], ("",)
+        if "metadata" in state:
+            layers.fold_spectral_norms(net)
+            parts = tuple(part for d in directions for part in trainer.all_parts(*d).get(name, ()))
+        checkpoints.load_network(net, state["ema"] if averaged(trainer, state) else state, name, path, parts)
+    return size
+
+
+def set_example(trainer, side: int | None, s: str, t: str):
+    """Take the style of --style_from, where it is given, for all that is drawn."""
+    args = trainer.args
+    if getattr(args, "style_from", None):
+        if args.styles > 1:
+            raise UserError("--style_from gives one style to every picture; leave --styles out")
+        trainer.example = tiles.tiled(trainer, prepared(trainer, Path(args.style_from), side)[0], s, t)
 
 
 def _sources(trainer, directions) -> list[str]:
@@ -196,8 +254,31 @@ def translated(trainer, source: Path, s: str, t: str, size: int | None) -> list[
     """One picture of domain s drawn in t: pairs (addition to its name, (H,W,3) uint8)."""
     x, h, w = prepared(trainer, source, size)
     with codes_of(source, trainer.args.seed), trainer._autocast():
-        answers = trainer.translations(x, s, t)
-    return [(addition, utils.to_uint8(y[0, :, :h, :w])) for addition, y in answers]
+        answers = drawn(trainer, x, s, t)
+        return [(addition, pixels(y, h, w)) for addition, y in answers]
+
+
+def drawn(trainer, x: torch.Tensor, s: str, t: str) -> list[tuple[str, torch.Tensor | maps.Map]]:
+    """What the method answers to a picture (1,C,H,W), in tiles where it is large."""
+    return trainer.translations(tiles.tiled(trainer, x, s, t), s, t)
+
+
+def pixels(y: torch.Tensor | maps.Map, h: int, w: int) -> np.ndarray:
+    """The first h rows and w columns of a drawing (1,3 or 1,H,W) in [-1,1], as (h,w,3) uint8."""
+    if isinstance(y, torch.Tensor):
+        return utils.to_uint8(y[0, :, :h, :w])
+    picture = np.empty((h, w, 3), np.uint8)
+    for a, b in y.plan.bands(y.shape[2]):
+        if a < h:
+            picture[a:b] = utils.to_uint8(y.rows(a, min(b, h))[0, :, :, :w])
+    return picture
+
+
+def values(y: torch.Tensor | maps.Map) -> torch.Tensor:
+    """A drawing as a tensor (1,C,H,W)."""
+    if isinstance(y, torch.Tensor):
+        return y
+    return torch.cat([y.rows(a, b) for a, b in y.plan.bands(y.shape[2])], 2)
 
 
 def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int, int]:
@@ -205,7 +286,11 @@ def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int
 
     size: the side it is resized to; None: its own height and width.
     """
-    x = trainer.read(source, size)[None].to(trainer.device)  # (1,C,h,w)
+    return padded(trainer, trainer.read(source, size)[None].to(trainer.device))  # (1,C,h,w)
+
+
+def padded(trainer, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+    """Pictures (N,C,h,w) padded by their border, h, w."""
     h, w = x.shape[2:]
     H, W = (max(trainer.least, math.ceil(side / trainer.multiple) * trainer.multiple) for side in (h, w))
     x = F.pad(x, (0, W - w, 0, H - h), mode="replicate")

@@ -279,15 +279,20 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there."""
+    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there.
+
+    Of (H,W,4) the last are opacities, which are left out where the format has none.
+    """
     data = encoded(array, path.suffix)  # not straight to the disk: PIL hides why it could not write
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def encoded(array: np.ndarray, suffix: str) -> bytes:
-    """What save_picture writes of (H,W,3) uint8 into a file whose name ends so."""
+    """What save_picture writes of (H,W,3 or 4) uint8 into a file whose name ends so."""
     kind = Image.registered_extensions()[suffix.lower()]
+    if array.shape[2] == 4 and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
+        array = np.ascontiguousarray(array[..., :3])
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     data = io.BytesIO()
     Image.fromarray(array).save(data, format=kind, **options)

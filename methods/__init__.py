@@ -34,6 +34,8 @@ def recognise(found: dict) -> tuple[str, dict] | None:
     found: the dict of a file, or {file name without ending: its dict} of a folder.
     """
     said = found["args"].get("method", "nice") if isinstance(found.get("args"), dict) else None
+    if said in METHODS and "metadata" in found:  # a model file, which says what it is
+        return said, found
     for name in METHODS if said is None else [said] if said in METHODS else []:
         if (networks := load(name).adopt(found)) is not None:
             return name, networks

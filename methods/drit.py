@@ -217,6 +217,12 @@ class DRIT(Styled, Trainer):
     def load_side(self) -> int:
         return round(self.args.img_size * 256 / 216)
 
+    def parts(self, s, t):
+        return {"enc_c": ("conv_share.", f"conv{s}."), "gen": ("dec_share.", f"dec{t}", f"mlp{t}.")}
+
+    def style_parts(self, t):
+        return {"enc_a": (f"fc_{t}.", f"fcVar_{t}.", f"conv_{t}.", f"model_{t.lower()}.")}
+
     def content(self, x, s):
         return self.enc_c(x, s)
 

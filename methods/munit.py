@@ -381,6 +381,12 @@ class MUNIT(Styled, SharedContent):
 
     # ----------------------------------------------------------------------------------- translation
 
+    def parts(self, s, t):
+        return {f"gen_{s.lower()}": ("enc_content.",), f"gen_{t.lower()}": ("dec.", "mlp.")}
+
+    def style_parts(self, t):
+        return {f"gen_{t.lower()}": ("enc_style.",)}
+
     def content(self, x, s):
         return self.G[s].enc_content(x)
 

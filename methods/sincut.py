@@ -131,9 +131,9 @@ def unwrapped(weights: dict) -> dict:
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def spans(side: int, halo: int) -> list[tuple[slice, slice, slice]]:
-    """A side in parts of at most TILE, with even borders: what to read, halos included; the part; the part in that."""
-    parts = -(-side // TILE)
+def spans(side: int, halo: int, tile: int) -> list[tuple[slice, slice, slice]]:
+    """A side in parts of about a tile, with even borders: what to read, halos included; the part; the part in that."""
+    parts = min(-(-side // tile), side // 2)
     borders = [2 * (side * i // (2 * parts)) for i in range(parts + 1)]
     found = []
     for a, b in itertools.pairwise(borders):
@@ -166,6 +166,7 @@ class SinCUT(Trainer):
     translators = {("A", "B"): ("G",)}
     least = 4
     size_bound = True  # the widths depend on it
+    tiles_itself = True
     tested = "train"
 
     def build(self, a) -> dict[str, nn.Module]:
@@ -252,9 +253,8 @@ class SinCUT(Trainer):
                 found = f"{shown(paths[0].parent)} holds {len(paths)} pictures"
                 raise UserError(f"{found}; sincut learns from a single one: leave just that")
 
-    def read(self, path, size):
+    def fit(self, picture, size):
         """The whole picture; its sides become the nearest multiples of 4 (as in the authors' program)."""
-        picture = dataset.read_image(path)
         picture = picture.resize([max(4, 4 * round(side / 4)) for side in picture.size], Image.Resampling.BILINEAR)
         return dataset.to_tensor(dataset.resize(picture, None, self.architecture["img_ch"]))
 
@@ -263,10 +263,16 @@ class SinCUT(Trainer):
         n, _, h, w = x.shape
         noise = torch.randn(n, 1, h, w).to(x.device) if self.noisy else None
         fake, halo = torch.empty_like(x), 8 * (len(self.G.decoder.convs) - 1)
-        for (top, y, own_y), (left, x_, own_x) in itertools.product(spans(h, halo), spans(w, halo)):
+        tile = {None: TILE, 0: max(h, w)}.get(self.args.tile, self.args.tile)
+        for (top, y, own_y), (left, x_, own_x) in itertools.product(spans(h, halo, tile), spans(w, halo, tile)):
             drawn = self.G(x[..., top, left], noise[..., top, left] if self.noisy else None)
             fake[..., y, x_] = drawn[..., own_y, own_x]
         return fake
+
+    def drawing(self, s, t):
+        noise = torch.randn(1, 1, self.args.img_size, self.args.img_size)
+        inputs = {"noise": (noise, "numbers of N(0,1), one a pixel, (N,1,H,W)")} if self.noisy else {}
+        return self.G, inputs
 
     # -------------------------------------------------------------------------- options, checkpoints
 

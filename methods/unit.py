@@ -83,6 +83,9 @@ class UNIT(SharedContent):
 
     # ----------------------------------------------------------------------------------- translation
 
+    def parts(self, s, t):
+        return {f"gen_{s.lower()}": ("enc.",), f"gen_{t.lower()}": ("dec.",)}
+
     def translate(self, x, s, t):
         return self.G[t].dec(self.G[s].enc(x))
 
