@@ -122,6 +122,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
 
 def _out_of_phase(args) -> str | None:
     """An option that another phase would ignore."""
+    import utils
+
     if args.input and args.phase != "test":
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
@@ -129,7 +131,7 @@ def _out_of_phase(args) -> str | None:
     if args.phase != "export" and {"half", "format"} & set(args.given):
         return "--half and --format say how --phase export writes; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
-        return f"--best {args.best!r} needs scores: give --score_freq"
+        return f"--best {utils.shown(args.best)} needs scores: give --score_freq"
     return None
 
 

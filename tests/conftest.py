@@ -1,5 +1,10 @@
 """What the tests share: small settings, small folders of pictures, the parity fixtures."""
 
+import os  # isort: skip
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes of tests, which share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+
 import main  # isort: skip  (first: it sets what torch reads when it is imported)
 
 import sys
