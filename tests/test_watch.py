@@ -1,7 +1,6 @@
 """--score_freq, --best: scores equal to fid_kid.py's, no bit of the training changed, nothing lost by a kill."""
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -17,46 +16,24 @@ import runs
 import scorer
 from conftest import TINY as IN_PROCESS
 from PIL import Image
-from runs import ROOT, TINY, complaint, latest, pictures, until
-from test_methods import SMALL
+from runs import ROOT, complaint, latest, pictures, until
+from watched import Run, best, compare, digests, here, lines, of, of_tiny, scored, train, trained
 
 import checkpoints
 import demo
 import fid_kid
-import main
 import utils
 import watch
 from scoring import inception
 from utils import Log, UserError
 
-TIMES = ("steps_per_second", "data_wait", "scoring_seconds")
 OFTEN = "--iteration 8 --print_freq 3 --score_freq 2 --ema 0.9"
-LITE = ("--features", "efficientnet-lite0")
 
 
 @pytest.fixture(autouse=True)
 def no_inception(monkeypatch, tmp_path):
     """Wherever these tests run: its weights are not at hand.  In runs of their own `Run` sees to that."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-
-
-class Run(runs.Run):
-    def __init__(self, folder, *call):
-        super().__init__(folder, *call, environment={"TORCH_HOME": str(folder / "hub")})
-
-
-def train(folder, options: str) -> Run:
-    return Run(folder, "runs:program", [*of_tiny(folder), *options.split()])
-
-
-def trained(folder, options: str, status=0) -> Run:
-    run = train(folder, options)
-    assert run.wait() == status, run.output
-    return run
-
-
-def of_tiny(folder) -> list[str]:
-    return [*TINY.split(), "--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
 
 
 @pytest.fixture(scope="module")
@@ -85,61 +62,7 @@ def undisturbed(tmp_path_factory, data):
     return folder
 
 
-def best(folder) -> Path:
-    return folder / "results" / "tiny_params_best.pt"
-
-
-def digests(path: Path) -> dict:
-    """Of all entries of a checkpoint but the options."""
-    state = checkpoints.load_checkpoint(path)
-    checkpoints.verify(state, path)
-    return {name: value for name, value in state["digest"].items() if name != "args"}
-
-
-def lines(folder) -> list[dict]:
-    """The log without its times."""
-    log = folder / "results" / "tiny" / "log.jsonl"
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in Log.lines(log)]
-
-
-def scored(folder) -> dict[int, dict]:
-    """{step: its scores}"""
-    log = folder / "results" / "tiny" / "log.jsonl"
-    return {line["step"]: line for line in Log.lines(log) if "scoring_seconds" in line}
-
-
-def of(method: str, folder, options: str, status=0) -> Run:
-    """A finished run of another method, at its smallest."""
-    argv = f"--method {method} {SMALL[method]} --dataset tiny --num_workers 0 --device cpu --log_freq 1 {options}"
-    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
-    run = Run(folder, "runs:program", [*argv.split(), *places])
-    assert run.wait() == status, run.output
-    return run
-
-
 # ------------------------------------------------------------------------------------ what is scored
-
-
-def of_fid_kid(folder, source: str, fakes: str, *argv) -> dict:
-    report = folder / "report.json"
-    pair = folder / "dataset" / "tiny" / source, folder / "results" / "tiny" / fakes
-    fid_kid.main([*map(str, pair), *argv, "-c", "", "--json", str(report)])
-    return json.loads(report.read_text())
-
-
-def compare(folder, found: dict, names=("fd", "kd"), argv=LITE, tolerance=1e-6):
-    """Scores of a log's line with those of fid_kid.py on what now lies in fakeA and fakeB."""
-    ways = {key.split("_")[1] for key in found if key.startswith(names[0])} - {"mean"}
-    assert ways
-    for way in ways:
-        report = of_fid_kid(folder, f"test{way[2]}", f"fake{way[2]}", *argv)
-        for name in names:
-            assert found[f"{name}_{way}"] == pytest.approx(report[name], rel=tolerance, abs=tolerance), (way, name)
-    if len(ways) == 2:
-        for name in names:
-            assert found[f"{name}_mean"] == pytest.approx((found[f"{name}_A2B"] + found[f"{name}_B2A"]) / 2)
-    else:
-        assert not any(key.endswith("_mean") for key in found)
 
 
 @pytest.mark.parametrize("options", ["", "--ema 0.5", "--ema 0.5 --raw_weights true"])
@@ -237,12 +160,6 @@ def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
     picture = folder / "dataset" / "tiny" / "testA" / "0.png"
     Image.fromarray(np.array(Image.open(picture))[::-1]).save(picture)
     assert look() == ["testA"]
-
-
-def here(folder, options: str):
-    """main.py in this process."""
-    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
-    main.main([*IN_PROCESS.split(), "--dataset", "tiny", "--log_freq", "1", *places, *options.split()])
 
 
 # ------------------------------------------------------------------------------- the training goes on
@@ -390,7 +307,8 @@ def dying(moment: str, count: int, argv: list[str]):
 
 
 @pytest.mark.parametrize("moment, count", [
-    ("translating", 1), ("translating", 4), ("looking", 3), ("writing", 1), ("writing", 40), ("written", 2),
+    ("translating", 1), ("translating", 4), ("looking", 6), ("looking", 8), ("writing", 1), ("writing", 40),
+    ("written", 2),
 ])  # fmt: skip
 def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
     argv = [*of_tiny(folder), *OFTEN.split()]
