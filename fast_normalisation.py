@@ -21,7 +21,7 @@ def _squares(x: Tensor) -> tuple[Tensor, Tensor]:
 def _constants(C: int, n: int, eps: float, device, dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(sqrt(n - 1), sqrt(C n - 1)), eps (n - 1) and eps (C n - 1) as tensors, which are added faster than numbers."""
     values = [(n - 1) ** 0.5, (C * n - 1) ** 0.5, eps * (n - 1), eps * (C * n - 1)]
-    x = torch.tensor(values, dtype=dtype, device=device)
+    x = torch.tensor(values, dtype=dtype).to(device, non_blocking=True)  # a GPU is not waited for
     return x[:2], x[2], x[3]
 
 
