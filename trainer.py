@@ -132,6 +132,8 @@ class Trainer:
         self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
+        # a GPU's reflection padding hands on the usual layout; a CPU's convolutions are fastest in the other one
+        self.layout = torch.contiguous_format if self.device.type == "cuda" else torch.channels_last
         self.draw = Draw(self.device)
         self.guard = utils.Guard(args.on_nan, self.device)
         self.results = Path(args.result_dir) / args.dataset
@@ -234,6 +236,8 @@ class Trainer:
         self._networks = self.build(SimpleNamespace(**self.architecture))
         for net in self._networks.values():
             net.to(self.device)
+            if self.device.type == "cuda":
+                net.to(memory_format=self.layout)
         parameters = dict.fromkeys(p for net in self._networks.values() for p in net.parameters())
         trained = self.trained()
         # in each half of a step, everything that this half does not train is frozen
@@ -261,7 +265,7 @@ class Trainer:
         Returns every loss term, detached, and the weighted sum of each half.
         """
         self.step += 1
-        layout = dict(memory_format=torch.channels_last, non_blocking=True)
+        layout = dict(memory_format=self.layout, non_blocking=True)
         pairs = zip(*(x.to(self.device, **layout).chunk(self.args.grad_accum) for x in (real_A, real_B)), strict=True)
         batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
         for batch in batches:

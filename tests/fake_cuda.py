@@ -21,6 +21,7 @@ Operations count as a step's where C++ hands them to a device; views are none.  
 is not `non_blocking` makes the host wait, as does whatever brings contents back.
 """
 
+import importlib
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest import mock
@@ -163,11 +164,13 @@ def fake_cuda():
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", lambda *_: None))
         stack.enter_context(mock.patch.object(torch.nn.Module, "_apply", _apply))
         kinds = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # for which one call does many tensors
-        for module in (torch.utils._foreach_utils, torch.optim.optimizer):
+        for module in map(importlib.import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
             stack.enter_context(mock.patch.object(module, "_foreach_supported_types", kinds))
         for name in ("get_rng_state", "set_rng_state"):
             for module in (torch, torch.random):
                 stack.enter_context(mock.patch.object(module, name, _disable_current_modes()(getattr(module, name))))
+        devices = "torch.utils._foreach_utils._get_foreach_kernels_supported_devices"
+        stack.enter_context(mock.patch(devices, lambda: ["cuda", "meta"]))
         _of_torch_cuda(stack)
         _forget()
         stack.callback(_forget)
