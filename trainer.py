@@ -304,7 +304,9 @@ class Trainer:
     def _autocast(self):
         if self.args.amp == "none":
             return nullcontext()
-        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp])
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp]
+        # a rounded weight that is kept from a pass without gradients would take the next pass's gradient with it
+        return torch.autocast(self.device.type, kind, cache_enabled=False)
 
     def _average_over_ranks(self, optimizer, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average the gradients; returns the averaged terms, by which all ranks make the same decision."""
@@ -332,6 +334,7 @@ class Trainer:
         with uncounted(tuple(group["params"])) if half.keep_graph else nullcontext():
             if scaler.is_enabled():
                 scaler.step(optimizer)
+                self.guard.overflowed(sum(scaler._found_inf_per_device(optimizer).values()))
                 scaler.update()
             elif self.device.type == "cuda":
                 optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait

@@ -12,6 +12,7 @@ from fake_cuda import fake_cuda, watched
 from runs import SMALL
 from scorer import rule_weights
 from test_methods import settings
+from torch.utils._pytree import tree_leaves
 
 import fast
 import main
@@ -143,13 +144,10 @@ def test_samples_translations_and_checkpoints(method, folders, monkeypatch):
         translate.sample(trainer, pictures)
         trainer.save()
         trainer.test((found, Path("there.pt")))
-        homes = {x.device.type for x in tensors(trainer.optimizers)}
-    assert homes == {"cuda"} and kept[0]["start_iter"] == 1
+        homes = {x.device.type for x in tree_leaves([o.state for o in trainer.optimizers.values()])}
+        saved = {x.device.type for x in tree_leaves(kept) if isinstance(x, torch.Tensor)}
+    assert homes == {"cuda"} and saved == {"cpu"} and kept[0]["start_iter"] == 1
     assert list((results / "toy" / "img").glob("*.png")) and list((results / "toy").glob("fake?/*.png"))
-
-
-def tensors(optimizers):
-    return [x for optimizer in optimizers.values() for state in optimizer.state.values() for x in state.values()]
 
 
 def test_the_scorer(folders):
