@@ -43,7 +43,7 @@ CASES = {  # name: options; the first three are the bars of the project
 }
 
 
-WARM, SECONDS = 6, 1.0  # askings before those that count; how long one lasts at least
+PACE = {"warm": 6, "seconds": 1.0}  # rounds before those that count; how long one asking lasts at least
 
 # ------------------------------------------------------------------------------- inside the processes
 
@@ -146,7 +146,7 @@ class Side:
 
     def __init__(self, side: str, options: str, script: str = __file__):
         command = [sys.executable, script, "--serve", side, "--options", options]
-        command += [] if SECONDS == 1 else ["--seconds", str(SECONDS)]
+        command += [] if PACE["seconds"] == 1 else ["--seconds", str(PACE["seconds"])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.process.stdout.readline().strip() != "ready":
             sys.exit(f"bench.py: the {side} process did not start")
@@ -164,10 +164,10 @@ class Side:
 # ---------------------------------------------------------------------------------------- the tables
 
 
-def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=None) -> tuple[list[float], list[float]]:
+def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple[list[float], list[float]]:
     """(reference / ours for each round, our seconds); the order within a round alternates."""
     found, seconds = [], []
-    for _ in range(WARM if warm is None else min(warm, WARM)):  # both heaps settle after a few steps
+    for _ in range(min(warm, PACE["warm"])):  # both heaps settle after a few steps
         ours.ask(what), reference.ask(what)
     for turn in range(rounds):
         if turn % 2:
@@ -323,16 +323,15 @@ def main():
     parser.add_argument("--old", help="our own step in another checkout of the program as the reference", metavar="DIR")
     parser.add_argument("--methods", nargs="+", help="methods, with options of their own in quotes, in units of --base")
     parser.add_argument("--base", default="nice", help="a method, and options of its own")
-    parser.add_argument("--warm", type=int, default=WARM, help="rounds before those that count")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long steps are repeated for a time")
+    parser.add_argument("--warm", type=int, default=PACE["warm"], help="rounds before those that count")
+    parser.add_argument("--seconds", type=float, default=PACE["seconds"], help="how long steps are repeated for a time")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         serve(args.serve, args.options, args.seconds)
         return
-    global WARM, SECONDS
-    WARM, SECONDS = args.warm, args.seconds
+    PACE.update(warm=args.warm, seconds=args.seconds)
     import torch
 
     args.extra += f" --device {args.device}" if args.device else ""
