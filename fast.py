@@ -74,6 +74,41 @@ def power_iteration(W, u):
     return sigma.reciprocal_().view(1), u, v
 
 
+@torch.no_grad()
+def iterate(layers, n):
+    """On a GPU in step: one call divides all layers' vectors by their norms."""
+    if not layers or not layers[0].weight_u.is_cuda or torch.compiler.is_compiling():
+        for layer in layers:
+            layer.power_iteration(n)
+        return
+    together(layers, n)
+
+
+def together(layers, n):
+    """n power iterations of each of the layers, all layers' first ones before any's second."""
+    W = [layer.weight_orig.detach().flatten(1) for layer in layers]
+    us = [w.new_empty(n, w.shape[0]) for w in W]
+    vs = [w.new_empty(n, w.shape[1]) for w in W]
+    last, sigmas = [layer.weight_u for layer in layers], []
+    for k in range(n):
+        last_v = [torch.mv(w.T, u, out=v[k]) for w, u, v in zip(W, last, vs, strict=True)]
+        _divide_by_norms(last_v)
+        last = [torch.mv(w, v, out=u[k]) for w, v, u in zip(W, last_v, us, strict=True)]
+        sigmas += _divide_by_norms(last)
+    torch._foreach_copy_([layer.weight_u for layer in layers], last)
+    torch._foreach_copy_([layer.weight_v for layer in layers], last_v)
+    inverse = torch.stack(sigmas).reciprocal_().view(n, -1, 1)
+    for i, layer in enumerate(layers):
+        layer.iterations = [inverse[:, i], us[i], vs[i]]
+
+
+def _divide_by_norms(vectors):
+    norms = torch._foreach_norm(vectors)
+    torch._foreach_clamp_min_(norms, 1e-12)
+    torch._foreach_div_(vectors, norms)
+    return norms
+
+
 class _InverseSigma(torch.autograd.Function):
     """(W, 1/sigma) -> (W, 1/sigma), where sigma_k = u_k . W v_k with u, v constants.
 
@@ -131,7 +166,7 @@ def spectral_linear(x, weight, inv_sigma, u, v):
 def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
     (K, out), N, k = u.shape, len(x), weight.shape[2]
     h, w = ((side - k) // stride + 1 for side in x.shape[2:])
-    cpu = x.device.type == "cpu"
+    cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # which fails at what unfolds a padded map
     if cpu and h * w <= 64 and not torch.is_autocast_enabled("cpu"):
         # Few positions, huge weights: one matrix product reads the weights in place, where the CPU's
         # convolution would first copy them into a layout of its own, in every forward and backward.
@@ -145,7 +180,8 @@ def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
         y = one_channel_conv(x, weight)
     else:  # on a CPU in the layout of the weights
         y = F.conv2d(x.contiguous() if cpu else x, weight, None, stride)
-    scale = inv_sigma.to(y.dtype).repeat_interleave(N // K, 0)[..., None, None]  # (N,1,1,1)
+    scale = inv_sigma.to(y.dtype)
+    scale = (scale if N == K else scale.repeat_interleave(N // K, 0))[..., None, None]  # (N,1,1,1)
     if bias is None:
         return y * scale
     return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1), y, scale)

@@ -21,8 +21,19 @@ def _squares(x: Tensor) -> tuple[Tensor, Tensor]:
 def _constants(C: int, n: int, eps: float, device, dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(sqrt(n - 1), sqrt(C n - 1)), eps (n - 1) and eps (C n - 1) as tensors, which are added faster than numbers."""
     values = [(n - 1) ** 0.5, (C * n - 1) ** 0.5, eps * (n - 1), eps * (C * n - 1)]
-    x = torch.tensor(values, dtype=dtype, device=device)
+    x = torch.tensor(values, dtype=dtype).to(device, non_blocking=True)  # a GPU is not waited for
     return x[:2], x[2], x[3]
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor, value: float = 1) -> Tensor:
+    """shift + value scale x, in the coefficients' precision, which a half-precision x is lifted to."""
+    return torch.addcmul(shift, x.to(scale.dtype), scale, value=value)
+
+
+def _sums(g: Tensor, x: Tensor, kind: torch.dtype, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Sums of g x and of g over H, W, in the precision `kind`."""
+    dscale = (g.to(kind) * x).sum((2, 3), keepdim)
+    return dscale, g.sum((2, 3), keepdim, dtype=kind)
 
 
 class _InstanceLayerNorm(torch.autograd.Function):
@@ -52,14 +63,13 @@ class _InstanceLayerNorm(torch.autograd.Function):
         scale = (a * gamma_).view(shift.shape)
         ctx.save_for_backward(x, scale, gamma_, m, M, i, j, roots, p, q, a, b)
         ctx.shape = gamma.shape
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+        return _affine(x, scale, shift).to(x.dtype)  # rounded once
 
     @staticmethod
     def backward(ctx, g):
         x, scale, gamma, m, M, i, j, roots, p, q, a, b = ctx.saved_tensors
         C, n = m.shape[1], x.shape[2] * x.shape[3]
-        dshift = g.sum((2, 3), dtype=m.dtype)
-        dscale = (g * x).sum((2, 3), dtype=m.dtype)
+        dscale, dshift = _sums(g, x, m.dtype)
         da, db = dscale * gamma, dshift * gamma
         dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
         dmix = torch.stack(((dp * i).sum(0), (dq * j).sum(0)), -1).mul_(roots)
@@ -68,14 +78,60 @@ class _InstanceLayerNorm(torch.autograd.Function):
         offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
         offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
         slope, offset = (di + dj).view(scale.shape), offset.view(scale.shape)
-        dx = torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype), value=-1).addcmul_(g, scale.to(g.dtype))
+        dx = _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), scale).to(g.dtype)
         dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
         dgamma, dbeta = (t.sum_to_size(gamma.shape).view(ctx.shape) for t in (dgamma, dshift))
         return dx, dmix[None], dgamma, dbeta, None
 
 
+class _InFewOperations(torch.autograd.Function):
+    """The same for a GPU, whose time goes into starting operations: those on small tensors do IN and LN in one.
+
+    Both are rows of tensors (2,N,C), LN's with equal columns: 1/std `inv`, `means`, and w = mix inv.
+    """
+
+    @staticmethod
+    def forward(ctx, x, mix, gamma, beta, eps):
+        (N, C), kind = x.shape[:2], torch.promote_types(x.dtype, torch.float32)
+        lifted = x.to(kind)
+        v, m = torch.var_mean(lifted, (2, 3))
+        V, M = torch.var_mean(lifted, (1, 2, 3))
+        inv, means = torch.stack((v, V[:, None].expand(N, C), m, M[:, None].expand(N, C))).split(2)
+        inv.add_(eps).rsqrt_()
+        w = inv * mix.permute(2, 0, 1)
+        gamma_ = gamma.reshape(-1, C)
+        a, b = w.sum(0), (w * means).sum(0)
+        scale, shift = a * gamma_, torch.addcmul(beta.reshape(-1, C), b, gamma_, value=-1)
+        ctx.save_for_backward(x, scale, gamma_, inv, means, w, a, b)
+        ctx.shape = gamma.shape
+        return _affine(x, scale[..., None, None], shift[..., None, None]).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, scale, gamma, inv, means, w, a, b = ctx.saved_tensors
+        C, n = x.shape[1], x.shape[2] * x.shape[3]
+        dscale, dshift = _sums(g, x, w.dtype)
+        db = dshift * gamma
+        dw = torch.addcmul(dscale * gamma, means, db, value=-1)
+        dmix = dw * inv
+        passed = torch.stack((dw, db.expand_as(dw))) * w  # (2,2,N,C): to the logarithms of inv, to the means
+        passed[:, 1] = passed[:, 1].sum(-1, keepdim=True)
+        by_var, by_mean = passed
+        by_var = by_var * inv.square()
+        slope = torch.add(by_var[0], by_var[1], alpha=(n - 1) / (C * n - 1))
+        centred = by_var * means
+        offset = torch.add(centred[0], centred[1], alpha=(n - 1) / (C * n - 1))
+        offset.sub_(torch.add(by_mean[0], by_mean[1], alpha=1 / C), alpha=(n - 1) / n).mul_(1 / (n - 1))
+        dx = _affine(x, slope[..., None, None], offset[..., None, None], -1 / (n - 1))
+        dx = dx.addcmul_(g.to(w.dtype), scale[..., None, None]).to(g.dtype)
+        dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
+        dgamma, dbeta = (t.sum_to_size(gamma.shape).view(ctx.shape) for t in (dgamma, dshift))
+        return dx, dmix.sum(1, keepdim=True).permute(1, 2, 0), dgamma, dbeta, None
+
+
 def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
-    return _InstanceLayerNorm.apply(x, mix, gamma, beta, eps)
+    way = _InstanceLayerNorm if x.device.type in ("cpu", "meta") else _InFewOperations
+    return way.apply(x, mix, gamma, beta, eps)
 
 
 class _InstanceNorm(torch.autograd.Function):
@@ -87,16 +143,17 @@ class _InstanceNorm(torch.autograd.Function):
         m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
         i = S.mul_(1 / n).add_(eps).rsqrt_()
         ctx.save_for_backward(x, m, i)
-        return torch.addcmul((-m * i).to(x.dtype), x, i.to(x.dtype))
+        return _affine(x, i, -m * i).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
         x, m, i = ctx.saved_tensors
         n = x.shape[2] * x.shape[3]
-        mean_g = g.sum((2, 3), keepdim=True, dtype=m.dtype) / n
-        slope = ((g * x).sum((2, 3), keepdim=True, dtype=m.dtype) / n - m * mean_g) * i * i * i
+        with_x, alone = _sums(g, x, m.dtype, keepdim=True)
+        mean_g = alone / n
+        slope = (with_x / n - m * mean_g) * i * i * i
         offset = torch.addcmul(slope * m, mean_g, i, value=-1)
-        return torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype), value=-1).addcmul_(g, i.to(g.dtype)), None
+        return _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), i).to(g.dtype), None
 
 
 def instance_norm(x, eps=1e-5):
@@ -117,16 +174,16 @@ class _Normalisation(torch.autograd.Function):
             ctx.small = [t.detach().requires_grad_() for t in (m, S, *parameters)]
             ctx.made = scale, shift = coefficients(*ctx.small)
         ctx.save_for_backward(x)
-        return torch.addcmul(shift.detach().to(x.dtype), x, scale.detach().to(x.dtype))
+        return _affine(x, scale.detach(), shift.detach()).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
         (x,), (m, *_), (scale, _) = ctx.saved_tensors, ctx.small, ctx.made
-        sums = (g * x).sum((2, 3), True, dtype=m.dtype), g.sum((2, 3), True, dtype=m.dtype)
+        sums = _sums(g, x, m.dtype, keepdim=True)
         dm, dS, *grads = torch.autograd.grad(ctx.made, ctx.small, sums, retain_graph=True)
-        slope, scale = 2 * dS, scale.detach().to(g.dtype)
+        slope, scale = 2 * dS, scale.detach()
         offset = torch.addcmul(dm / (x.shape[2] * x.shape[3]), slope, m.detach(), value=-1)
-        return torch.addcmul(offset.to(g.dtype), x, slope.to(g.dtype)).addcmul_(g, scale), None, *grads
+        return _affine(x, slope, offset).addcmul_(g.to(m.dtype), scale).to(g.dtype), None, *grads
 
 
 def _normalise(x, coefficients, *parameters):

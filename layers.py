@@ -311,6 +311,11 @@ class Stack(nn.Sequential):
 
 def power_iterations(net: nn.Module, n: int):
     """Do the power iterations of the next n forwards in every spectrally normalised layer of a network."""
-    for layer in net.modules():
-        if isinstance(layer, (SNConv2d, SNLinear)):
-            layer.power_iteration(n)
+    iterate([layer for layer in net.modules() if isinstance(layer, (SNConv2d, SNLinear))], n)
+
+
+@accelerated
+def iterate(layers: list[nn.Module], n: int):
+    """Do the next n power iterations of each of these layers."""
+    for layer in layers:
+        layer.power_iteration(n)

@@ -36,6 +36,8 @@ def save(trainer, numbered: bool = False):
     if trainer.rank != 0:
         return
     kept, results = trainer.state(), trainer.results
+    if trainer.device.type != "cpu":  # once, not for each digest and each file
+        kept = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, kept)
     if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
         checkpoints.save_checkpoint(kept, results / "model" / f"{results.name}_params_{trainer.step:07d}.pt")
     checkpoints.save_checkpoint(kept, checkpoints.latest_path(results))

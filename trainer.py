@@ -139,6 +139,8 @@ class Trainer:
         self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
+        # a GPU's reflection padding hands on the usual layout; a CPU's convolutions are fastest in the other one
+        self.layout = torch.contiguous_format if self.device.type == "cuda" else torch.channels_last
         self.draw = Draw(self.device)
         self.guard = utils.Guard(args.on_nan, self.device)
         self.results = Path(args.result_dir) / args.dataset
@@ -255,6 +257,8 @@ class Trainer:
         self._networks = self.build(SimpleNamespace(**self.architecture))
         for net in self._networks.values():
             net.to(self.device)
+            if self.device.type == "cuda":
+                net.to(memory_format=self.layout)
         parameters = dict.fromkeys(p for net in self._networks.values() for p in net.parameters())
         trained = self.trained()
         # in each half of a step, everything that this half does not train is frozen
@@ -282,7 +286,7 @@ class Trainer:
         Returns every loss term, detached, and the weighted sum of each half.
         """
         self.step += 1
-        layout = dict(memory_format=torch.channels_last, non_blocking=True)
+        layout = dict(memory_format=self.layout, non_blocking=True)
         pairs = zip(*(x.to(self.device, **layout).chunk(self.args.grad_accum) for x in (real_A, real_B)), strict=True)
         batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
         for batch in batches:
@@ -321,7 +325,9 @@ class Trainer:
     def _autocast(self):
         if self.args.amp == "none":
             return nullcontext()
-        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp])
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp]
+        # a rounded weight that is kept from a pass without gradients would take the next pass's gradient with it
+        return torch.autocast(self.device.type, kind, cache_enabled=False)
 
     def _average_over_ranks(self, optimizer, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average the gradients; returns the averaged terms, by which all ranks make the same decision."""
@@ -349,6 +355,7 @@ class Trainer:
         with uncounted(tuple(group["params"])) if half.keep_graph else nullcontext():
             if scaler.is_enabled():
                 scaler.step(optimizer)
+                self.guard.overflowed(sum(scaler._found_inf_per_device(optimizer).values()))
                 scaler.update()
             elif self.device.type == "cuda":
                 optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait

@@ -294,4 +294,4 @@ def padded(trainer, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     h, w = x.shape[2:]
     H, W = (max(trainer.least, math.ceil(side / trainer.multiple) * trainer.multiple) for side in (h, w))
     x = F.pad(x, (0, W - w, 0, H - h), mode="replicate")
-    return x.contiguous(memory_format=torch.channels_last), h, w
+    return x.contiguous(memory_format=trainer.layout), h, w

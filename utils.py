@@ -129,12 +129,12 @@ class Guard:
         self.policy = policy
         self.dropped = torch.zeros((), dtype=torch.long, device=device)  # steps, over the whole run
         self.in_row, self.first = torch.zeros_like(self.dropped), torch.zeros_like(self.dropped)
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.bad = self.lost = torch.zeros((), dtype=torch.bool, device=device)
         self.times, self.names = {}, {}  # by half of the step: how often each term was not finite
 
     def begin(self):
         """A step begins: nothing is wrong yet."""
-        self.bad = torch.zeros_like(self.bad)
+        self.bad, self.lost = torch.zeros_like(self.bad), torch.zeros_like(self.bad)
 
     def see(self, half: str, step: int, terms: dict) -> torch.Tensor:
         """Whether the update of this half of the step has to be dropped: it or a half before it went wrong."""
@@ -144,10 +144,14 @@ class Guard:
         self.first = torch.where((self.first == 0) & self.bad, step, self.first)
         return self.bad
 
+    def overflowed(self, found: torch.Tensor):
+        """An fp16 scaler has dropped an update where `found` is not 0, as it does at times: counted, and no mistake."""
+        self.lost = self.lost | (found != 0).to(self.lost.device)
+
     def end(self):
         """The step is over: count it."""
         self.in_row = (self.in_row + 1) * self.bad
-        self.dropped += self.bad
+        self.dropped += self.bad | self.lost
 
     def check(self):
         """UserError naming step and terms, if the policy says that the run ends here."""

@@ -7,6 +7,7 @@
     python benchmarks/bench.py --methods cyclegan cut   each method in units of NICE-GAN
     python benchmarks/bench.py --scaling --plot f.png   our step against batch and picture size, with exponents
     python benchmarks/bench.py --profile --cases 128    the operations that our step spends its time in
+    python benchmarks/bench.py --ours "--amp bf16"      our step with these options, the reference without
 
 Both sides live in processes of their own, ours set up as main.py does it, the reference as plain
 PyTorch, and take steps in turns, so that what else the machine does hits both.  A line shows the
@@ -37,13 +38,18 @@ CASES = {  # name: options; the first three are the bars of the project
     "64": "--img_size 64 --n_dis 6",
     "128 b4": "--img_size 128 --batch_size 4",
     "64 full": "--img_size 64 --n_dis 6 --light false",
+    "256 b4": "--img_size 256 --batch_size 4",
+    "tiny": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",  # for a look at this program itself
+    "tiny b4": "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --batch_size 4",
 }
 
+
+PACE = {"warm": 6, "seconds": 1.0}  # rounds before those that count; how long one asking lasts at least
 
 # ------------------------------------------------------------------------------- inside the processes
 
 
-def serve(side: str, options: str):
+def serve(side: str, options: str, least: float = 1.0):
     """Build one side, then answer lines: 'step', 'translate', 'profile', 'memory', each in JSON."""
     if side == "ours":
         import main  # first: it sets what torch reads when it is imported
@@ -56,6 +62,11 @@ def serve(side: str, options: str):
 
     args = main.parse_args(shlex.split(options))
     device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = args.benchmark_flag  # of both sides
+    if side == "reference" and (args.amp != "none" or args.compile):
+        sys.exit("bench.py: the reference is eager and in float32: --ours gives --amp and --compile to our side alone")
     if side == "ours":
         layers.keep_freed_memory()
         model = methods.create(args)
@@ -70,13 +81,13 @@ def serve(side: str, options: str):
 
     def finish():
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     def timed(function, rhythm=1):
-        """Seconds a call takes, on average over a second of calls and a multiple of `rhythm`."""
+        """Seconds a call takes, on average over `least` seconds of calls and a multiple of `rhythm`."""
         finish()
         start, n, seconds = time.perf_counter(), 0, 0.0
-        while seconds < 1 or n % rhythm:
+        while seconds < least or n % rhythm:
             function()
             finish()
             n, seconds = n + 1, time.perf_counter() - start
@@ -111,7 +122,7 @@ def serve(side: str, options: str):
 
     def memory():
         if device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
+            return torch.cuda.max_memory_allocated(device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     calls = {
@@ -136,6 +147,7 @@ class Side:
 
     def __init__(self, side: str, options: str, script: str = __file__, threads: int | None = None):
         command = [sys.executable, script, "--serve", side, f"--options={options}"]
+        command += [] if PACE["seconds"] == 1 else ["--seconds", str(PACE["seconds"])]
         more = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}} if threads else {}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
         if self.process.stdout.readline().strip() != "ready":
@@ -157,7 +169,7 @@ class Side:
 def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple[list[float], list[float]]:
     """(reference / ours for each round, our seconds); the order within a round alternates."""
     found, seconds = [], []
-    for _ in range(warm):  # both heaps settle after a few steps
+    for _ in range(min(warm, PACE["warm"])):  # both heaps settle after a few steps
         ours.ask(what), reference.ask(what)
     for turn in range(rounds):
         if turn % 2:
@@ -169,12 +181,13 @@ def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple
     return sorted(found), seconds
 
 
-def table(cases, rounds: int, extra: str, against: str | None, old: str | None):
+def table(cases, rounds: int, extra: str, alone: str, against: str | None, old: str | None):
+    """alone: options of our side only."""
     print("| case | what | times as fast | middle half | peak memory, ours / reference | convolutions | our time |")
     print("|---|---|---|---|---|---|---|")
     for name in cases:
         options = f"{CASES[name]} {extra}"
-        ours = Side("ours", options)
+        ours = Side("ours", f"{options} {alone}")
         if old:
             reference = Side("ours", options, str(Path(old) / "benchmarks" / "bench.py"))
         else:
@@ -210,8 +223,7 @@ def method_table(cases, rounds: int, extra: str, base: str):
     print(f"| method and options | step, in units of {base}'s | middle half | peak memory | translating a picture |")
     print("|---|---|---|---|---|")
     for case in cases:
-        name, _, options = case.partition(" ")
-        theirs, ours = (Side("ours", f"--method {m} {extra} {o}") for m, o in ((base, ""), (name, options)))
+        theirs, ours = (Side("ours", f"{extra} --method {name_and_options}") for name_and_options in (base, case))
         found = compare(theirs, ours, rounds)
         step, translate = (statistics.median(found[what]) for what in ("step", "translate"))
         units = [f"**{step:.2f}**", middle(found["step"]), f"{found['memory'] / 1024:.1f} GB", f"{translate:.2f}"]
@@ -313,20 +325,27 @@ def main():
     parser.add_argument("--plot", help="file that --scaling draws its plot into (needs matplotlib)")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--start", action="store_true")
-    parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--amp bf16 --compile true'")
+    parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--benchmark_flag true'")
+    parser.add_argument("--ours", default="", help="for our side alone, e.g. '--amp bf16 --compile true'")
+    parser.add_argument("--device", help="of both sides; by default the best present")
     parser.add_argument("--against", help="our own step with these options more as the reference", metavar="OPTIONS")
     parser.add_argument("--old", help="our own step in another checkout of the program as the reference", metavar="DIR")
     parser.add_argument("--methods", nargs="+", help="methods, with options of their own in quotes, in units of --base")
-    parser.add_argument("--base", default="nice")
+    parser.add_argument("--base", default="nice", help="a method, and options of its own")
+    parser.add_argument("--warm", type=int, default=PACE["warm"], help="rounds before those that count")
+    parser.add_argument("--seconds", type=float, default=PACE["seconds"], help="how long steps are repeated for a time")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve, args.options)
+        serve(args.serve, args.options, args.seconds)
         return
+    PACE.update(warm=args.warm, seconds=args.seconds)
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    args.extra += f" --device {args.device}" if args.device else ""
+    gpu = torch.cuda.is_available() and (args.device or "cuda").startswith("cuda")
+    device = torch.cuda.get_device_name(args.device or "cuda") if gpu else f"CPU, {os.cpu_count()} cores"
     print(f"{device}, torch {torch.__version__}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n")
     if args.start:
         start_up()
@@ -337,7 +356,7 @@ def main():
     elif args.methods:
         method_table(args.methods, args.rounds, args.extra, args.base)
     else:
-        table(args.cases, args.rounds, args.extra, args.against, args.old)
+        table(args.cases, args.rounds, args.extra, args.ours, args.against, args.old)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,82 @@
 #!/usr/bin/env bash
-# One call for a machine with a GPU: the CUDA tests, the side-by-side tables, then real training for
-# as long as fits.  Writes tables, sample grids and the log to $OUT (default: results/gpu).
+# One call of at most LIMIT seconds for a machine with a GPU; what comes back lies in $OUT.
 #
-#   DATA=.data TRAIN_SECONDS=120 bash benchmarks/gpu.sh
+#   DATA=.data bash benchmarks/gpu.sh                         on a GPU, at most 10 minutes
+#   DATA=.data bash benchmarks/gpu.sh                         again: the same training goes on, nothing else runs
+#   DEVICE=cpu TOY=1 LIMIT=60 DATA=... bash benchmarks/gpu.sh the script itself, at toy sizes
 #
-# DATA: a folder that holds cat2dog/{trainA,trainB,testA,testB}.
+# The first call runs the CUDA tests, the tables side by side, every method's step, and trains for the rest; the next
+# ones train, so that three calls make half an hour of one training.  Each ends with sample grids, log and scores.
+# Every part has a time limit of its own and leaves its output although it is cut off.
+#
+# DATA: a folder that holds cat2dog/{trainA,trainB,testA,testB}; NAME: another data set in it.
+# RUN: what is kept from call to call (the checkpoint has 1.3 GB); SIZE: side of the pictures, 128.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-OUT=${OUT:-results/gpu}
-DATA=${DATA:-.data}
-mkdir -p "$OUT"
+cd "$(dirname "$0")/.." || exit 1
+OUT=${OUT:-results/gpu} DATA=${DATA:-.data} NAME=${NAME:-cat2dog} RUN=${RUN:-results/gpu_run}
+DEVICE=${DEVICE:-cuda} LIMIT=${LIMIT:-590} TOY=${TOY:-} SIZE=${SIZE:-128} PYTHON=${PYTHON:-python3}
+SMALL="" STEPS=100000 FREQ=500 BASE=nice CASE=256 CASE4="256 b4" ROUNDS=(--rounds 3 --warm 2 --seconds 0.5)
+METHODS=(cyclegan ugatit cut fastcut gcgan distancegan unit munit drit sincut)
+if [ -n "$TOY" ]; then
+  SIZE=48 STEPS=1000000 FREQ=20 CASE=tiny CASE4="tiny b4"
+  ROUNDS=(--rounds 1 --warm 0 --seconds 0.01)
+  SMALL="--ch 2 --n_res 1 --n_dis 6"
+  BASE="nice --img_size 48 $SMALL"
+  METHODS=("gcgan --img_size 48 --ch 2 --n_res 1")
+fi
+mkdir -p "$OUT" "$RUN"
 export PYTHONUNBUFFERED=1
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$OUT/machine.txt"
 
-python3 -m pytest -m cuda 2>&1 | tail -n 20 | tee "$OUT/tests.txt"
+# part SECONDS FILE COMMAND...: its output into FILE; cut off after SECONDS, or where the whole would take too long
+part() {
+  local seconds=$1 file=$2 left=$((LIMIT - SECONDS - RESERVE))
+  shift 2
+  [ "$seconds" -gt "$left" ] && seconds=$left
+  [ "$seconds" -lt 3 ] && { echo "no time left: $*" >> "$OUT/$file"; return; }
+  local begin=$SECONDS
+  timeout -s TERM -k 15 "$seconds" "$@" 2>&1 | tail -c 20000 >> "$OUT/$file"
+  echo "$((SECONDS - begin)) s, status ${PIPESTATUS[0]}: $*" | tee -a "$OUT/parts.txt"
+}
 
-{
-  echo "exact"
-  timeout 80 python3 benchmarks/bench.py --cases 256 128 --rounds 5
-  echo "each method's step, in units of NICE-GAN's"
-  timeout 150 python3 benchmarks/bench.py --rounds 3 --methods cyclegan ugatit cut fastcut gcgan unit munit
-  echo "bf16, compiled"
-  timeout 130 python3 benchmarks/bench.py --cases 256 --rounds 5 --extra "--amp bf16 --compile true"
-  timeout 80 python3 benchmarks/bench.py --scaling --rounds 1
-} 2>&1 | tee "$OUT/bench.md"
+bench() {
+  local seconds=$1
+  shift
+  part "$seconds" bench.md "$PYTHON" benchmarks/bench.py --device "$DEVICE" "${ROUNDS[@]}" "$@"
+}
+
+rm -f "$OUT"/{machine.txt,parts.txt,tests.txt,bench.md,train.txt,scores.txt}
+{ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || uname -m; } 2> /dev/null | tee "$OUT/machine.txt"
+
+RESERVE=$((LIMIT / 5)) # seconds that are left to training, translation and scores in the first call
+if [ ! -e "$RUN/measured" ]; then
+  if [ -z "$TOY" ]; then part 120 tests.txt "$PYTHON" -m pytest -m cuda --timeout 60; fi
+  bench 60 --cases "$CASE" "$CASE4"
+  bench 45 --cases "$CASE" --extra "--benchmark_flag true"
+  bench 45 --cases "$CASE" "$CASE4" --ours "--amp bf16"
+  if [ -z "$TOY" ]; then bench 90 --cases "$CASE" --ours "--amp bf16 --compile true"; fi
+  bench 110 --base "$BASE" --methods "${METHODS[@]}"
+  touch "$RUN/measured"
+fi
 
 # SIGTERM lets the training finish its step and save
-timeout -s TERM "${TRAIN_SECONDS:-120}" python3 main.py --dataset cat2dog --dataset_dir "$DATA" --result_dir "$OUT/run" \
-  --img_size 256 --decay_flag false --print_freq 500 --cache true 2>&1 | tail -c 2000 | tee "$OUT/train.txt"
-cp "$OUT"/run/cat2dog/log.jsonl "$OUT/log.jsonl"
-for grid in A2B B2A; do cp "$(ls "$OUT"/run/cat2dog/img/${grid}_*.png | tail -n 1)" "$OUT/$grid.png"; done
-rm -rf "$OUT/run" # the checkpoint has 1.3 GB; what comes back are the grids and the log
+RESERVE=$((LIMIT / 10 + 5))
+# shellcheck disable=SC2086
+part "$LIMIT" train.txt "$PYTHON" main.py --dataset "$NAME" --dataset_dir "$DATA" --result_dir "$RUN" --device "$DEVICE" \
+  --img_size "$SIZE" $SMALL --iteration "$STEPS" --print_freq "$FREQ" --cache true --resume auto
+
+RESERVE=2
+part $((LIMIT / 10)) test.txt "$PYTHON" main.py --phase test --dataset "$NAME" --dataset_dir "$DATA" --result_dir "$RUN" \
+  --device "$DEVICE"
+for domain in A B; do
+  for features in inception efficientnet-lite0; do
+    part $((LIMIT / 15)) scores.txt "$PYTHON" fid_kid.py "$DATA/$NAME/test$domain" "$RUN/$NAME/fake$domain" \
+      --features "$features" -c "${DEVICE/#cpu/}"
+    grep -q FID "$OUT/scores.txt" && break # the first needs weights from the internet, the second a package
+  done
+done
+cp "$RUN/$NAME/log.jsonl" "$OUT/log.jsonl"
+for grid in A2B B2A; do
+  last=$(find "$RUN/$NAME/img" -name "${grid}_*.png" 2> /dev/null | sort | tail -n 1)
+  [ -n "$last" ] && cp "$last" "$OUT/$grid.png"
+done
+echo "$SECONDS s of $LIMIT" | tee -a "$OUT/parts.txt"

@@ -56,8 +56,8 @@ def outputs_of(method: str):
 class Replayed:
     """Draws of one step of a recording, by name; asking for one that was not drawn is a mistake."""
 
-    def __init__(self, data, step: int, dtype=torch.float32):
-        self.data, self.step, self.dtype = data, step, dtype
+    def __init__(self, data, step: int, dtype=torch.float32, device="cpu"):
+        self.data, self.step, self.dtype, self.device = data, step, dtype, device
 
     def _recorded(self, name: str):
         return self.data[f"draw/{name}"][self.step]
@@ -65,13 +65,13 @@ class Replayed:
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         value = torch.from_numpy(self._recorded(name)).to(self.dtype)
         assert value.shape == shape, f"{name} is {tuple(value.shape)}, asked for {shape}"
-        return value
+        return value.to(self.device)
 
     def permutation(self, name: str, n: int) -> torch.Tensor:
         value = torch.from_numpy(self._recorded(name)).long()
         value = value[value >= 0]
         assert len(value) <= n and value.max() < n, f"{name} is no permutation of {n}"
-        return value
+        return value.to(self.device)
 
     def uniform(self, name: str) -> float:
         return self._number(name)
@@ -127,7 +127,7 @@ def final_of(data, key: str):
 
 def deviation(found, expected, relative=False) -> float:
     """The worst difference, of the expected value or absolutely; where nothing is expected (NaN) nothing may be."""
-    found, expected = (torch.as_tensor(x).detach().double() for x in (found, expected))
+    found, expected = (torch.as_tensor(x).detach().cpu().double() for x in (found, expected))
     assert found.shape == expected.shape, f"{tuple(found.shape)}, expected {tuple(expected.shape)}"
     difference = (found - expected).abs()
     return (difference / expected.abs().clamp_min(1e-12) if relative else difference).max().item()
@@ -149,13 +149,14 @@ def _replay(method, data, dtype, *more):
     idle = {k for name in ("noise_biases", "zero_gradient_keys") for k in data.get(f"config/{name}", np.array([]))}
     worst = {"eval": {}, "losses": {}, "first": {}, "final": {}}
     with torch.no_grad(), evaluating(model.networks().values()):
-        for name, value in outputs_of(method).evaluate(model, *pictures(data, 0, dtype), data).items():
+        real = (x.to(model.device) for x in pictures(data, 0, dtype))
+        for name, value in outputs_of(method).evaluate(model, *real, data).items():
             worst["eval"][name] = deviation(value, data[f"eval/{name}"])
     assert {k for k in data.files if k.startswith("eval/")} >= {f"eval/{k}" for k in worst["eval"]}
     losses = [key.removeprefix("train/") for key in data.files if key.startswith("train/")]
     losses = [key for key in losses if data[f"train/{key}"].shape == (len(data["real_A"]),)]
     for step in range(len(data["real_A"])):
-        model.draw = Replayed(data, step, dtype)
+        model.draw = Replayed(data, step, dtype, model.device)
         terms = model.train_step(*pictures(data, step, dtype))
         for name in losses:
             expected = data[f"train/{name}"][step]

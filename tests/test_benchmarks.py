@@ -1,10 +1,13 @@
 """The arithmetic of benchmarks/bench.py, and one of its processes at work."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import pictures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -33,3 +36,21 @@ def test_a_side_times_its_steps_and_profiles_them(side):
     calls = {name: n for name, _, n in operations}
     # backward passes of a step: D's and G's, each direction; every convolution is there
     assert calls["aten::convolution_backward"] > 20 and 0.1 < convolutions < 1
+
+
+@pytest.mark.slow
+def test_one_call_on_a_machine_with_a_gpu(tmp_path):
+    """benchmarks/gpu.sh at toy sizes on a CPU; its second call goes on with the training of the first."""
+    pictures(tmp_path, 3)
+    more = {"DEVICE": "cpu", "TOY": "1", "NAME": "tiny", "DATA": str(tmp_path / "dataset"), "PYTHON": sys.executable}
+    more |= {"OUT": str(tmp_path / "out"), "RUN": str(tmp_path / "run")}
+    steps = []
+    for limit in (240, 90):
+        command = ["bash", str(Path(bench.__file__).with_name("gpu.sh"))]
+        subprocess.run(command, env={**os.environ, **more, "LIMIT": str(limit)}, timeout=limit + 30, check=True)
+        steps.append(len((tmp_path / "out" / "log.jsonl").read_text().splitlines()))
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert {"A2B.png", "B2A.png", "train.txt", "parts.txt", "scores.txt", "machine.txt"} <= names
+    assert steps[1] > steps[0] > 0
+    lines = (tmp_path / "out" / "parts.txt").read_text().splitlines()
+    assert not any("bench.py" in line for line in lines) and (tmp_path / "run" / "tiny_params_latest.pt").exists()

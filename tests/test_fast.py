@@ -1,5 +1,6 @@
 """fast.py: every function equals the definition of its name in layers.py, values and gradients."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import images, options, weights
 
 import fast
 import fast_convolution
+import fast_normalisation
 import layers
 import NICE
 
@@ -137,13 +139,43 @@ def test_instance_norm(layout, offset):
     agree(fast.instance_norm(moved), F.instance_norm(moved), x)
 
 
+@pytest.mark.parametrize("way", [fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations])
 @pytest.mark.parametrize("given", [True, False])
-def test_instance_layer_norm(given):
+def test_instance_layer_norm(given, way):
+    """On a CPU, and as on a GPU."""
     torch.manual_seed(0)
     x, mix = double(3, 4, 8, 7), double(1, 4, 2)
     gamma, beta = (double(3, 4) if given else double(1, 4, 1, 1) for _ in range(2))
     plain = layers.instance_layer_norm.__wrapped__
-    agree(fast.instance_layer_norm(x, mix, gamma, beta), plain(x, mix, gamma, beta), x, mix, gamma, beta)
+    agree(way.apply(x, mix, gamma, beta, 1e-5), plain(x, mix, gamma, beta), x, mix, gamma, beta)
+
+
+@pytest.mark.parametrize("way", [fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations])
+def test_instance_layer_norm_of_half_precision_rounds_once(way):
+    """Far from 0, where rounded coefficients would lose digits."""
+    torch.manual_seed(0)
+    x, mix = (torch.randn(2, 8, 16, 16) + 20).bfloat16().requires_grad_(), torch.rand(1, 8, 2)
+    mix, gamma, beta = mix / mix.sum(-1, keepdim=True), torch.ones(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)
+    exact = x.detach().double().requires_grad_()
+    found = way.apply(x, mix, gamma, beta, 1e-5)
+    expected = layers.instance_layer_norm.__wrapped__(exact, mix, gamma, beta)
+    g = torch.randn(expected.shape).bfloat16()
+    pairs = (found, expected), (*torch.autograd.grad(found, x, g), *torch.autograd.grad(expected, exact, g))
+    assert found.dtype == torch.bfloat16
+    for a, b in pairs:
+        assert (a - b).norm() / b.norm() < 2.5e-3  # 1.7e-3 is rounding to bfloat16
+
+
+def test_power_iterations_of_all_layers_at_once():
+    """As on a GPU: the same vectors, and the same 1 / sigma."""
+    torch.manual_seed(0)
+    ours = [layers.SNConv2d(3, 5, 4), layers.SNLinear(7, 2), layers.SNConv2d(5, 1, 4)]
+    theirs = copy.deepcopy(ours)
+    fast.together(ours, 2)
+    for a, b in zip(ours, theirs, strict=True):
+        b.power_iteration(2)
+        for x, y in zip([*a.iterations, a.weight_u, a.weight_v], [*b.iterations, b.weight_u, b.weight_v], strict=True):
+            torch.testing.assert_close(x, y)
 
 
 @LAYOUTS

@@ -1,0 +1,137 @@
+"""Count the operations that a training step would start on a GPU, without one: on fake tensors (tests/fake_cuda.py).
+
+    python benchmarks/kernels.py                        our step at 256 px and the defaults, and the plain reference's
+    python benchmarks/kernels.py --methods cyclegan cut methods, with options of their own in quotes
+    python benchmarks/kernels.py --names                the operations by name
+
+An operation is what C++ hands to a device: one kernel or a few.  Copies of the layout are those between tensors of
+different strides; `hidden` ones, which are not among `all`, are made inside: a convolution brings what it is given
+into one layout, reflection padding into the usual one.  Fills make constants.  Views count nothing.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import main as program  # noqa: E402, I001  (first: it sets what torch reads when it is imported)
+
+import torch  # noqa: E402
+from fake_cuda import fake_cuda, watched  # noqa: E402
+
+import methods  # noqa: E402
+from trainer import Draw  # noqa: E402
+
+KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
+         "fills", "optimizers and norms", "hidden copies")  # fmt: skip
+
+
+class Known(Draw):
+    """Single numbers without contents: what draws them is not counted."""
+
+    def uniform(self, name):
+        return 0.7
+
+    def integer(self, name, n):
+        return 0
+
+
+def started(case: str) -> list:
+    """The operations of a trainer's second step of its largest kind; case: a method and options, or "reference"."""
+    name, _, text = case.partition(" ")
+    method = "nice" if name == "reference" else name
+    with fake_cuda():
+        args = program.parse_args(f"--method {method} --device cuda {text}".split())
+        shape = args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size
+        real = [torch.rand(shape, device="cuda") for _ in "AB"]
+        if name == "reference":
+            from reference import Reference
+
+            model = Reference(args.img_size, args.ch, args.n_res, args.n_dis, args.light, device="cuda")
+        else:
+            model = methods.create(args)
+            model.draw = Known(model.device)
+            model.prepare(*real)
+            model.step = model.rhythm - 1
+        model.train_step(*real)  # which makes what is made once
+        if name != "reference":
+            model.step = 2 * model.rhythm - 1
+        with watched() as seen:
+            model.train_step(*real)
+    return seen.started
+
+
+def kind_of(func, args, made) -> str:
+    """The row of the table that an operation counts in."""
+    name = func.name().split("::")[1].split(".")[0]
+    if "convolution" in name:
+        return "convolutions"
+    if name in ("mm", "addmm", "bmm", "mv", "addmv", "dot", "addmm_", "baddbmm", "vdot", "addr"):
+        return "matrix products"
+    if name.startswith(("_foreach", "_fused", "_amp")):
+        return "optimizers and norms"
+    if name in ("clone", "copy_", "_to_copy", "contiguous"):
+        source, result = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
+        same = source.dtype == result.dtype and source.device == result.device
+        return "copies of the layout" if same and source.stride() != result.stride() else "other copies"
+    if name.startswith(("zeros", "ones", "full", "fill", "zero", "new_", "scalar_tensor", "arange")):
+        return "fills"
+    if name in ("sum", "mean", "var_mean", "std_mean", "norm", "linalg_vector_norm", "amax", "any", "_softmax",
+                "_softmax_backward_data", "max", "min", "std", "var"):  # fmt: skip
+        return "reductions"
+    return "elementwise"
+
+
+def hidden(func, args) -> int:
+    """The copies of the layout that an operation makes inside, as cuDNN's convolutions and the padding's kernels do."""
+    name = func.name().split("::")[1].split(".")[0]
+    maps = [x for x in args if isinstance(x, torch.Tensor) and x.dim() == 4]
+    if "reflection_pad" in name:
+        return sum(not x.is_contiguous() for x in maps)
+    if "convolution" not in name:
+        return 0
+    last = any(is_last(x) for x in maps[-2:])  # input and weight decide
+    return sum(
+        not x.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format) for x in maps
+    )
+
+
+def is_last(x) -> bool:
+    """Whether the channels of x come last and no other reading of its strides is possible."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def table(cases: list[str]):
+    print(f"| step | all | {' | '.join(KINDS)} |\n|---|{'---|' * (1 + len(KINDS))}")
+    for case in cases:
+        found = started(case)
+        kinds = Counter(kind_of(func, args, made) for func, args, _, made in found)
+        whole, kinds["hidden copies"] = kinds.total(), sum(hidden(func, args) for func, args, *_ in found)
+        print(f"| {case} | **{whole:,}** | {' | '.join(f'{kinds[kind]:,}' for kind in KINDS)} |", flush=True)
+
+
+def names(case: str):
+    print(f"\n| {case} | calls |\n|---|---|")
+    found = Counter((kind_of(func, args, made), func.name()) for func, args, _, made in started(case))
+    for (kind, name), n in found.most_common():
+        print(f"| {kind}: `{name}` | {n:,} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--methods", nargs="+", default=["nice", "reference"], metavar="METHOD",
+                        help="methods, with options of their own in quotes; all: every method")  # fmt: skip
+    parser.add_argument("--names", action="store_true", help="the operations by name, too")
+    args = parser.parse_args()
+    cases = [*methods.METHODS, "reference"] if args.methods == ["all"] else args.methods
+    print(f"torch {torch.__version__}; 256 px, batch 1 and each method's defaults unless said otherwise\n")
+    table(cases)
+    for case in cases if args.names else ():
+        names(case)
+
+
+if __name__ == "__main__":
+    main()

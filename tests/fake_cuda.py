@@ -1,0 +1,300 @@
+"""A GPU that is not there: tensors on cuda:0 with shapes, strides and types, and no contents.
+
+    with fake_cuda():
+        trainer = methods.create(main.parse_args(["--device", "cuda", ...]))
+        with watched() as seen:
+            trainer.train_step(real_A, real_B)
+    seen.problems()       what a GPU would have refused or waited for
+    seen.started          the operations that it would have been given
+
+torch's FakeTensorMode does this for graphs that are traced; for whole programs it has to be helped:
+
+- Python is told cuda:0, C++ "meta": the engine of autograd would look for the GPU's queue.
+- C++'s autocast thus finds nothing to do; `Autocast` does it in Python, by CUDA's lists.
+- An operation that C++ thus asks for on "meta" (x.new_tensor, a default of autograd's) is made one on cuda:0.
+- Parameters of a module that moves are told their new device: fake ones cannot be swapped.
+- `torch.cuda` says that there is one GPU, and has random states.
+- What comes to the CPU at last is zeros (numpy()), 0, 1.0 or True (item()).
+- Tensors that fast.py keeps from call to call are thrown away before and after.
+
+Operations count as a step's where C++ hands them to a device; views are none.  A copy from the CPU to the GPU that
+is not `non_blocking` makes the host wait, as does whatever brings contents back.
+"""
+
+import importlib
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+
+import fast
+import fast_normalisation
+
+GPU = torch.device("cuda:0")
+DEVICE_OF = torch.ops.prim.device.default
+READ = torch.ops.aten._local_scalar_dense.default
+CPU_ONLY = ("row_conv", "one_channel_conv", "_MinimalConv", "_Early", "_OnFrame")  # of fast.py
+
+
+# ---------------------------------------------------------------------------------------- the machine
+
+
+def _told(x: FakeTensor) -> torch.device:
+    """The device of a fake tensor as C++ is told."""
+    gpu = x.fake_device.type == "cuda"
+    return torch.device("meta") if gpu or x.fake_mode.in_kernel_invocation else x.fake_device
+
+
+class FakeCudaMode(FakeTensorMode):
+    """FakeTensorMode, but for the answer about devices."""
+
+    avoid_device_init = True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is DEVICE_OF:
+            return _told(args[0])
+        if func is READ:
+            return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
+        kwargs = dict(kwargs or {})
+        if (asked := kwargs.get("device")) is not None and torch.device(asked).type == "meta":
+            kwargs["device"] = GPU
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+_dispatch = FakeTensor.__dict__["__torch_dispatch__"].__func__
+
+
+def _of_tensor(cls, func, types, args=(), kwargs=None):
+    return _told(args[0]) if func is DEVICE_OF else _dispatch(cls, func, types, args, kwargs or {})
+
+
+def _numpy(self, *, force=False):
+    if self.device.type != "cpu":
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+    with _disable_current_modes():
+        return torch.zeros(tuple(self.shape), dtype=self.dtype).numpy()
+
+
+def _to(self, *args, **kwargs):
+    """Tensor.to, which does not copy where C++ mistakes the tensor's own device for another."""
+    names = ("device", "dtype", "non_blocking", "memory_format")
+    copy = kwargs.pop("copy", False)
+    wanted = dict(zip(names, torch._C._nn._parse_to(*args, **kwargs), strict=True))
+    if wanted["device"] is not None and torch.device(wanted["device"]).type == self.device.type:
+        wanted["device"] = None
+    if wanted["device"] is None:
+        wanted.pop("device")
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if not wanted.keys() - {"non_blocking"} and not copy:
+        return self
+    return torch.Tensor.to(self, copy=copy, **({"dtype": self.dtype} | wanted))
+
+
+def _apply(self, fn, recurse=True):
+    """Module._apply, for which a parameter stays what it was, as it does where its `data` can be set."""
+    for child in self.children() if recurse else ():
+        child._apply(fn)
+    for kind in (self._parameters, self._buffers):
+        for name, x in kind.items():
+            if x is None:
+                continue
+            with torch.no_grad():
+                moved = fn(x)
+            if isinstance(x, FakeTensor) and moved.dtype == x.dtype and moved.stride() == x.stride():
+                x.fake_device = moved.device
+            else:
+                kind[name] = torch.nn.Parameter(moved, x.requires_grad) if kind is self._parameters else moved
+    return self
+
+
+def _of_torch_cuda(stack: ExitStack):
+    state = torch.zeros(16, dtype=torch.uint8)
+    kept = {"state": state}
+    answers = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "synchronize": lambda *_: None,
+        "get_rng_state": lambda *_: kept["state"],
+        "set_rng_state": lambda x, *_: kept.update(state=x),
+        "get_rng_state_all": lambda: [kept["state"]],
+        "set_rng_state_all": lambda states: kept.update(state=states[0]),
+        "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 2**30, major=9, minor=0),
+        "get_device_capability": lambda *_: (9, 0),
+        "_lazy_init": lambda: None,
+    }
+    for name, answer in answers.items():
+        stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+    return kept
+
+
+def _forget():
+    """Tensors that outlive a call: of a real CPU before, fake ones after."""
+    for module in (fast, fast_normalisation):
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
+@contextmanager
+def fake_cuda():
+    """Inside, there is a GPU whose tensors have no contents, and CPU tensors that are made have none, either."""
+    mode = FakeCudaMode(allow_non_fake_inputs=True)  # before torch.cuda is told to be there
+    patches = {
+        "__torch_dispatch__": classmethod(_of_tensor),
+        "numpy": _numpy,
+        "to": _to,
+        "is_cuda": property(lambda x: x.device.type == "cuda"),
+        "is_cpu": property(lambda x: x.device.type == "cpu"),
+        "is_meta": property(lambda x: x.device.type == "meta"),
+        "cuda": lambda x, *_, **__: _to(x, GPU),
+        "data": property(torch.Tensor.detach),
+        "pin_memory": lambda x, *_: x,
+    }
+    with ExitStack() as stack:
+        for name, value in patches.items():
+            stack.enter_context(mock.patch.object(FakeTensor, name, value, create=True))
+        stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", lambda *_: None))
+        stack.enter_context(mock.patch.object(torch.nn.Module, "_apply", _apply))
+        kinds = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # for which one call does many tensors
+        for module in map(importlib.import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
+            stack.enter_context(mock.patch.object(module, "_foreach_supported_types", kinds))
+        for name in ("get_rng_state", "set_rng_state"):
+            for module in (torch, torch.random):
+                stack.enter_context(mock.patch.object(module, name, _disable_current_modes()(getattr(module, name))))
+        devices = "torch.utils._foreach_utils._get_foreach_kernels_supported_devices"
+        stack.enter_context(mock.patch(devices, lambda: ["cuda", "meta"]))
+        _of_torch_cuda(stack)
+        _forget()
+        stack.callback(_forget)
+        stack.enter_context(mode)
+        stack.enter_context(Autocast())
+        yield mode
+
+
+# ------------------------------------------------------------------------------------ mixed precision
+
+LOWER = (
+    "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "matmul", "__matmul__", "__rmatmul__",
+    "mm", "mv", "bmm", "addmm", "addmv", "baddbmm", "einsum", "prelu", "scaled_dot_product_attention",
+)  # fmt: skip
+WHOLE = (
+    "exp", "log", "log2", "log10", "log1p", "pow", "__pow__", "reciprocal", "rsqrt", "softplus", "layer_norm",
+    "group_norm", "norm", "cosine_similarity", "nll_loss", "cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss",
+    "kl_div", "dist", "cdist", "logsumexp", "prod", "softmax", "log_softmax", "cumsum", "sum",
+    "binary_cross_entropy_with_logits",
+)  # fmt: skip
+WIDEST = (
+    "addcmul", "addcdiv", "cat", "stack", "dot", "bilinear", "grid_sample", "index_put", "scatter_add", "tensordot",
+)  # fmt: skip
+
+
+class Autocast(TorchFunctionMode):
+    """What autocast does on a GPU, without its memory of weights: arguments are rounded, or widened, by the name."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if torch.is_autocast_enabled("cuda") and (kind := self.kind(name, args, kwargs)):
+            args, kwargs = tree_map(lambda x: x.to(kind) if _counts(x) else x, (args, kwargs))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def kind(name, args, kwargs) -> torch.dtype | None:
+        if name in LOWER:
+            return torch.get_autocast_dtype("cuda")
+        if name in WHOLE and "dtype" not in kwargs:
+            return torch.float32
+        if name in WIDEST:
+            found = {x.dtype for x in tree_leaves((args, kwargs)) if _counts(x)}
+            return torch.float32 if torch.float32 in found else next(iter(found), None)
+        return None
+
+
+def _counts(x) -> bool:
+    return isinstance(x, torch.Tensor) and x.device.type == "cuda" and x.is_floating_point()
+
+
+# ---------------------------------------------------------------------------------------- the watch
+
+
+class Watch(TorchDispatchMode):
+    """Notes the operations inside, and which of them a GPU would wait for or a CPU would do."""
+
+    def __init__(self):
+        super().__init__()
+        self.started, self.waits, self.on_cpu = [], [], []
+
+    def problems(self) -> list[str]:
+        return [f"waits: {x}" for x in self.waits] + [f"on the CPU: {x}" for x in self.on_cpu]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if func is READ and given[0].device.type == "cuda":
+            self.waits.append(str(func))
+        out = func(*args, **kwargs)
+        made = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.note(func, args, kwargs, given, made)
+        return out
+
+    def note(self, func, args, kwargs, given, made):
+        numbers = [x for x in given if x.dim() == 0 and x.device.type == "cpu"]  # are arguments like any number
+        devices = {x.device.type for x in given if all(x is not y for y in numbers)}, {x.device.type for x in made}
+        if func.namespace == "mkldnn" or "mkldnn" in func.name() or "im2col" in func.name():
+            self.on_cpu.append(str(func))
+        if is_view(func, given, made):
+            return
+        if "cuda" not in devices[0] | devices[1]:
+            if any(x.numel() > 1 for x in made):
+                self.on_cpu.append(f"{func} of {[tuple(x.shape) for x in made]}")
+            return
+        if func.overloadpacket in COPIES:
+            to, source = (args[0], args[1]) if "copy_" in func.name().split("::")[1][:5] else (made[0], args[0])
+            crosses = to.device.type != source.device.type
+            blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
+            if crosses and (blocking or to.device.type == "cpu"):
+                self.waits.append(f"{func} {source.device} -> {to.device} of {tuple(source.shape)}")
+        elif "cpu" in devices[0]:  # indices may be, and are copied
+            self.waits.append(f"{func} mixes devices")
+        self.started.append((func, args, kwargs, made))
+
+
+COPIES = {torch.ops.aten._to_copy, torch.ops.aten.copy_}
+
+
+def is_view(func, given, made) -> bool:
+    """Whether nothing is computed: the result lies where an argument lies, or is not filled."""
+    name = func.name().split("::")[1].split(".")[0]
+    if name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh"):
+        return True
+    alias = [r.alias_info for r in func._schema.returns]
+    return bool(alias) and all(a is not None and not a.is_write for a in alias)
+
+
+@contextmanager
+def watched():
+    """A Watch over what is done inside, where the CPU's own ways in fast.py are barred."""
+
+    def barred(name):
+        def way(*_, **__):
+            raise AssertionError(f"fast.{name} is for CPUs")
+
+        return way
+
+    with ExitStack() as stack:
+        for name in CPU_ONLY:
+            target = getattr(fast, name)
+            if isinstance(target, type):
+                stack.enter_context(mock.patch.object(target, "apply", barred(name)))
+            else:
+                stack.enter_context(mock.patch.object(fast, name, barred(name)))
+        yield stack.enter_context(Watch())
