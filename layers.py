@@ -25,7 +25,7 @@ def accelerated(definition):
     @functools.wraps(definition)
     def layer(*args, **kwargs):
         # what stands for a tensor (tiles.Map) knows the operations that definitions are made of
-        defined = plain or torch.overrides.has_torch_function(args)
+        defined = plain or any(hasattr(x, "__torch_function__") and not isinstance(x, Tensor) for x in args)
         quick = None if defined else getattr(fast, definition.__name__, None)
         return (quick or definition)(*args, **kwargs)
 

@@ -49,7 +49,7 @@ rm -f "$OUT"/{machine.txt,parts.txt,tests.txt,bench.md,train.txt,scores.txt}
 
 RESERVE=$((LIMIT / 5)) # seconds that are left to training, translation and scores in the first call
 if [ ! -e "$RUN/measured" ]; then
-  if [ -z "$TOY" ]; then part 120 tests.txt "$PYTHON" -m pytest -m cuda --timeout 60; fi
+  if [ -z "$TOY" ]; then part 120 tests.txt "$PYTHON" -m pytest -o addopts=-q -m cuda --timeout 60; fi
   bench 60 --cases "$CASE" "$CASE4"
   bench 45 --cases "$CASE" --extra "--benchmark_flag true"
   bench 45 --cases "$CASE" "$CASE4" --ours "--amp bf16"

@@ -34,12 +34,16 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fast
+import fast_convolution
 import fast_normalisation
 
 GPU = torch.device("cuda:0")
 DEVICE_OF = torch.ops.prim.device.default
 READ = torch.ops.aten._local_scalar_dense.default
-CPU_ONLY = ("row_conv", "one_channel_conv", "_MinimalConv", "_Early", "_OnFrame")  # of fast.py
+CPU_ONLY = {
+    fast: ("one_channel_conv", "_Early"),
+    fast_convolution: ("row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame"),
+}
 
 
 # ---------------------------------------------------------------------------------------- the machine
@@ -128,6 +132,7 @@ def _of_torch_cuda(stack: ExitStack):
         "set_rng_state_all": lambda states: kept.update(state=states[0]),
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 2**30, major=9, minor=0),
         "get_device_capability": lambda *_: (9, 0),
+        "mem_get_info": lambda *_: (70 * 2**30, 80 * 2**30),
         "_lazy_init": lambda: None,
     }
     for name, answer in answers.items():
@@ -137,7 +142,7 @@ def _of_torch_cuda(stack: ExitStack):
 
 def _forget():
     """Tensors that outlive a call: of a real CPU before, fake ones after."""
-    for module in (fast, fast_normalisation):
+    for module in (fast, fast_convolution, fast_normalisation):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -286,15 +291,15 @@ def watched():
 
     def barred(name):
         def way(*_, **__):
-            raise AssertionError(f"fast.{name} is for CPUs")
+            raise AssertionError(f"{name} is for CPUs")
 
         return way
 
     with ExitStack() as stack:
-        for name in CPU_ONLY:
-            target = getattr(fast, name)
+        for module, name in ((module, name) for module, names in CPU_ONLY.items() for name in names):
+            target = getattr(module, name)
             if isinstance(target, type):
                 stack.enter_context(mock.patch.object(target, "apply", barred(name)))
             else:
-                stack.enter_context(mock.patch.object(fast, name, barred(name)))
+                stack.enter_context(mock.patch.object(module, name, barred(name)))
         yield stack.enter_context(Watch())

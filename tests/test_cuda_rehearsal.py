@@ -14,7 +14,7 @@ from scorer import rule_weights
 from test_methods import settings
 from torch.utils._pytree import tree_leaves
 
-import fast
+import fast_convolution
 import main
 import methods
 import saving
@@ -103,7 +103,7 @@ def plant_before(trick):
     lambda trainer: torch.ones(3, device=trainer.device)[torch.tensor([0])],
     lambda trainer: torch.tensor([1.0, 2.0], device=trainer.device),
     lambda trainer: torch.ones(3) * 2,
-    lambda trainer: fast.row_conv(trainer.guard.bad.new_ones(1, 4, 8, 8), trainer.guard.bad.new_ones(3, 4, 7, 7)),
+    lambda trainer: fast_convolution.row_conv(*(trainer.guard.bad.new_ones(s) for s in ((1, 4, 8, 8), (3, 4, 7, 7)))),
     lambda trainer: trainer.draw.normal("x", 4, 4) @ torch.ones(4, 4),
 ], ids=["item", "bool", "cpu", "nonzero", "mixture", "index", "upload", "work", "row_conv", "product"])  # fmt: skip
 def test_what_is_planted_is_found(trick):
@@ -116,7 +116,7 @@ def test_what_is_planted_is_found(trick):
 
 def test_a_path_for_cpus_is_found(monkeypatch):
     """Where the question of the device is answered wrongly."""
-    monkeypatch.setattr(fast, "_on_cpu", lambda x: True)
+    monkeypatch.setattr(fast_convolution, "on_cpu", lambda x: True)
     with pytest.raises(AssertionError, match="is for CPUs"):
         step_of("nice")
 
