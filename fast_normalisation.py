@@ -130,7 +130,7 @@ class _InFewOperations(torch.autograd.Function):
 
 
 def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
-    way = _InstanceLayerNorm if x.device.type in ("cpu", "meta") else _InFewOperations
+    way = _InFewOperations if x.device.type == "cuda" else _InstanceLayerNorm
     return way.apply(x, mix, gamma, beta, eps)
 
 

@@ -129,12 +129,13 @@ class Guard:
         self.policy = policy
         self.dropped = torch.zeros((), dtype=torch.long, device=device)  # steps, over the whole run
         self.in_row, self.first = torch.zeros_like(self.dropped), torch.zeros_like(self.dropped)
-        self.bad = self.lost = torch.zeros((), dtype=torch.bool, device=device)
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.lost = []  # of this step, what an fp16 scaler dropped
         self.times, self.names = {}, {}  # by half of the step: how often each term was not finite
 
     def begin(self):
         """A step begins: nothing is wrong yet."""
-        self.bad, self.lost = torch.zeros_like(self.bad), torch.zeros_like(self.bad)
+        self.bad, self.lost = torch.zeros_like(self.bad), []
 
     def see(self, half: str, step: int, terms: dict) -> torch.Tensor:
         """Whether the update of this half of the step has to be dropped: it or a half before it went wrong."""
@@ -146,12 +147,12 @@ class Guard:
 
     def overflowed(self, found: torch.Tensor):
         """An fp16 scaler has dropped an update where `found` is not 0, as it does at times: counted, and no mistake."""
-        self.lost = self.lost | (found != 0).to(self.lost.device)
+        self.lost.append(found != 0)
 
     def end(self):
         """The step is over: count it."""
         self.in_row = (self.in_row + 1) * self.bad
-        self.dropped += self.bad | self.lost
+        self.dropped += sum(self.lost, self.bad) > 0 if self.lost else self.bad
 
     def check(self):
         """UserError naming step and terms, if the policy says that the run ends here."""

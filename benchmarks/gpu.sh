@@ -34,7 +34,7 @@ part() {
   [ "$seconds" -gt "$left" ] && seconds=$left
   [ "$seconds" -lt 3 ] && { echo "no time left: $*" >> "$OUT/$file"; return; }
   local begin=$SECONDS
-  timeout -s TERM -k 15 "$seconds" "$@" 2>&1 | tail -c 20000 >> "$OUT/$file"
+  timeout -s TERM -k 5 "$seconds" "$@" 2>&1 | tail -c 8000 >> "$OUT/$file"
   echo "$((SECONDS - begin)) s, status ${PIPESTATUS[0]}: $*" | tee -a "$OUT/parts.txt"
 }
 
@@ -47,29 +47,29 @@ bench() {
 rm -f "$OUT"/{machine.txt,parts.txt,tests.txt,bench.md,train.txt,scores.txt}
 { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || uname -m; } 2> /dev/null | tee "$OUT/machine.txt"
 
-RESERVE=$((LIMIT / 5)) # seconds that are left to training, translation and scores in the first call
+RESERVE=$((LIMIT / 3)) # seconds that are left to training, translation and scores in the first call
 if [ ! -e "$RUN/measured" ]; then
-  if [ -z "$TOY" ]; then part 120 tests.txt "$PYTHON" -m pytest -o addopts=-q -m cuda --timeout 60; fi
-  bench 60 --cases "$CASE" "$CASE4"
-  bench 45 --cases "$CASE" --extra "--benchmark_flag true"
+  if [ -z "$TOY" ]; then part 100 tests.txt "$PYTHON" -m pytest -o addopts=-q -m cuda; fi
+  bench 55 --cases "$CASE" "$CASE4"
+  bench 40 --cases "$CASE" --extra "--benchmark_flag true"
   bench 45 --cases "$CASE" "$CASE4" --ours "--amp bf16"
-  if [ -z "$TOY" ]; then bench 90 --cases "$CASE" --ours "--amp bf16 --compile true"; fi
-  bench 110 --base "$BASE" --methods "${METHODS[@]}"
+  if [ -z "$TOY" ]; then bench 75 --cases "$CASE" --ours "--amp bf16 --compile true"; fi
+  bench 100 --base "$BASE" --methods "${METHODS[@]}"
   touch "$RUN/measured"
 fi
 
 # SIGTERM lets the training finish its step and save
-RESERVE=$((LIMIT / 10 + 5))
+RESERVE=$((LIMIT / 5))
 # shellcheck disable=SC2086
 part "$LIMIT" train.txt "$PYTHON" main.py --dataset "$NAME" --dataset_dir "$DATA" --result_dir "$RUN" --device "$DEVICE" \
   --img_size "$SIZE" $SMALL --iteration "$STEPS" --print_freq "$FREQ" --cache true --resume auto
 
-RESERVE=2
+RESERVE=6
 part $((LIMIT / 10)) test.txt "$PYTHON" main.py --phase test --dataset "$NAME" --dataset_dir "$DATA" --result_dir "$RUN" \
   --device "$DEVICE"
 for domain in A B; do
   for features in inception efficientnet-lite0; do
-    part $((LIMIT / 15)) scores.txt "$PYTHON" fid_kid.py "$DATA/$NAME/test$domain" "$RUN/$NAME/fake$domain" \
+    part $((LIMIT / 20 + 10)) scores.txt "$PYTHON" fid_kid.py "$DATA/$NAME/test$domain" "$RUN/$NAME/fake$domain" \
       --features "$features" -c "${DEVICE/#cpu/}"
     grep -q FID "$OUT/scores.txt" && break # the first needs weights from the internet, the second a package
   done
