@@ -124,7 +124,9 @@ def losses_of(method, data, change=None):
         yield {name: value.item() for name, value in model.train_step(*pictures(data, step)).items()}
 
 
-@pytest.mark.parametrize("recording", RECORDINGS)
+@pytest.mark.parametrize(
+    "recording", [pytest.param(r, marks=pytest.mark.slow) if r == "drit" else r for r in RECORDINGS]
+)
 def test_every_random_number_counts(recording, monkeypatch):
     """Another number for any one draw, and some loss is another."""
     method, data = RECORDINGS[recording][0], np.load(HERE / "fixtures" / f"{recording}.npz")

@@ -181,7 +181,7 @@ def killed_until_done(folder, often, noise, seconds) -> int:
 @pytest.mark.parametrize("wanted", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_kills_at_random_times_change_no_bit(folder, undisturbed, method, often, wanted):
     noise, kills = np.random.default_rng(wanted), 0
-    wanted = wanted if method == "nice" else wanted // 3
+    wanted = wanted if method == "nice" else wanted // 3  # they share the trainer
     while kills < wanted:
         shutil.rmtree(folder / "results", ignore_errors=True)
         kills += killed_until_done(folder, often, noise, undisturbed[2])

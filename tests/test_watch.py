@@ -165,7 +165,7 @@ def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
 # ------------------------------------------------------------------------------- the training goes on
 
 
-@pytest.mark.parametrize("method", ["nice", "munit", "cut"])
+@pytest.mark.parametrize("method", ["nice", "cut", pytest.param("munit", marks=pytest.mark.slow)])
 def test_no_bit_of_the_training_changes(folder, method):
     of(method, folder, "--iteration 5 --print_freq 2 --ema 0.9")
     expected, log = digests(latest(folder)), lines(folder)
@@ -307,8 +307,9 @@ def dying(moment: str, count: int, argv: list[str]):
 
 
 @pytest.mark.parametrize("moment, count", [
-    ("translating", 1), ("translating", 4), ("looking", 6), ("looking", 8), ("writing", 1), ("writing", 40),
-    ("written", 2),
+    ("translating", 1), pytest.param("translating", 4, marks=pytest.mark.slow),
+    ("looking", 6), pytest.param("looking", 8, marks=pytest.mark.slow),
+    pytest.param("writing", 1, marks=pytest.mark.slow), ("writing", 40), ("written", 2),
 ])  # fmt: skip
 def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
     argv = [*of_tiny(folder), *OFTEN.split()]
