@@ -88,13 +88,9 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
 
 
 def sizes(trainer, size: int) -> str:
-    if is_fixed(trainer):
+    if translate.is_fixed(trainer):
         return f"{size} x {size} alone, as the network is bound to it"
     return f"any height and width divisible by {trainer.multiple}, from {trainer.least}; trained at {size} x {size}"
-
-
-def is_fixed(trainer) -> bool:
-    return trainer.size_bound and trainer.tested == "test"
 
 
 def fingerprint(path: Path) -> dict | None:
@@ -186,7 +182,7 @@ def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[T
     picture = torch.zeros(1, trainer.architecture["img_ch"], size, size)
     _, extra = trainer.drawing(s, t)
     names, examples = ["picture", *extra], (picture, *(example for example, _ in extra.values()))
-    if is_fixed(trainer):
+    if translate.is_fixed(trainer):
         return names, examples, None
     m = trainer.multiple
     first = -(-trainer.least // m)

@@ -56,10 +56,9 @@ class _Early(torch.autograd.Function):
 
 def early(loss, x, parameters):
     """On a CPU: a GPU in half precision scales losses up first, and the compiler would stop here."""
-    learning = [p for p in parameters if p.requires_grad]
     if not (on_cpu(x) and x.requires_grad and torch.is_grad_enabled()):
         return loss(x)
-    return _Early.apply(loss, x, *learning)
+    return _Early.apply(loss, x, *(p for p in parameters if p.requires_grad))
 
 
 # ------------------------------------------------------------------------------------- spectral norm

@@ -64,7 +64,7 @@ def direction_of(trainer, state: dict, path: Path) -> tuple[str, str]:
 def side_of(trainer, size: int) -> int | None:
     """The side that pictures are resized to, or None: each keeps its own size."""
     args = trainer.args
-    if trainer.size_bound and trainer.tested == "test":
+    if translate.is_fixed(trainer):
         if trainer.rank == 0:
             print(f"these networks are bound to their size: pictures are resized to {size} x {size}", file=sys.stderr)
         return size
@@ -105,10 +105,8 @@ def _before_magic(path: Path) -> list[str]:
 
 def _with_styles(args, names: list[Path]) -> list[list[Path]]:
     """The names of all answers to each picture."""
-    styles = getattr(args, "styles", 1)
-    if styles == 1:
-        return [[name] for name in names]
-    return [[name.with_name(f"{name.stem}_style{i}{name.suffix}") for i in range(styles)] for name in names]
+    additions = translate.additions(getattr(args, "styles", 1))
+    return [[translate.named(name, addition) for addition in additions] for name in names]
 
 
 def refuse_overwriting(files: list[Path], places: list[list[Path]], root: Path, output: Path):

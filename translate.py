@@ -79,7 +79,8 @@ class Styled:
 
     def translations(self, x, s, t):
         content, styles = self.content(x, s), self._styles(t, self.args.styles)
-        return [(f"_style{i}" * (len(styles) > 1), self.draw_in(content, style, t)) for i, style in enumerate(styles)]
+        drawn = [self.draw_in(content, style, t) for style in styles]
+        return list(zip(additions(len(styles)), drawn, strict=True))
 
     def rows(self, x, s, t):
         """Input, reconstruction, translations in three styles."""
@@ -103,6 +104,16 @@ def merged(*parts: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Parts of networks, together."""
     names = dict.fromkeys(name for some in parts for name in some)
     return {name: tuple(part for some in parts for part in some.get(name, ())) for name in names}
+
+
+def additions(styles: int) -> list[str]:
+    """What the names of so many answers to one picture get: nothing, or _style0, _style1, ..."""
+    return [""] if styles == 1 else [f"_style{i}" for i in range(styles)]
+
+
+def named(place: Path, addition: str) -> Path:
+    """The path with that at the end of its name."""
+    return place.with_name(f"{place.stem}{addition}{place.suffix}")
 
 
 @contextmanager
@@ -179,16 +190,21 @@ def test(trainer, found: tuple[dict, Path] | None = None):
             for file, name in zip(bar, names, strict=True):
                 for addition, picture in translated(trainer, file, s, t, side):
                     place = trainer.results / target / name
-                    utils.save_picture(picture, place.with_name(f"{place.stem}{addition}{place.suffix}"))
+                    utils.save_picture(picture, named(place, addition))
             places.append(str(trainer.results / target))
     if trainer.rank == 0:
         weights = "the averaged weights of " if averaged(trainer, state) else ""
         print(f"translated with {weights}{path} into {' and '.join(places)}")
 
 
+def is_fixed(trainer) -> bool:
+    """Whether pictures of one size alone can be translated."""
+    return trainer.size_bound and trainer.tested == "test"
+
+
 def side_of(trainer, size: int) -> int | None:
     """The side that pictures are resized to for translation; None: their own.  UserError: that cannot be."""
-    if trainer.args.keep_size and trainer.size_bound and trainer.tested == "test":
+    if trainer.args.keep_size and is_fixed(trainer):
         raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
     return None if trainer.args.keep_size else size
 

@@ -194,8 +194,13 @@ class Log:
     @staticmethod
     def lines(path: Path) -> list[dict]:
         """The valid lines of a log; none where there is no such file."""
+        return Log.parsed(path.read_bytes().splitlines()) if path.exists() else []
+
+    @staticmethod
+    def parsed(lines: list[str] | list[bytes]) -> list[dict]:
+        """What the valid ones of a log's lines say."""
         found = []
-        for line in path.read_bytes().splitlines() if path.exists() else ():
+        for line in lines:
             with suppress(ValueError, KeyError, TypeError):
                 values = json.loads(line)
                 values["step"] = int(values["step"])

@@ -81,8 +81,7 @@ class Run(Training):
 def scorer(args) -> Scorer:
     """FID and KID where Inception's weights are at hand, else FD and KD.  UserError: neither network is there."""
     root = args.dataset_dir / args.dataset
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(inception.WEIGHTS_URL).name)
-    if args.weights or cached.exists():
+    if args.weights or inception.cached_weights().exists():
         return Scorer(root, fid_kid.InceptionV3(args.weights), kernel=True)
     print("Inception's weights are not at hand: FD and KD in EfficientNet-Lite0's features stand for FID and KID")
     return Scorer(root, kernel=True)

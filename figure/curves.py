@@ -7,12 +7,12 @@ RUN is a run's folder or its log, with a name before it if the folder's will not
 (seeds) share a colour.  A panel appears for each quantity that any log has.
 """
 
-import json
-from contextlib import suppress
 from pathlib import Path
 
 import common
 from common import UserError, run
+
+from utils import Log
 
 PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start so
     "d_loss": "discriminator's loss",
@@ -36,12 +36,7 @@ def read(path: Path) -> list[dict]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path} is no readable log; name the folder of a run, such as results/cat2dog") from None
-    lines = []
-    for line in text.splitlines():
-        with suppress(ValueError, KeyError, TypeError):
-            values = json.loads(line)
-            values["step"] = int(values["step"])
-            lines.append(values)
+    lines = Log.parsed(text.splitlines())
     if not lines:
         raise UserError(f"{path} has no line of a training yet; train first, or lower --log_freq")
     return sorted(lines, key=lambda values: values["step"])

@@ -22,6 +22,8 @@ import NICE
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the helpers beside it
 
+import runs  # noqa: E402
+
 TINY = "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --num_workers 0 --device cpu"
 
 
@@ -107,6 +109,12 @@ def folders(tmp_path):
             pixels = rng.integers(0, 256, (40 + 9 * i, 60, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
     return tmp_path / "dataset", tmp_path / "results"
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    """A place of one's own with the pictures of a module's `data` in it."""
+    return runs.with_pictures(tmp_path, data)
 
 
 @pytest.fixture

@@ -55,6 +55,12 @@ def pictures(folder: Path, each=2) -> Path:
     return folder
 
 
+def with_pictures(folder: Path, data: Path) -> Path:
+    """`folder`, in which the pictures of `data` lie from now on."""
+    (folder / "dataset").symlink_to(data / "dataset")
+    return folder
+
+
 class Run:
     """A process that calls `function` of a module; its stdout and stderr together in `output`."""
 

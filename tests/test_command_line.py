@@ -82,12 +82,6 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def folder(tmp_path, data):
-    (tmp_path / "dataset").symlink_to(data / "dataset")
-    return tmp_path
-
-
 @pytest.mark.parametrize("typed", ["cat2dog", "cat2dog/", "some/where/cat2dog", "/some//where/cat2dog//", "../cat2dog"])
 def test_a_data_set_may_be_typed_as_the_path_of_its_folder(typed):
     args = main.parse_args(["--dataset", typed])

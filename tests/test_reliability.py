@@ -49,13 +49,6 @@ def data(tmp_path_factory, method):
     return pictures(tmp_path_factory.mktemp("data"), each=1 if methods.load(method).tested == "train" else 2)
 
 
-@pytest.fixture
-def folder(tmp_path, data):
-    """A place of one's own with the pictures in it."""
-    (tmp_path / "dataset").symlink_to(data / "dataset")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def undisturbed(data, often):
     """A training from first step to last: what it ends in, what its log says, how long it takes."""

@@ -16,8 +16,8 @@ import runs
 import scorer
 from conftest import TINY as IN_PROCESS
 from PIL import Image
-from runs import ROOT, complaint, latest, pictures, until
-from watched import Run, best, compare, digests, here, lines, of, of_tiny, scored, train, trained
+from runs import ROOT, Run, complaint, latest, pictures, until, with_pictures
+from watched import best, compare, digests, here, lines, no_hub, of, of_tiny, scored, train, trained
 
 import checkpoints
 import demo
@@ -32,7 +32,7 @@ OFTEN = "--iteration 8 --print_freq 3 --score_freq 2 --ema 0.9"
 
 @pytest.fixture(autouse=True)
 def no_inception(monkeypatch, tmp_path):
-    """Wherever these tests run: its weights are not at hand.  In runs of their own `Run` sees to that."""
+    """Wherever these tests run: its weights are not at hand.  In runs of their own `no_hub` sees to that."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
 
@@ -47,17 +47,11 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def folder(tmp_path, data):
-    (tmp_path / "dataset").symlink_to(data / "dataset")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data):
     """A watched training from first step to last: its folder."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "dataset").symlink_to(data / "dataset")
+    with_pictures(folder, data)
     trained(folder, OFTEN)
     return folder
 
@@ -97,7 +91,7 @@ def test_methods_of_random_styles_and_of_one_direction(folder, method, options, 
 
 
 def test_fid_and_kid_where_inceptions_weights_are_at_hand(data, tmp_path, monkeypatch):
-    (tmp_path / "dataset").symlink_to(data / "dataset")
+    with_pictures(tmp_path, data)
     (tmp_path / "rule").mkdir()
     with scorer.cache_of_rule_weights(tmp_path / "rule"):
         monkeypatch.setattr(inception, "WEIGHTS_SHA256", "")  # whose hash begins otherwise
@@ -313,7 +307,7 @@ def dying(moment: str, count: int, argv: list[str]):
 ])  # fmt: skip
 def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
     argv = [*of_tiny(folder), *OFTEN.split()]
-    run = Run(folder, "test_watch:dying", moment, count, argv)
+    run = Run(folder, "test_watch:dying", moment, count, argv, environment=no_hub(folder))
     assert run.wait() == -signal.SIGKILL, run.output
     step = checkpoints.load_checkpoint(latest(folder))["start_iter"]
     assert step % 2 == 0 and step not in scored(folder)  # just this step's

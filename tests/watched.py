@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import runs
 from conftest import TINY as IN_PROCESS
-from runs import TINY
-from test_methods import SMALL
+from runs import TINY, Run
 
 import checkpoints
 import fid_kid
@@ -18,19 +17,17 @@ TIMES = ("steps_per_second", "data_wait", "scoring_seconds")
 LITE = ("--features", "efficientnet-lite0")
 
 
-class Run(runs.Run):
-    def __init__(self, folder, *call):
-        super().__init__(folder, *call, environment={"TORCH_HOME": str(folder / "hub")})
+def no_hub(folder) -> dict[str, str]:
+    """An environment in which Inception's weights are not at hand."""
+    return {"TORCH_HOME": str(folder / "hub")}
 
 
 def train(folder, options: str) -> Run:
-    return Run(folder, "runs:program", [*of_tiny(folder), *options.split()])
+    return runs.train(folder, options, environment=no_hub(folder))
 
 
 def trained(folder, options: str, status=0) -> Run:
-    run = train(folder, options)
-    assert run.wait() == status, run.output
-    return run
+    return runs.trained(folder, options, status, environment=no_hub(folder))
 
 
 def of_tiny(folder) -> list[str]:
@@ -62,11 +59,7 @@ def scored(folder) -> dict[int, dict]:
 
 def of(method: str, folder, options: str, status=0) -> Run:
     """A finished run of another method, at its smallest."""
-    argv = f"--method {method} {SMALL[method]} --dataset tiny --num_workers 0 --device cpu --log_freq 1 {options}"
-    places = ["--dataset_dir", str(folder / "dataset"), "--result_dir", str(folder / "results")]
-    run = Run(folder, "runs:program", [*argv.split(), *places])
-    assert run.wait() == status, run.output
-    return run
+    return trained(folder, f"--method {method} {options}", status)
 
 
 def here(folder, options: str):
