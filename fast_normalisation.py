@@ -85,7 +85,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
 
 
 class _InFewOperations(torch.autograd.Function):
-    """The same for a GPU, whose time goes into starting operations: those on small tensors do IN and LN in one.
+    """The same for a GPU without Triton, whose time goes into starting operations: those on small tensors do IN and LN
+    in one.
 
     Both are rows of tensors (2,N,C), LN's with equal columns: 1/std `inv`, `means`, and w = mix inv.
     """
@@ -129,8 +130,20 @@ class _InFewOperations(torch.autograd.Function):
         return dx, dmix.sum(1, keepdim=True).permute(1, 2, 0), dgamma, dbeta, None
 
 
+@functools.lru_cache
+def _in_kernels(device):
+    """Instance-layer normalisation by Triton's kernels, or None where Triton is missing or does not work."""
+    try:
+        import fast_kernels
+    except ImportError:
+        return None
+    return fast_kernels.InstanceLayerNorm if fast_kernels.works(device) else None
+
+
 def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
-    way = _InFewOperations if x.device.type == "cuda" else _InstanceLayerNorm
+    way = _InstanceLayerNorm
+    if x.device.type == "cuda":  # the compiler makes kernels of its own
+        way = not torch.compiler.is_compiling() and _in_kernels(x.device) or _InFewOperations
     return way.apply(x, mix, gamma, beta, eps)
 
 

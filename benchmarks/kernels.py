@@ -80,7 +80,8 @@ def kind_of(func, args, made) -> str:
     if name.startswith(("zeros", "ones", "full", "fill", "zero", "new_", "scalar_tensor", "arange")):
         return "fills"
     if name in ("sum", "mean", "var_mean", "std_mean", "norm", "linalg_vector_norm", "amax", "any", "_softmax",
-                "_softmax_backward_data", "max", "min", "std", "var"):  # fmt: skip
+                "_softmax_backward_data", "max", "min", "std", "var", "instance_layer_norm",
+                "instance_layer_norm_backward"):  # fmt: skip
         return "reductions"
     return "elementwise"
 

@@ -1,7 +1,10 @@
 """What the tests share: small settings, small folders of pictures, the parity fixtures."""
 
 import os  # isort: skip
+import shutil  # isort: skip
 
+if not shutil.which("nvidia-smi"):
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels are then computed on the CPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes of tests, which share the cores
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 

@@ -12,6 +12,7 @@ from conftest import images, options, weights
 
 import fast
 import fast_convolution
+import fast_kernels
 import fast_normalisation
 import layers
 import NICE
@@ -139,10 +140,15 @@ def test_instance_norm(layout, offset):
     agree(fast.instance_norm(moved), F.instance_norm(moved), x)
 
 
-@pytest.mark.parametrize("way", [fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations])
+WAYS = pytest.mark.parametrize("way", [
+    fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations, fast_kernels.InstanceLayerNorm,
+])  # fmt: skip
+
+
+@WAYS
 @pytest.mark.parametrize("given", [True, False])
 def test_instance_layer_norm(given, way):
-    """On a CPU, and as on a GPU."""
+    """On a CPU, and as on a GPU; the last by Triton's interpreter (conftest.py)."""
     torch.manual_seed(0)
     x, mix = double(3, 4, 8, 7), double(1, 4, 2)
     gamma, beta = (double(3, 4) if given else double(1, 4, 1, 1) for _ in range(2))
@@ -150,7 +156,7 @@ def test_instance_layer_norm(given, way):
     agree(way.apply(x, mix, gamma, beta, 1e-5), plain(x, mix, gamma, beta), x, mix, gamma, beta)
 
 
-@pytest.mark.parametrize("way", [fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations])
+@WAYS
 def test_instance_layer_norm_of_half_precision_rounds_once(way):
     """Far from 0, where rounded coefficients would lose digits."""
     torch.manual_seed(0)
