@@ -94,7 +94,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     The namespace also has `given`, the names of the options on the command line, and `command`,
     the call that would continue this one.
     """
-    import methods  # not above: torch would be read before the variable that it is to see
+    import graphs  # not above: torch would be read before the variable that it is to see
+    import methods
 
     argv = sys.argv[1:] if argv is None else argv
     saved = saved or {}
@@ -113,6 +114,9 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
 
     complaint = _out_of_phase(args) or place_of(args, args.given) or _device_of(args)
     complaint = complaint or too_large(args, methods.load(method))
+    if args.graphs and args.phase == "train" and not complaint:
+        reason = graphs.refusal(args, methods.load(method))
+        complaint = reason and f"--graphs true {reason}"
     waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:

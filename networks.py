@@ -225,7 +225,7 @@ class ResnetGenerator(nn.Module):
         for k in range(1, self.n_blocks + 1):
             block = self.get_submodule(f"UpBlock1_{k}")
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, gamma, beta, use_reentrant=False)
+                x = checkpoint(block, x, gamma, beta, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, gamma, beta)  # (N,256,64,64)
         return self.UpBlock2(x)  # (N,3,256,256)

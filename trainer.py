@@ -13,12 +13,14 @@ from torch import Tensor, nn
 import average
 import checkpoints
 import dataset
+import graphs
 import layers
 import loop
 import ranks
 import saving
 import translate
 import utils
+from draws import Draw
 from utils import frozen
 
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
@@ -31,32 +33,6 @@ class Half(NamedTuple):
     objective: Callable  # (batch, source, target) -> (loss, {name: term})
     total: str  # the loss's own name among the terms
     keep_graph: bool = False  # a later half goes backward through it again, with the weights that this half leaves
-
-
-class Draw:
-    """The random numbers of a training step, each by name, so that a test can replay another program's.
-
-    They come from torch's generators, which checkpoints hold.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """Standard normal numbers of this shape, on the device."""
-        return torch.randn(shape, device=self.device)
-
-    def permutation(self, name: str, n: int) -> Tensor:
-        """0..n-1 in random order (n,), on the device."""
-        return torch.randperm(n, device=self.device)
-
-    def uniform(self, name: str) -> float:
-        """A number in [0,1)."""
-        return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents
-
-    def integer(self, name: str, n: int) -> int:
-        """A number of 0..n-1."""
-        return torch.randint(n, (), device="cpu").item()
 
 
 def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
@@ -87,6 +63,7 @@ class Trainer:
     and, where it has to:
 
     check(args)         a line that says why these options cannot be, or None
+    repeats(args)       whether all steps with the same halves do the same but for numbers on the device (graphs.py)
     forward(batch, s, t)  before the halves, with gradients: what several of them use, kept in the dict `batch`,
                         which begins as the pictures {"A": (N,C,S,S), "B": ...} and lives for the step
     before(half), after(half)  something around a half, by the half's name
@@ -141,6 +118,7 @@ class Trainer:
         self.device = torch.device(args.device)
         # a GPU's reflection padding hands on the usual layout; a CPU's convolutions are fastest in the other one
         self.layout = torch.contiguous_format if self.device.type == "cuda" else torch.channels_last
+        self.looks = self.device.type not in ("cuda", "meta")  # whether the host may look at numbers without waiting
         self.draw = Draw(self.device)
         self.guard = utils.Guard(args.on_nan, self.device)
         self.results = Path(args.result_dir) / args.dataset
@@ -153,6 +131,7 @@ class Trainer:
         layers.plain = args.plain
         self.build_model()
         self.average = average.of(self)
+        self.graph = graphs.of(self)
 
     # ------------------------------------------------------------------------ what a method may say
 
@@ -171,6 +150,10 @@ class Trainer:
     @classmethod
     def check(cls, args) -> str | None:
         return None
+
+    @classmethod
+    def repeats(cls, args) -> bool:
+        return True
 
     def forward(self, batch: dict, s: str, t: str):
         pass
@@ -286,8 +269,15 @@ class Trainer:
         Returns every loss term, detached, and the weighted sum of each half.
         """
         self.step += 1
-        layout = dict(memory_format=self.layout, non_blocking=True)
-        pairs = zip(*(x.to(self.device, **layout).chunk(self.args.grad_accum) for x in (real_A, real_B)), strict=True)
+        self.guard.now.fill_(self.step)
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = self.rate(self.step) * self.rate_scale.get(name, 1)
+        real = [x.to(self.device, memory_format=self.layout, non_blocking=True) for x in (real_A, real_B)]
+        return self.graph(real) if self.graph else self.compute_step(real)
+
+    def compute_step(self, real: list[Tensor]) -> dict[str, Tensor]:
+        """The work of a step, with the rates, the guard's number of the step and the pictures in their places."""
+        pairs = zip(*(x.chunk(self.args.grad_accum) for x in real), strict=True)
         batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
         for batch in batches:
             for s, t in self.passes:
@@ -342,14 +332,13 @@ class Trainer:
         """Let the optimizer step, unless a term or the gradient is not finite."""
         scaler, optimizer = self.scalers[half.name], self.optimizers[half.name]
         group = optimizer.param_groups[0]
-        group["lr"] = self.rate(self.step) * self.rate_scale.get(half.name, 1)
         if half.name in self.clip:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(group["params"], self.clip[half.name])
         if not scaler.is_enabled():  # an fp16 scaler expects overflows and drops those updates itself
             norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             terms = {**terms, f"gradient of {half.name}": norm}
-        bad = self.guard.see(half.total, self.step, terms)
+        bad = self.guard.see(half.total, terms)
         # autograd counts the changes of what a graph has kept, and would refuse to go through it again
         uncounted = torch.autograd._unsafe_preserve_version_counter
         with uncounted(tuple(group["params"])) if half.keep_graph else nullcontext():
@@ -357,7 +346,7 @@ class Trainer:
                 scaler.step(optimizer)
                 self.guard.overflowed(sum(scaler._found_inf_per_device(optimizer).values()))
                 scaler.update()
-            elif self.device.type == "cuda":
+            elif not self.looks:
                 optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
                 optimizer.step()
             elif not bad:
@@ -367,7 +356,7 @@ class Trainer:
 
     def _look(self):
         """Let the guard stop the run at once where looking costs no waiting; on a GPU the loop does it at times."""
-        if self.device.type not in ("cuda", "meta"):
+        if self.looks:
             self.guard.check()
 
     # ------------------------------------------------------------------------------------ training
@@ -413,6 +402,7 @@ class Trainer:
     def load(self, found: tuple[dict, Path] | None = None):
         """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
         saving.load(self, found)
+        self.graph = graphs.of(self)  # the optimizers' tensors are new ones
 
 
 def _sets(trained):

@@ -119,7 +119,8 @@ def atomic(path: Path):
 class Guard:
     """Watches for losses and gradients that are not finite.
 
-    It counts on the device, so that seeing costs no synchronisation; check() looks and raises.
+    It counts on the device, in place, so that seeing costs no synchronisation and a CUDA graph can do it; check()
+    looks and raises.  `now` is the number of the step, which whoever begins one sets.
     policy: "stop" at the first one, or "skip" the step's updates and stop after 10 such in a row.
     """
 
@@ -128,21 +129,24 @@ class Guard:
     def __init__(self, policy: str, device):
         self.policy = policy
         self.dropped = torch.zeros((), dtype=torch.long, device=device)  # steps, over the whole run
-        self.in_row, self.first = torch.zeros_like(self.dropped), torch.zeros_like(self.dropped)
+        self.in_row, self.first, self.now = (torch.zeros_like(self.dropped) for _ in range(3))
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.lost = []  # of this step, what an fp16 scaler dropped
         self.times, self.names = {}, {}  # by half of the step: how often each term was not finite
 
     def begin(self):
         """A step begins: nothing is wrong yet."""
-        self.bad, self.lost = torch.zeros_like(self.bad), []
+        self.lost = []
+        self.bad.zero_()
 
-    def see(self, half: str, step: int, terms: dict) -> torch.Tensor:
+    def see(self, half: str, terms: dict) -> torch.Tensor:
         """Whether the update of this half of the step has to be dropped: it or a half before it went wrong."""
         flags = ~torch.isfinite(torch.stack([term.float() for term in terms.values()]))
-        self.times[half], self.names[half] = self.times.get(half, 0) + flags, list(terms)
-        self.bad = self.bad | flags.any()
-        self.first = torch.where((self.first == 0) & self.bad, step, self.first)
+        if half not in self.times:
+            self.times[half], self.names[half] = torch.zeros_like(flags, dtype=torch.long), list(terms)
+        self.times[half] += flags
+        self.bad |= flags.any()
+        self.first.copy_(torch.where((self.first == 0) & self.bad, self.now, self.first))
         return self.bad
 
     def overflowed(self, found: torch.Tensor):
@@ -151,7 +155,8 @@ class Guard:
 
     def end(self):
         """The step is over: count it."""
-        self.in_row = (self.in_row + 1) * self.bad
+        self.in_row += 1
+        self.in_row *= self.bad
         self.dropped += sum(self.lost, self.bad) > 0 if self.lost else self.bad
 
     def check(self):

@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from fake_cuda import fake_cuda, watched  # noqa: E402
 
 import methods  # noqa: E402
-from trainer import Draw  # noqa: E402
+from draws import Draw  # noqa: E402
 
 KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
          "fills", "optimizers and norms", "hidden copies")  # fmt: skip
@@ -44,7 +44,7 @@ def started(case: str) -> list:
     name, _, text = case.partition(" ")
     method = "nice" if name == "reference" else name
     with fake_cuda():
-        args = program.parse_args(f"--method {method} --device cuda {text}".split())
+        args = program.parse_args(f"--method {method} --device cuda --graphs false {text}".split())
         shape = args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size
         real = [torch.rand(shape, device="cuda") for _ in "AB"]
         if name == "reference":

@@ -273,6 +273,10 @@ class CUT(Trainer):
     def rate(self, step: int) -> float:
         return epoch_rate(self.args, step)
 
+    @classmethod
+    def repeats(cls, args):
+        return not args.flip_equivariance
+
     # ----------------------------------------------------------------------------- one training step
 
     def halves(self):

@@ -150,6 +150,10 @@ class CycleGAN(Trainer):
     resample = "bicubic"
     first, inner = "model.1.weight", "conv_block.1.weight"  # of a generator, where its first and a block's layer lie
 
+    @classmethod
+    def repeats(cls, args):
+        return args.pool_size == 0  # what comes out of a pool, the host decides
+
     def build(self, a) -> dict[str, nn.Module]:
         self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] draws into d
         self.D = {d: initialise(Discriminator(a.img_ch, a.ch)) for d in "BA"}  # D[d] judges d

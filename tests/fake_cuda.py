@@ -65,6 +65,8 @@ class FakeCudaMode(FakeTensorMode):
             return _told(args[0])
         if func is READ:
             return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
+        if func is torch.ops.aten._fused_adam_.tensor_lr:  # which PyTorch knows no form without contents of
+            return None  # it works in place
         kwargs = dict(kwargs or {})
         if (asked := kwargs.get("device")) is not None and torch.device(asked).type == "meta":
             kwargs["device"] = GPU
@@ -133,6 +135,7 @@ def _of_torch_cuda(stack: ExitStack):
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 2**30, major=9, minor=0),
         "get_device_capability": lambda *_: (9, 0),
         "mem_get_info": lambda *_: (70 * 2**30, 80 * 2**30),
+        "is_current_stream_capturing": lambda: False,
         "_lazy_init": lambda: None,
     }
     for name, answer in answers.items():

@@ -1,7 +1,8 @@
-"""On a real GPU, with -m cuda: the released program's numbers, every method's step, mixed precision, resuming."""
+"""On a real GPU, with -m cuda: released losses, every method's step, graphs, mixed precision, resuming."""
 
 import numpy as np
 import pytest
+import test_graphs
 import torch
 from conftest import HERE, Parity, images, options, weights
 from replay import replay
@@ -60,11 +61,30 @@ def test_the_authors_losses(recording):
 @pytest.mark.parametrize("method", SMALL)
 def test_steps_are_finite(method, text):
     model = trainer(method, text)
-    real = batches(model)
+    real = batches(model, 6)  # the first three one operation at a time, the others as graphs
     model.prepare(*real[0])
     found = [model.train_step(*pair) for pair in real]
     assert all(value.isfinite() for terms in found for value in terms.values())
     model.guard.check()
+
+
+@pytest.mark.parametrize("case", test_graphs.CASES)
+def test_graphs_are_steps(case):
+    """The losses of steps that are replayed, and of steps that are done one operation at a time."""
+    method, _, text = case.partition(" ")
+    eager, replayed = trainer(method, f"{text} --graphs false"), trainer(method, f"{text} --graphs true")
+    states = dict.fromkeys((eager, replayed), torch.cuda.get_rng_state())
+    for i, real in enumerate(batches(eager, 12 if method == "drit" else 7)):
+        found = []
+        for model in (eager, replayed):
+            torch.cuda.set_rng_state(states[model])
+            if i == 0:
+                model.prepare(*real)
+            found.append(model.train_step(*real))
+            states[model] = torch.cuda.get_rng_state()
+        for name, value in found[0].items():
+            assert found[1][name].item() == pytest.approx(value.item(), rel=0.02, abs=2e-3), f"step {i + 1}: {name}"
+    assert replayed.graph.works and replayed.graph.graphs and not eager.graph
 
 
 @pytest.mark.parametrize("text", ["", "--amp bf16", "--amp fp16"])
@@ -83,7 +103,7 @@ def test_resuming_goes_on(method, text, tmp_path):
     """As if there had been no interruption, but for the order in which a GPU adds."""
     places = f"--result_dir {tmp_path} --dataset toy {text}"
     one, two = trainer(method, places), trainer(method, places)
-    real = batches(one)
+    real = batches(one, 6)
     one.prepare(*real[0])
     one.train_step(*real[0])
     one.save()
@@ -93,7 +113,7 @@ def test_resuming_goes_on(method, text, tmp_path):
     two.load()
     for pair in real[1:]:
         found, expected = two.train_step(*pair), one.train_step(*pair)
-    assert two.step == one.step == 3
+    assert two.step == one.step == 6
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=0.02, abs=1e-3), name
     moved = [(a - b).abs().max().item() for a, b in zip(weights(two).values(), weights(one).values(), strict=True)]

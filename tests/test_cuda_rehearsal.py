@@ -19,9 +19,9 @@ import main
 import methods
 import saving
 import translate
+from draws import Draw
 from scoring import features
 from scoring.inception import InceptionV3
-from trainer import Draw
 
 ABLATIONS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "ablation").glob("*.txt"))
 WAYS = ["--amp bf16", "--amp fp16", "--light false", "--checkpoint_blocks true --grad_accum 2", "--on_nan skip"]
@@ -41,7 +41,7 @@ class Known(Draw):
 def trainer_of(case: str, **more):
     """A trainer on the GPU at a method's tiny settings; case: its name, and options."""
     method, _, text = case.partition(" ")
-    argv = f"--method {method} {text} {SMALL[method]} --num_workers 0 --device cuda".split()
+    argv = f"--method {method} {text} {SMALL[method]} --num_workers 0 --device cuda --graphs false".split()
     trainer = methods.create(main.parse_args(argv + [f"--{name}={value}" for name, value in more.items()]))
     trainer.draw = Known(trainer.device)
     return trainer

@@ -1,0 +1,69 @@
+"""What a CUDA graph does, done on a CPU: operations are noted once and then repeated, without the Python around them.
+
+A graph knows addresses, not tensors: what is repeated reads where it read and writes where it wrote.  It may not look
+at a number, which a GPU's recording refuses.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from graphs import Graph
+
+READ = torch.ops.aten._local_scalar_dense.default
+
+
+class Notes(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is READ:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        out = func(*args, **kwargs)
+        # lists are the caller's, who may empty them
+        self.calls.append((func, *tree_map(lambda x: x, (args, kwargs)), tree_map(lambda x: x, out)))
+        return out
+
+    @torch.no_grad()
+    def repeat(self):
+        for func, args, kwargs, out in self.calls:
+            there = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+            for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.untyped_storage().data_ptr() not in there:
+                    old.copy_(new)
+
+
+class Recorded(Graph):
+    """A trainer's steps on a CPU as they would be on a GPU with graphs: nothing is looked at in a step."""
+
+    rate_type = torch.float64
+
+    def prepare(self):
+        self.trainer.looks = False
+
+    def aside(self):
+        return nullcontext()
+
+    def record(self, step):
+        kept = [x.clone() for x in self.state()]
+        generator = torch.get_rng_state()
+        with Notes() as notes:
+            step()
+        with torch.no_grad():
+            for x, before in zip(self.state(), kept, strict=True):
+                x.copy_(before)  # a GPU does nothing while it records
+        torch.set_rng_state(generator)
+        return notes.repeat
+
+    def state(self) -> list[torch.Tensor]:
+        """All tensors that a step changes and that outlive it."""
+        trainer, guard = self.trainer, self.trainer.guard
+        found = [x for net in trainer.networks().values() for x in (*net.parameters(), *net.buffers())]
+        found += [x for optimizer in trainer.optimizers.values() for x in tree_leaves(optimizer.state_dict()["state"])]
+        found += [guard.dropped, guard.in_row, guard.first, guard.bad, *guard.times.values()]
+        return [x.detach() for x in found if isinstance(x, torch.Tensor)]

@@ -1,0 +1,189 @@
+"""Steps as CUDA graphs: replayed on a CPU (recorder.py), on a GPU without contents (fake_cuda.py), refused."""
+
+import pytest
+import torch
+from conftest import differing, options, weights
+from fake_cuda import fake_cuda, watched
+from recorder import Recorded
+from test_methods import batch, settings
+
+import graphs
+import main
+import methods
+import NICE
+
+REPEATING = {
+    "nice": "",
+    "ugatit": "",
+    "cut": "",
+    "munit": "",
+    "unit": "",
+    "drit": "--d_iter 2",
+    "sincut": "",
+    "cyclegan": "--pool_size 0",
+    "gcgan": "--pool_size 0",
+    "distancegan": "--pool_size 0",
+    "fastcut": "--flip_equivariance false",
+}
+WAYS = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
+CASES = [f"{method} {text}" for method, text in REPEATING.items()] + [f"nice {text}" for text in WAYS]
+
+
+def pair(case: str, steps: int):
+    """Two trainers, alike: one as it is, one whose steps are recorded."""
+    method, _, text = case.partition(" ")
+    found = []
+    for _ in range(2):
+        model = methods.create(settings(method, f"{text} --iteration {steps}"))
+        model.prepare(*batch(model, 0))
+        found.append(model)
+    eager, recorded = found
+    recorded.graph = Recorded(recorded)
+    return eager, recorded
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_replayed_step_is_a_step(case, monkeypatch):
+    """To the bit, while the rate falls, pictures change and numbers are drawn."""
+    monkeypatch.setattr(graphs, "WARM", 1)
+    steps = 8 if "drit" in case else 4
+    eager, recorded = pair(case, steps)
+    eager.looks = False
+    states = {eager: torch.get_rng_state(), recorded: torch.get_rng_state()}
+    for i in range(steps):
+        terms = []
+        for model in (eager, recorded):
+            torch.set_rng_state(states[model])
+            terms.append(model.train_step(*batch(model, i)))
+            states[model] = torch.get_rng_state()
+        expected, found = terms
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            assert torch.equal(found[name], value.float()), f"step {i + 1}: {name}"
+    assert recorded.graph.works and recorded.graph.graphs
+    assert not differing(weights(eager), weights(recorded))
+    assert eager.state()["guard"] == recorded.state()["guard"]
+    for name in eager.optimizers:
+        assert str(eager.optimizers[name].state_dict()) == str(recorded.optimizers[name].state_dict())
+
+
+def test_what_the_host_decides_is_found():
+    """A pool's choices are not in a graph: replays of one that were declared to repeat differ."""
+    eager, recorded = pair("cyclegan --pool_size 2", 12)
+    states = {model: torch.get_rng_state() for model in (eager, recorded)}
+    for i in range(12):
+        for model in (eager, recorded):
+            torch.set_rng_state(states[model])
+            model.train_step(*batch(model, i))
+            states[model] = torch.get_rng_state()
+    assert not recorded.graph.works or differing(weights(eager), weights(recorded))
+
+
+def test_a_wrong_step_is_found_and_dropped_in_a_replay():
+    eager, recorded = pair("nice --on_nan skip", 20)
+    for model in (eager, recorded):
+        model.looks = False
+        for i in range(6):
+            real = batch(model, i)
+            if i == 4:
+                real[0][0, 0, 0, 0] = float("nan")
+            model.train_step(*real)
+    assert recorded.graph.graphs and recorded.guard.state() == eager.guard.state() == {"dropped": 1, "in_row": 0}
+    assert recorded.guard.first == eager.guard.first == 5
+    assert not differing(weights(eager), weights(recorded))
+
+
+def test_a_gpu_that_cannot_record_goes_on_without(capsys):
+    eager, recorded = pair("nice", 6)
+    recorded.graph.record = failing(recorded)
+    for model in (eager, recorded):
+        model.looks = False
+        for i in range(6):
+            model.train_step(*batch(model, i))
+    assert not recorded.graph.works and not differing(weights(eager), weights(recorded))
+    assert capsys.readouterr().err.count("without CUDA graphs") == 1
+
+
+def failing(model):
+    """Like a recording that is refused in its midst: at the second half of a step."""
+
+    def record(step):
+        kept = [x.clone() for x in model.graph.state()]
+        update, calls = model._update, []
+
+        def refused(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            return update(*args)
+
+        model._update = refused
+        try:
+            step()
+        finally:
+            del model._update
+            with torch.no_grad():
+                for x, before in zip(model.graph.state(), kept, strict=True):
+                    x.copy_(before)
+
+    return record
+
+
+def test_loading_begins_anew(tmp_path):
+    eager, recorded = pair(f"nice --result_dir {tmp_path} --dataset toy", 12)
+    for i in range(5):
+        recorded.train_step(*batch(recorded, i))
+    recorded.save()
+    eager.load()
+    recorded.load()
+    assert recorded.graph is None  # a CPU's, as of any new trainer here
+    recorded.graph = Recorded(recorded)
+    eager.looks = False
+    for i in range(5, 10):
+        eager.train_step(*batch(eager, i))
+        recorded.train_step(*batch(recorded, i))
+    assert recorded.graph.graphs and not differing(weights(eager), weights(recorded))
+
+
+def test_on_a_gpu_a_step_is_recorded_and_replayed(monkeypatch):
+    """All that surrounds a replay: nothing waits, nothing mixes devices."""
+
+    def record(graph, step):
+        step()
+        return lambda: None
+
+    monkeypatch.setattr(graphs, "WARM", 0)
+    monkeypatch.setattr(graphs.Graph, "prepare", lambda graph: None)
+    monkeypatch.setattr(graphs.Graph, "record", record)
+    with fake_cuda():
+        model = NICE.NICE(options("--device cuda"))
+        real = [torch.rand(1, 3, 48, 48) for _ in "AB"]
+        with watched() as recorded:
+            model.train_step(*real)
+        with watched() as replayed:
+            model.train_step(*real)
+    assert model.graph.works and not recorded.problems() and not replayed.problems()
+    assert len(recorded.started) > 500 and len(replayed.started) < 10  # pictures twice, rates, the step, the terms
+
+
+@pytest.mark.parametrize("text, words", [
+    ("--graphs true", "needs a CUDA GPU, not cpu"),
+    ("--graphs true --phase train --amp bf16", "needs a CUDA GPU"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(text, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        options(text)
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, words", [
+    ("--method cyclegan", "the host decides within a step of --method cyclegan"),
+    ("--amp fp16", "--amp fp16"),
+    ("", None),
+    ("--method cyclegan --pool_size 0", None),
+])  # fmt: skip
+def test_who_can_be_a_graph(text, words):
+    args = main.parse_args(["--device", "cpu", *text.replace("--amp fp16", "").split()])
+    args.device, args.amp = "cuda", "fp16" if "fp16" in text else "none"
+    reason = graphs.refusal(args, methods.load(args.method))
+    assert (words in reason) if words else reason is None
