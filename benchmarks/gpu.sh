@@ -50,11 +50,12 @@ rm -f "$OUT"/{machine.txt,parts.txt,tests.txt,bench.md,train.txt,scores.txt}
 RESERVE=$((LIMIT / 3)) # seconds that are left to training, translation and scores in the first call
 if [ ! -e "$RUN/measured" ]; then
   if [ -z "$TOY" ]; then part 100 tests.txt "$PYTHON" -m pytest -o addopts=-q -m cuda; fi
-  bench 55 --cases "$CASE" "$CASE4"
-  bench 40 --cases "$CASE" --extra "--benchmark_flag true"
-  bench 45 --cases "$CASE" "$CASE4" --ours "--amp bf16"
-  if [ -z "$TOY" ]; then bench 75 --cases "$CASE" --ours "--amp bf16 --compile true"; fi
-  bench 100 --base "$BASE" --methods "${METHODS[@]}"
+  bench 50 --cases "$CASE" "$CASE4" # each step one graph, where that can be
+  bench 25 --cases "$CASE" --ours "--graphs false"
+  bench 30 --cases "$CASE" --extra "--benchmark_flag true"
+  bench 40 --cases "$CASE" "$CASE4" --ours "--amp bf16"
+  if [ -z "$TOY" ]; then bench 60 --cases "$CASE" --ours "--amp bf16 --compile true"; fi
+  bench 85 --base "$BASE" --methods "${METHODS[@]}"
   touch "$RUN/measured"
 fi
 
