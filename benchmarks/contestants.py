@@ -26,6 +26,7 @@ ROWS = {  # what --methods takes: what the tables call it
     "distancegan": "DistanceGAN",
 }
 SKIPPED = {"num_workers", "cache", "iteration", "step_size", "steps_per_epoch"}  # of no step, or of the budget
+STRIDE = 32  # of the picture sides that are tried for a method that cannot take the one that was asked for
 LARGER = 2  # times NICE-GAN's side: who trains at more takes no part unless named
 
 
@@ -81,7 +82,10 @@ def settings(method: str, data: str) -> Path | None:
 
 
 def enter(row: str, data: str, size: int | None) -> Contestant:
-    """The contestant of this row at that picture size, or at its own.  UserError: it cannot take that size."""
+    """The contestant of this row at that picture size, or at its own, or at the least between that it can take.
+
+    UserError: it can take none.
+    """
     method = row.removesuffix("-star")
     path = settings(method, data)
     words, changes = [f"--method={method}"], []
@@ -95,8 +99,11 @@ def enter(row: str, data: str, size: int | None) -> Contestant:
         more["img_size"] = size
     complaint, fitting = _fit(method, words, more)
     if complaint and path and size and args.img_size > size:  # it says itself that it takes no less
-        changes.append(f"--img_size stays {args.img_size}, for {complaint}")
-        complaint, fitting = _fit(method, words, {k: v for k, v in more.items() if k != "img_size"})
+        changes.append(f"not {size}, for {complaint}")
+        for side in range(size + STRIDE - size % STRIDE, args.img_size + 1, STRIDE):
+            complaint, fitting = _fit(method, words, more | {"img_size": side})
+            if not complaint:
+                break
     if complaint:
         raise UserError(complaint)
     changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in fitting.items()] + changes

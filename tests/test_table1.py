@@ -271,6 +271,9 @@ def test_entrants_of_the_demo(capsys):
 
 def test_entrants_at_other_sizes(capsys):
     assert "ugatit" in {c.row for c in contestants.entrants(None, "demo", 64)}  # at the 96 of its own settings
+    (ugatit,) = contestants.entrants(["ugatit"], "cat2dog", 64)  # its own are 256
+    assert ugatit.args.img_size == 96 and ugatit.changes[0] == "--img_size 96 (256)"
+    assert ugatit.changes[1].startswith("not 64, for --img_size 64 is too small")
     nice, star = contestants.entrants(["nice", "nice-star", "drit"], "unheard-of", 64)
     assert nice.changes == ["--img_size 64 (256)", "--n_dis 6 (7)"]
     assert star.args.n_res == 4 and star.settings == "the defaults of --method nice"
