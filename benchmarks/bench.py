@@ -20,7 +20,6 @@ import json
 import math
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -123,7 +122,7 @@ def serve(side: str, options: str, least: float = 1.0):
     def memory():
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return peak_memory()
 
     calls = {
         "step": lambda: timed(lambda: model.train_step(*real), getattr(model, "rhythm", 1)),
@@ -134,6 +133,16 @@ def serve(side: str, options: str, least: float = 1.0):
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(calls[line.strip()]()), flush=True)
+
+
+def peak_memory() -> float:
+    """The most that this process has held of main memory, in MB; NaN where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def convolves(event) -> bool:
