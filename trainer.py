@@ -1,7 +1,7 @@
 """The trainer that every method shares: one optimizer step, state, checkpoints and resume."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -339,9 +339,10 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             terms = {**terms, f"gradient of {half.name}": norm}
         bad = self.guard.see(half.total, terms)
-        # autograd counts the changes of what a graph has kept, and would refuse to go through it again
-        uncounted = torch.autograd._unsafe_preserve_version_counter
-        with uncounted(tuple(group["params"])) if half.keep_graph else nullcontext():
+        with ExitStack() as uncounted:
+            # autograd counts the changes of what a graph has kept, and would refuse to go through it again
+            for p in group["params"] if half.keep_graph else ():
+                uncounted.enter_context(torch.autograd._unsafe_preserve_version_counter(p))
             if scaler.is_enabled():
                 scaler.step(optimizer)
                 self.guard.overflowed(sum(scaler._found_inf_per_device(optimizer).values()))
