@@ -16,6 +16,7 @@ from fast_convolution import (  # noqa: F401
     on_cpu,
     one_channel_conv,
     product,
+    reflect,
     smooth_double,
     upsampled_conv2d,
 )

@@ -52,8 +52,7 @@ class _InstanceLayerNorm(torch.autograd.Function):
         m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))  # of half-precision maps too
         m, S, gamma_, beta_ = (t.reshape(-1, C) for t in (m, S, gamma, beta))
         D, M = torch.var_mean(m, 1, correction=0, keepdim=True)  # (N,1)
-        constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
-        roots, eps_i, eps_j = constants(C, n, eps, m.device, m.dtype)
+        roots, eps_i, eps_j = _constants(C, n, eps, m.device, m.dtype)
         i = (S + eps_i).rsqrt_()
         j = torch.add(S.sum(1, keepdim=True), D, alpha=n * C).add_(eps_j).rsqrt_()
         r0, r1 = (mix * roots).unbind(2)  # (1,C) each
@@ -141,10 +140,27 @@ def _in_kernels(device):
 
 
 def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
+    if torch.compiler.is_compiling():
+        return _compiled_instance_layer_norm(x, mix, gamma, beta, eps)
     way = _InstanceLayerNorm
-    if x.device.type == "cuda":  # the compiler makes kernels of its own
-        way = not torch.compiler.is_compiling() and _in_kernels(x.device) or _InFewOperations
+    if x.device.type == "cuda":
+        way = _in_kernels(x.device) or _InFewOperations
     return way.apply(x, mix, gamma, beta, eps)
+
+
+def _compiled_instance_layer_norm(x, mix, gamma, beta, eps):
+    """In terms of which the compiler makes kernels of its own."""
+    C, n = x.shape[1], x.shape[2] * x.shape[3]
+
+    def coefficients(m, S, mix, gamma, beta):
+        M = m.mean(1, keepdim=True)
+        V = S.sum(1, keepdim=True) + n * (m - M.detach()).square().sum(1, keepdim=True)  # its slope by M is 0
+        of_instance, of_layer = (r[..., None, None] for r in mix.unbind(-1))
+        p, q = of_instance * (S / (n - 1) + eps).rsqrt(), of_layer * (V / (C * n - 1) + eps).rsqrt()
+        return (p + q) * gamma, beta - (p * m + q * M) * gamma
+
+    shape = (-1, C, 1, 1)
+    return _normalise(x, coefficients, mix, gamma.reshape(shape), beta.reshape(shape))
 
 
 class _InstanceNorm(torch.autograd.Function):
@@ -170,7 +186,15 @@ class _InstanceNorm(torch.autograd.Function):
 
 
 def instance_norm(x, eps=1e-5):
-    return _InstanceNorm.apply(x, eps)
+    if not torch.compiler.is_compiling():
+        return _InstanceNorm.apply(x, eps)
+    n = x.shape[2] * x.shape[3]
+
+    def coefficients(m, S):
+        i = (S / n + eps).rsqrt()
+        return i, -m * i
+
+    return _normalise(x, coefficients)
 
 
 class _Normalisation(torch.autograd.Function):
@@ -201,9 +225,11 @@ class _Normalisation(torch.autograd.Function):
 
 def _normalise(x, coefficients, *parameters):
     if torch.compiler.is_compiling():  # the compiler joins the passes itself
-        var, m = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        scale, shift = coefficients(m, var * (x.shape[2] * x.shape[3]), *parameters)
-        return x * scale + shift
+        lifted = x.to(torch.promote_types(x.dtype, torch.float32))
+        m = lifted.mean((2, 3), keepdim=True)
+        S = (lifted - m.detach()).square().sum((2, 3), keepdim=True)  # its slope by m is 0
+        scale, shift = coefficients(m, S, *parameters)
+        return (lifted * scale + shift).to(x.dtype)
     return _Normalisation.apply(x, coefficients, *parameters)
 
 

@@ -86,9 +86,17 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return conv_transpose2d(x, self.weight, bias, self.stride[0], self.padding[0], self.output_padding[0])
 
 
+@accelerated
 def reflect(x: Tensor, width: int = 1) -> Tensor:
     """Reflection padding on all four sides."""
     return F.pad(x, (width,) * 4, mode="reflect")
+
+
+class ReflectionPad2d(nn.ReflectionPad2d):
+    """nn.ReflectionPad2d by `reflect`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reflect(x, self.padding[0])
 
 
 @accelerated

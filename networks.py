@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from layers import ILN, AdaILN, Conv2d, SNConv2d, SNLinear, Stack, power_iterations, reflect
+from layers import (
+    ILN,
+    AdaILN,
+    Conv2d,
+    ReflectionPad2d,
+    SNConv2d,
+    SNLinear,
+    Stack,
+    power_iterations,
+    reflect,
+)
 
 # ------------------------------------------------------------------------------ encoder, discriminator
 
@@ -21,7 +31,7 @@ from layers import ILN, AdaILN, Conv2d, SNConv2d, SNLinear, Stack, power_iterati
 def down(c_in: int, c_out: int, stride: int = 2) -> list[nn.Module]:
     """Reflection padding, spectrally normalised convolution 4x4, leaky ReLU."""
     return [
-        nn.ReflectionPad2d(1),
+        ReflectionPad2d(1),
         SNConv2d(c_in, c_out, kernel_size=4, stride=stride),
         nn.LeakyReLU(0.2, inplace=True),
     ]
@@ -188,14 +198,14 @@ class ResnetGenerator(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.UpBlock0 = nn.Sequential(
-            nn.ReflectionPad2d(1),
+            ReflectionPad2d(1),
             Conv2d(2 * ngf, m, kernel_size=3),
             ILN(m),
             nn.ReLU(inplace=True),
         )
         if shared == 1:  # the layer the discriminator no longer shares, same stride and width
             self.Down = nn.Sequential(
-                nn.ReflectionPad2d(1),
+                ReflectionPad2d(1),
                 nn.Conv2d(ngf, 2 * ngf, kernel_size=4, stride=2),
                 nn.LeakyReLU(0.2, inplace=True),
             )
@@ -204,7 +214,7 @@ class ResnetGenerator(nn.Module):
         up = []
         for c in (m, m // 2):
             up += [
-                nn.ReflectionPad2d(1),
+                ReflectionPad2d(1),
                 Conv2d(c, c // 2, kernel_size=3, bias=False),
                 ILN(c // 2),
                 nn.ReLU(inplace=True),
@@ -213,7 +223,7 @@ class ResnetGenerator(nn.Module):
                 ILN(c // 2),
                 nn.ReLU(inplace=True),
             ]
-        up += [nn.ReflectionPad2d(3), Conv2d(ngf, output_nc, kernel_size=7, bias=False), nn.Tanh()]
+        up += [ReflectionPad2d(3), Conv2d(ngf, output_nc, kernel_size=7, bias=False), nn.Tanh()]
         self.UpBlock2 = nn.Sequential(*up)
 
     def forward(self, z: Tensor) -> Tensor:

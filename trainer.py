@@ -33,6 +33,7 @@ class Half(NamedTuple):
     objective: Callable  # (batch, source, target) -> (loss, {name: term})
     total: str  # the loss's own name among the terms
     keep_graph: bool = False  # a later half goes backward through it again, with the weights that this half leaves
+    chance: Callable | None = None  # before the objective, into the batch: what is drawn by chance or out of a pool
 
 
 def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
@@ -57,7 +58,8 @@ class Trainer:
     build(a)            its networks {name in checkpoints: module}, from a.NAME, the options of group "model"
     trained()           {optimizer: its parameters}; each is an Adam with `betas` and --weight_decay
     halves()            the Halves of the step number self.step, in order; an objective is called once for each
-                        pair in `passes`, and its gradients are summed
+                        pair in `passes`, and its gradients are summed; it is a function of the batch and the
+                        networks alone, which a compiler can make one graph of
     translate(x, s, t)  pictures x (N,C,H,W) in [-1,1] of domain s drawn in t
 
     and, where it has to:
@@ -297,10 +299,14 @@ class Trainer:
         self.before(half.name)
         objective, n = half.objective, len(batches)
         if self.args.compile:
-            objective = self.compiled.setdefault(half.total, torch.compile(objective))
+            if half.total not in self.compiled:
+                self.compiled[half.total] = torch.compile(objective, dynamic=False)
+            objective = self.compiled[half.total]
         total, terms = 0.0, {}
         for batch in batches:
             for s, t in self.passes:  # each backward follows its forward: only one's activations are alive
+                if half.chance:
+                    half.chance(batch, s, t)
                 with self._autocast():
                     loss, parts = objective(batch, s, t)
                 self.scalers[half.name].scale(loss / n).backward(retain_graph=half.keep_graph)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import checkpoints
 import dataset
-from layers import Conv2d, InstanceNorm, early, reflect, smooth_double
+from layers import Conv2d, InstanceNorm, ReflectionPad2d, early, reflect, smooth_double
 from methods.cyclegan import SCHEDULE, ResnetBlock, epoch_rate, mse, normed
 from options import Option, boolean, positive, rate, weight
 from trainer import Half, Trainer, epoch_at
@@ -71,7 +71,7 @@ class Generator(nn.Module):
     def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9):
         super().__init__()
         self.model = nn.Sequential(
-            nn.ReflectionPad2d(3),  # 0
+            ReflectionPad2d(3),  # 0
             *normed(Conv2d(img_ch, c, 7)),  # 1: (N,64,256,256)
             *normed(Conv2d(c, 2 * c, 3, padding=1), idle_bias=False),  # 4: (N,128,256,256)
             Down(2 * c),
@@ -82,7 +82,7 @@ class Generator(nn.Module):
             *normed(Conv2d(4 * c, 2 * c, 3, padding=1)),  # (N,128,128,128)
             Up(2 * c),
             *normed(Conv2d(2 * c, c, 3, padding=1)),  # (N,64,256,256)
-            nn.ReflectionPad2d(3),
+            ReflectionPad2d(3),
             Conv2d(c, img_ch, 7),
             nn.Tanh(),
         )
@@ -280,7 +280,10 @@ class CUT(Trainer):
     # ----------------------------------------------------------------------------- one training step
 
     def halves(self):
-        return Half("D", self.discriminator_objective, total="D"), Half("G", self.generator_objective, total="G")
+        return (
+            Half("D", self.discriminator_objective, total="D"),
+            Half("G", self.generator_objective, total="G", chance=self.choose_places),
+        )
 
     def forward(self, x, s, t):
         """Once for both halves: the fake, with nce_idt what G makes of B, and the features k of their inputs."""
@@ -302,23 +305,32 @@ class CUT(Trainer):
         real, fake = mse(on_real, 1), mse(on_fake, 0)
         return (fake + real) / 2, {"D_real": real, "D_fake": fake}
 
+    def choose_places(self, x, s, t):
+        """Of each picture and each layer, those where keys are looked at, and where queries are."""
+        names = (f"G/patches_{d}" for d in "AB"[: len(x["keys"])])
+        x["places"] = [self.places(k, name, x["mirrored"]) for k, name in zip(x["keys"], names, strict=True)]
+
+    def places(self, of_x: list[Tensor], name: str, mirrored: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Random places of x's features (N,C,H,W), and the same ones in y; mirrored: whether y is."""
+        sides = [k.shape[2:] for k in of_x]
+        there = [self.draw.permutation(f"{name}_{j}", h * w)[: self.args.num_patches] for j, (h, w) in enumerate(sides)]
+        # from the right; tensors of their own in any case: the compiler would tell one place from two
+        here = [at + mirrored * (w - 1 - 2 * (at % w)) for at, (_, w) in zip(there, sides, strict=True)]
+        return there, here
+
     def generator_objective(self, x, s, t):
         """Fool D, and keep what is at every place: of the translation (NCE), and of what is in t already (NCE_Y)."""
         args = self.args
         adversarial = args.lambda_GAN * mse(self.D(x["drawn"][0]), 1)
         contrasts = {}
-        for name, d, y, keys in zip(("NCE", "NCE_Y"), "AB", x["drawn"], x["keys"], strict=False):
-            contrasts[name] = args.lambda_NCE * self.patch_nce(y, keys, f"G/patches_{d}", x["mirrored"])
+        for name, *pair in zip(("NCE", "NCE_Y"), x["drawn"], x["keys"], x["places"], strict=False):
+            contrasts[name] = args.lambda_NCE * self.patch_nce(*pair)
         loss = adversarial + sum(contrasts.values()) / len(contrasts)
         return loss, {"G_GAN": adversarial, **contrasts}
 
-    def patch_nce(self, y: Tensor, of_x: list[Tensor], name: str, mirrored: bool) -> Tensor:
-        """PatchNCE(x, y) at random places; of_x: features (N,C,H,W) of x; mirrored: whether y is."""
-        sides = [k.shape[2:] for k in of_x]
-        there = [self.draw.permutation(f"{name}_{j}", h * w)[: self.args.num_patches] for j, (h, w) in enumerate(sides)]
-        here = there
-        if mirrored:  # the same places, from the right
-            here = [at + w - 1 - 2 * (at % w) for at, (_, w) in zip(there, sides, strict=True)]
+    def patch_nce(self, y: Tensor, of_x: list[Tensor], places: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+        """PatchNCE(x, y); of_x: features (N,C,H,W) of x; places: of each layer, in x, and in y."""
+        there, here = places
         with torch.no_grad():
             keys = self.F(of_x, there)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import Conv2d, ConvTranspose2d, InstanceNorm
+from layers import Conv2d, ConvTranspose2d, InstanceNorm, ReflectionPad2d
 from options import Option, bounded, natural, weight
 from trainer import Draw, Half, Trainer, epoch_at
 
@@ -33,10 +33,10 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, dim: int, bias: bool = True):
         super().__init__()
-        half = [nn.ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
+        half = [ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
         again = [Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
         # padding first: what ReLU writes in place is what the convolution keeps, one map instead of two
-        self.conv_block = nn.Sequential(*half, nn.ReflectionPad2d(1), nn.ReLU(inplace=True), *again)
+        self.conv_block = nn.Sequential(*half, ReflectionPad2d(1), nn.ReLU(inplace=True), *again)
         half[1].idle_bias = again[0].idle_bias = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,14 +55,14 @@ class Generator(nn.Module):
     def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9):
         super().__init__()
         self.model = nn.Sequential(
-            nn.ReflectionPad2d(3),
+            ReflectionPad2d(3),
             *normed(Conv2d(img_ch, c, 7)),  # (N,64,256,256)
             *normed(Conv2d(c, 2 * c, 3, stride=2, padding=1)),  # (N,128,128,128)
             *normed(Conv2d(2 * c, 4 * c, 3, stride=2, padding=1)),  # (N,256,64,64)
             *[ResnetBlock(4 * c) for _ in range(n)],
             *normed(ConvTranspose2d(4 * c, 2 * c, 3, stride=2, padding=1, output_padding=1)),
             *normed(ConvTranspose2d(2 * c, c, 3, stride=2, padding=1, output_padding=1)),
-            nn.ReflectionPad2d(3),
+            ReflectionPad2d(3),
             Conv2d(c, img_ch, 7),
             nn.Tanh(),
         )
@@ -178,7 +178,14 @@ class CycleGAN(Trainer):
     # ----------------------------------------------------------------------------- one training step
 
     def halves(self):
-        return Half("G", self.generator_objective, total="G"), Half("D", self.discriminator_objective, total="D")
+        return (
+            Half("G", self.generator_objective, total="G"),
+            Half("D", self.discriminator_objective, total="D", chance=self.exchange),
+        )
+
+    def exchange(self, x, s, t):
+        """A new fake in t for one from the pool."""
+        x[f"old_{t}"] = self.pools[t].exchange(x[f"fake_{t}"], self.draw)
 
     def generator_objective(self, x, s, t):
         """From domain s: fool the judge of t, come back (cycle), and leave what is in t as it is (identity)."""
@@ -197,8 +204,7 @@ class CycleGAN(Trainer):
 
     def discriminator_objective(self, x, s, t):
         """Tell real from fake in domain t: 1 on real, 0 on fakes from the pool."""
-        old = self.pools[t].exchange(x[f"fake_{t}"], self.draw)
-        on_real, on_fake = self.D[t](torch.cat((x[t], old))).chunk(2)
+        on_real, on_fake = self.D[t](torch.cat((x[t], x[f"old_{t}"]))).chunk(2)
         loss = (mse(on_real, 1) + mse(on_fake, 0)) / 2
         return loss, {f"D_{s}": loss}
 

@@ -91,7 +91,15 @@ class GcGAN(CycleGAN):
     # ----------------------------------------------------------------------------- one training step
 
     def halves(self):
-        return Half("G", self.generator_objective, total="G"), Half("D", self.discriminator_objective, total="D_B")
+        return (
+            Half("G", self.generator_objective, total="G"),
+            Half("D", self.discriminator_objective, total="D_B", chance=self.exchange),
+        )
+
+    def exchange(self, x, s, t):
+        """New fakes for ones from the pools."""
+        x["old"] = self.pools["B"].exchange(x["fake"], self.draw)
+        x["old_gc"] = self.pools["gc_B"].exchange(x["fake_gc"], self.draw)
 
     def draw_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is drawn from x and from f(x)."""
@@ -117,8 +125,8 @@ class GcGAN(CycleGAN):
 
     def discriminator_objective(self, x, s, t):
         """Tell real from fake in B, plain and turned: 1 on real, 0 on fakes from the pools."""
-        plain = self.D, x[t], self.pools["B"].exchange(x["fake"], self.draw)
-        turned = self.D_gc, self.turn(x[t]), self.pools["gc_B"].exchange(x["fake_gc"], self.draw)
+        plain = self.D, x[t], x["old"]
+        turned = self.D_gc, self.turn(x[t]), x["old_gc"]
         loss = 0.0
         for D, real, old in (plain, turned):
             on_real, on_fake = D(torch.cat((real, old))).chunk(2)

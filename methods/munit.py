@@ -274,8 +274,8 @@ class SharedContent(Trainer):
 
     def halves(self):
         return (
-            Half("dis", self.discriminator_objective, total="loss_dis_total"),
-            Half("gen", self.generator_objective, total="loss_gen_total"),
+            Half("dis", self.discriminator_objective, total="loss_dis_total", chance=self.chance_of_dis),
+            Half("gen", self.generator_objective, total="loss_gen_total", chance=self.chance_of_gen),
         )
 
     def judge(self, real: Tensor, fake: Tensor, t: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -357,14 +357,20 @@ class MUNIT(Styled, SharedContent):
     def drawn_style(self, half: str, t: str, n: int) -> Tensor:
         return self.draw.normal(f"{half}/style_{t}", n, self.architecture["style_dim"], 1, 1)
 
+    def chance_of_dis(self, x, s, t):
+        x["drawn"] = self.drawn_style("D", t, len(x[s]))
+
+    def chance_of_gen(self, x, s, t):
+        x["drawn"] = self.drawn_style("G", t, len(x[s]))
+
     def discriminator_objective(self, x, s, t):
-        fake = self.G[t].decode(x[f"content_{s}"].detach(), self.drawn_style("D", t, len(x[s])))
+        fake = self.G[t].decode(x[f"content_{s}"].detach(), x["drawn"])
         return self.judge(x[t], fake, t)
 
     def generator_objective(self, x, s, t):
         """From domain s: fool the judge of t; get back the picture, its content, and the style that was drawn."""
         args, G, a, b = self.args, self.G, s.lower(), t.lower()
-        content, style, drawn = x[f"content_{s}"], x[f"style_{s}"], self.drawn_style("G", t, len(x[s]))
+        content, style, drawn = x[f"content_{s}"], x[f"style_{s}"], x["drawn"]
         fake = G[t].decode(content, drawn)
         content_again, drawn_again = G[t].encode(fake)
         adversarial = lsgan(self.D[t](fake), 1)

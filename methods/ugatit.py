@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from layers import Conv2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
+from layers import Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
 from methods.cyclegan import ResnetBlock, mse, normed
 from networks import AdaILNBlock, down
 from options import Option, boolean, natural, weight
@@ -88,11 +88,11 @@ class Generator(nn.Module):
         for j, block in enumerate(self.blocks, 1):
             self.add_module(f"UpBlock1_{j}", block)
         self.DownBlock = nn.Sequential(
-            nn.ReflectionPad2d(3),
+            ReflectionPad2d(3),
             *normed(Conv2d(img_ch, c, 7, bias=False)),  # (N,64,256,256)
-            nn.ReflectionPad2d(1),
+            ReflectionPad2d(1),
             *normed(Conv2d(c, 2 * c, 3, stride=2, bias=False)),  # (N,128,128,128)
-            nn.ReflectionPad2d(1),
+            ReflectionPad2d(1),
             *normed(Conv2d(2 * c, m, 3, stride=2, bias=False)),  # (N,256,64,64)
             *[ResnetBlock(m, bias=False) for _ in range(n)],
         )
@@ -102,8 +102,8 @@ class Generator(nn.Module):
         up = []
         for width in (m, m // 2):
             conv = Conv2d(width, width // 2, 3, bias=False)
-            up += [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), conv, ILN(width // 2), nn.ReLU(inplace=True)]
-        self.UpBlock2 = nn.Sequential(*up, nn.ReflectionPad2d(3), Conv2d(c, img_ch, 7, bias=False), nn.Tanh())
+            up += [nn.Upsample(scale_factor=2), ReflectionPad2d(1), conv, ILN(width // 2), nn.ReLU(inplace=True)]
+        self.UpBlock2 = nn.Sequential(*up, ReflectionPad2d(3), Conv2d(c, img_ch, 7, bias=False), nn.Tanh())
 
     def forward(self, x: Tensor) -> Drawing:
         f = self.DownBlock(x)  # (N,256,64,64)

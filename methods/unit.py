@@ -56,25 +56,34 @@ class UNIT(SharedContent):
         """Both halves see this code: gen moves in its own half alone, which comes last."""
         x[f"code_{s}"] = self.G[s].enc(x[s])
 
-    def noisy(self, h: Tensor, name: str) -> Tensor:
-        return h + self.draw.normal(name, *h.shape)
+    def noise(self, h: Tensor, name: str) -> Tensor:
+        return self.draw.normal(name, *h.shape)
+
+    def chance_of_dis(self, x, s, t):
+        x["noise"] = self.noise(x[f"code_{s}"], f"D/noise_{s}")
+
+    def chance_of_gen(self, x, s, t):
+        """The code of a fake is of the same shape."""
+        x["noise"] = self.noise(x[f"code_{s}"], f"G/noise_{s}")
+        if self.args.recon_x_cyc_w > 0:
+            x["noise_again"] = self.noise(x[f"code_{s}"], f"G/noise_{s}2{t}")
 
     def discriminator_objective(self, x, s, t):
-        fake = self.G[t].dec(self.noisy(x[f"code_{s}"].detach(), f"D/noise_{s}"))
+        fake = self.G[t].dec(x[f"code_{s}"].detach() + x["noise"])
         return self.judge(x[t], fake, t)
 
     def generator_objective(self, x, s, t):
         """From domain s: fool the judge of t, stay (reconstruction), come back (cycle), keep codes near the prior."""
         args, G, a, b = self.args, self.G, s.lower(), t.lower()
         h = x[f"code_{s}"]
-        z = self.noisy(h, f"G/noise_{s}")
+        z = h + x["noise"]
         fake = G[t].dec(z)
         h_again = G[t].enc(fake)
         adversarial = lsgan(self.D[t](fake), 1)
         recon = F.l1_loss(G[s].dec(z), x[s])
         cycle = x[s].new_zeros(())
         if args.recon_x_cyc_w > 0:
-            cycle = F.l1_loss(G[s].dec(self.noisy(h_again, f"G/noise_{s}2{t}")), x[s])
+            cycle = F.l1_loss(G[s].dec(h_again + x["noise_again"]), x[s])
         kl, kl_cycle = h.square().mean(), h_again.square().mean()
         loss = args.gan_w * adversarial + args.recon_x_w * recon + args.recon_kl_w * kl
         loss = loss + args.recon_x_cyc_w * cycle + args.recon_kl_cyc_w * kl_cycle

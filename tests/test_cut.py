@@ -101,6 +101,7 @@ def test_the_generators_gradient_is_that_of_the_page(method, text, u):
         x = {"A": images(2, 32).double(), "B": images(2, 32, 1).double()}
         pair = dict(x)
         model.forward(pair, "A", "B")
+        model.choose_places(pair, "A", "B")
         loss, terms = model.generator_objective(pair, "A", "B")
         expected, by_page = plain_losses(model, x["A"], x["B"], u, model.draw.permutations)
         torch.testing.assert_close(loss, expected)
@@ -157,18 +158,18 @@ def not_detached(monkeypatch):
     """k teaches F, too."""
     contrast = cut.CUT.patch_nce
 
-    def attached(self, y, of_x, name, mirrored):
+    def attached(self, y, of_x, places):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "no_grad", torch.enable_grad)
             patch.setattr(cut, "nce", lambda q, k, T: nce_of_page(q[0], k[0], T))
-            return contrast(self, y, of_x, name, mirrored)
+            return contrast(self, y, of_x, places)
 
     monkeypatch.setattr(cut.CUT, "patch_nce", attached)
 
 
 def not_mirrored_back(monkeypatch):
-    contrast = cut.CUT.patch_nce
-    monkeypatch.setattr(cut.CUT, "patch_nce", lambda self, y, k, name, mirrored: contrast(self, y, k, name, False))
+    places = cut.CUT.places
+    monkeypatch.setattr(cut.CUT, "places", lambda self, of_x, name, mirrored: places(self, of_x, name, False))
 
 
 def generator_first(monkeypatch):

@@ -196,6 +196,32 @@ def test_normalisations_with_numbers_of_their_own(layout):
     assert torch.autograd.grad(y.sum(), flat)[0].isfinite().all()
 
 
+FOR_THE_COMPILER = {
+    "reflect": [],
+    "instance_norm": [],
+    "instance_layer_norm": [(1, 4, 2), (3, 4), (3, 4)],
+    "adaptive_instance_norm": [(3, 4, 1, 1), (3, 4, 1, 1)],
+    "std_layer_norm": [(4,), (4,)],
+}
+
+
+@LAYOUTS
+@pytest.mark.parametrize("name", FOR_THE_COMPILER)
+def test_what_is_computed_otherwise_under_the_compiler(name, layout):
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    x, *more = double(3, 4, 8, 7, layout=layout), *(double(*shape) for shape in FOR_THE_COMPILER[name])
+    compiled = torch.compile(getattr(fast, name), backend="eager", fullgraph=True)
+    agree(compiled(x, *more), getattr(layers, name).__wrapped__(x, *more), x, *more)
+
+
+def test_reflection_as_one_operation():
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 3, 6, 7).contiguous(memory_format=layout).requires_grad_()
+        torch.library.opcheck(fast_convolution._reflect, (x, 2))
+        torch.library.opcheck(fast_convolution._reflect_back, (x.detach(), 1))
+
+
 @LAYOUTS
 @pytest.mark.parametrize("n, c, out, h, w, k", [(1, 3, 5, 6, 4, 5), (2, 4, 3, 2, 2, 5), (2, 3, 2, 5, 9, 3)])
 def test_convolution_after_up_sampling(layout, n, c, out, h, w, k):
