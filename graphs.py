@@ -42,8 +42,9 @@ class Graph:
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.seen, self.graphs = {}, {}  # by kind of step: how many were done; (replay, names of terms, their values)
-        self.rates, self.real = {}, []
+        self.seen = {}  # by kind of step: how many were done
+        self.graphs = {}  # the places of the pictures, what replays it, the names of its terms, their values
+        self.rates = {}
         self.works = True
         self.prepare()
 
@@ -55,26 +56,25 @@ class Graph:
             if not self.works or self.seen[kind] <= WARM or not self._record(kind, real):
                 with self.aside():
                     return self.trainer.compute_step(real)
-        for place, x in zip(self.real, real, strict=True):
+        places, replay, names, values = self.graphs[kind]
+        for place, x in zip(places, real, strict=True):
             place.copy_(x)
         for name, optimizer in self.trainer.optimizers.items():
             self.rates[name].fill_(optimizer.param_groups[0]["lr"])
-        replay, names, values = self.graphs[kind]
         replay()
         return dict(zip(names, values.clone().unbind(), strict=True))  # the next replay writes there again
 
     def _record(self, kind, real: list[Tensor]) -> bool:
         """Record a step without doing it.  False, and a line that says why: this GPU's libraries cannot."""
-        found = []
+        places, found = [x.clone() for x in real], []
 
         def step():
-            terms = self.trainer.compute_step(self.real)
+            terms = self.trainer.compute_step(places)
             found.extend((list(terms), torch.stack([term.float() for term in terms.values()])))
 
-        self.real = self.real or [x.clone() for x in real]
         try:
             with self._rates_on_the_device():
-                self.graphs[kind] = self.record(step), *found
+                self.graphs[kind] = places, self.record(step), *found
         except RuntimeError as error:
             self.works = False
             for optimizer in self.trainer.optimizers.values():
