@@ -9,10 +9,13 @@ from runs import SMALL
 
 import main
 import methods
-from methods.unit import UNIT
+from methods.gcgan import GcGAN
 
 REFUSED = {"drit": "weights that changed", "sincut": "differentiated once"}
-every_method = pytest.mark.parametrize("method", [name for name in SMALL if name not in REFUSED])
+SOON = ("nice", "cyclegan", "gcgan", "fastcut")  # in every run; the others take longer
+every_method = pytest.mark.parametrize("method", [
+    pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in SMALL if name not in REFUSED
+])  # fmt: skip
 
 
 def trainer(method: str, text: str = ""):
@@ -21,15 +24,14 @@ def trainer(method: str, text: str = ""):
 
 
 @double_precision()
-def compare(method: str, steps: int):
+def compare(method: str, steps: int, blocks: int = 1):
     """Steps with and without the compiler: the same numbers, of power iterations and of the guard too.
 
     Each half was compiled once in each direction, which the first step did.
     """
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    # residual blocks repeat
-    eager, compiled = (trainer(method, f"--n_res 2 --compile {way}") for way in ("false", "true"))
+    eager, compiled = (trainer(method, f"--n_res {blocks} --compile {way}") for way in ("false", "true"))
     assert not differing(weights(eager), weights(compiled))
     for i in range(steps):
         pictures = [images(eager.args.batch_size, eager.args.img_size, 2 * i + j).double() for j in range(2)]
@@ -56,30 +58,30 @@ def graphs_alone(monkeypatch):
 
 @every_method
 def test_a_half_is_one_graph_that_is_compiled_once(method, graphs_alone):
-    compare(method, steps=5)
+    compare(method, steps=4)
 
 
 def test_a_planted_break_is_found(graphs_alone, monkeypatch):
-    objective = UNIT.discriminator_objective
+    objective = GcGAN.discriminator_objective
 
     def broken(self, x, s, t):
         torch._dynamo.graph_break()
         return objective(self, x, s, t)
 
-    monkeypatch.setattr(UNIT, "discriminator_objective", broken)
+    monkeypatch.setattr(GcGAN, "discriminator_objective", broken)
     with pytest.raises(torch._dynamo.exc.Unsupported):
-        compare("unit", steps=1)
+        compare("gcgan", steps=1)
 
 
 def test_a_planted_compilation_is_found(graphs_alone, monkeypatch):
-    objective = UNIT.discriminator_objective
+    objective = GcGAN.discriminator_objective
 
     def changing(self, x, s, t):
         return objective(self, x, s, t) if self.step < 3 else objective(self, x, s, t)
 
-    monkeypatch.setattr(UNIT, "discriminator_objective", changing)
+    monkeypatch.setattr(GcGAN, "discriminator_objective", changing)
     with pytest.raises(AssertionError, match="graphs were made"):
-        compare("unit", steps=3)
+        compare("gcgan", steps=3)
 
 
 @pytest.mark.parametrize("method", REFUSED)
@@ -92,4 +94,4 @@ def test_what_cannot_be_compiled_says_so(method, capsys):
 @pytest.mark.slow
 def test_compiled_steps_are_eager_ones():
     """Takes five minutes on two busy cores, most of them in the C++ compiler."""
-    compare("nice", steps=4)
+    compare("nice", steps=4, blocks=2)  # which repeat, as in earnest

@@ -27,6 +27,7 @@ REPEATING = {
 }
 WAYS = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
 CASES = [f"{method} {text}" for method, text in REPEATING.items()] + [f"nice {text}" for text in WAYS]
+LATE = ("drit --d_iter 2", "nice --on_nan skip", "nice --light false", "nice --plain true")  # take longer
 
 
 def pair(case: str, steps: int):
@@ -42,7 +43,7 @@ def pair(case: str, steps: int):
     return eager, recorded
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in LATE else ()) for c in CASES])
 def test_a_replayed_step_is_a_step(case, monkeypatch):
     """To the bit, while the rate falls, pictures change and numbers are drawn."""
     monkeypatch.setattr(graphs, "WARM", 1)
