@@ -58,9 +58,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
         trainer.average.load(state, path)
     trainer.step = state.get("start_iter", 0)
     trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
-    for name, optimizer in trainer.optimizers.items() if trainer.step else ():
-        # as after that step: whoever saves before the next one saves the same
-        optimizer.param_groups[0]["lr"] = trainer.rate(trainer.step) * trainer.rate_scale.get(name, 1)
+    if trainer.step:  # as after that step: whoever saves before the next one saves the same
+        trainer.set_rates()
     with checkpoints.fitting(path, "scalers, guard, memory or rng"):
         for name, scaler in trainer.scalers.items():
             scaler.load_state_dict(state.get("scalers", {}).get(name, {}))

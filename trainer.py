@@ -272,10 +272,14 @@ class Trainer:
         """
         self.step += 1
         self.guard.now.fill_(self.step)
-        for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.rate(self.step) * self.rate_scale.get(name, 1)
+        self.set_rates()
         real = [x.to(self.device, memory_format=self.layout, non_blocking=True) for x in (real_A, real_B)]
         return self.graph(real) if self.graph else self.compute_step(real)
+
+    def set_rates(self):
+        """Tell the optimizers the rates of the step number self.step."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = self.rate(self.step) * self.rate_scale.get(name, 1)
 
     def compute_step(self, real: list[Tensor]) -> dict[str, Tensor]:
         """The work of a step, with the rates, the guard's number of the step and the pictures in their places."""
