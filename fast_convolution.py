@@ -12,6 +12,17 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
+_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # before PyTorch 2.7 there is no telling
+
+
+def left_whole(x: Tensor) -> bool:
+    """Whether x is compiled for a CPU, where it pays to keep the compiler from writing its own.
+
+    What is left whole is an operation of PyTorch's (custom_op): it is not looked into, and starts at once.
+    """
+    return torch.compiler.is_compiling() and x.device.type == "cpu" and not _exporting()
+
+
 def product(x: Tensor, W: Tensor) -> Tensor:
     """x (R,I) times W (I,O) without autograd.
 
@@ -254,13 +265,10 @@ def _reflect(x: Tensor, width: int) -> Tensor:
     return F.pad(x, (width,) * 4, mode="reflect").contiguous(memory_format=_layout(x))
 
 
-@torch.library.custom_op("nice::reflect_back", mutates_args=())
+@torch.library.custom_op("nice::reflect_backward", mutates_args=())
 def _reflect_back(g: Tensor, width: int) -> Tensor:
     dx = torch.ops.aten.reflection_pad2d_backward(g, _empty(g, -width), [width] * 4)
     return dx.contiguous(memory_format=_layout(g))
-
-
-_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # before PyTorch 2.7 there is no telling
 
 
 def _keep_width(ctx, inputs, output):
@@ -273,8 +281,8 @@ _reflect.register_autograd(lambda ctx, g: (_reflect_back(g, ctx.width), None), s
 
 
 def reflect(x, width=1):
-    """For the compiler on a CPU one operation: to write its own, with such indices, took it half of its time."""
-    if torch.compiler.is_compiling() and x.device.type == "cpu" and not _exporting():
+    """Whole: for such indices the compiler took half of its time."""
+    if left_whole(x):
         return _reflect(x, width)
     return F.pad(x, (width,) * 4, mode="reflect")
 

@@ -4,6 +4,9 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
+
+from fast_convolution import left_whole
 
 
 def _squares(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,8 +39,8 @@ def _sums(g: Tensor, x: Tensor, kind: torch.dtype, keepdim: bool = False) -> tup
     return dscale, g.sum((2, 3), keepdim, dtype=kind)
 
 
-class _InstanceLayerNorm(torch.autograd.Function):
-    """gamma * (r0 IN(x) + r1 LN(x)) + beta as one affine map per channel: x * scale + shift.
+def _instance_layer_norm(x, mix, gamma, beta, eps):
+    """gamma * (r0 IN(x) + r1 LN(x)) + beta as one affine map per channel: x * scale + shift; and what backward reads.
 
     Exact, because both normalisations are affine in x and LN's moments follow from the per-channel
     ones (law of total variance).  Forward reads x twice; backward is the chain rule through the
@@ -45,42 +48,90 @@ class _InstanceLayerNorm(torch.autograd.Function):
     maps the small tensors' operations are the cost, so the constants are gathered:
     IN's 1/std is sqrt(n - 1) i and LN's is sqrt(C n - 1) j.
     """
+    C, n = x.shape[1], x.shape[2] * x.shape[3]
+    m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))  # of half-precision maps too
+    m, S, gamma, beta = (t.reshape(-1, C) for t in (m, S, gamma, beta))
+    D, M = torch.var_mean(m, 1, correction=0, keepdim=True)  # (N,1)
+    roots, eps_i, eps_j = _constants(C, n, eps, m.device, m.dtype)
+    i = (S + eps_i).rsqrt_()
+    j = torch.add(S.sum(1, keepdim=True), D, alpha=n * C).add_(eps_j).rsqrt_()
+    r0, r1 = (mix * roots).unbind(2)  # (1,C) each
+    p, q = r0 * i, r1 * j
+    a, b = p + q, torch.addcmul(p * m, q, M)  # r0 IN(x) + r1 LN(x) = a x - b
+    shift = torch.addcmul(beta, b, gamma, value=-1).view(len(x), -1, 1, 1)
+    scale = (a * gamma).view(shift.shape)
+    y = _affine(x, scale, shift).to(x.dtype)  # rounded once
+    return y, scale, m, M, i, j, p, q, a, b
 
+
+def _instance_layer_norm_backward(g, x, gamma, eps, scale, m, M, i, j, p, q, a, b):
+    """The gradients of x, mix, gamma and beta."""
+    C, n, shape = m.shape[1], x.shape[2] * x.shape[3], gamma.shape
+    gamma, (roots, *_) = gamma.reshape(-1, C), _constants(C, n, eps, m.device, m.dtype)
+    dscale, dshift = _sums(g, x, m.dtype)
+    da, db = dscale * gamma, dshift * gamma
+    dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
+    dmix = torch.stack(((dp * i).sum(0), (dq * j).sum(0)), -1).mul_(roots)
+    dp, dq = dp * p, dq * q  # by log p, log q
+    di, dj = dp * i * i, dq.sum(1, keepdim=True) * j * j  # what the variances pass on
+    offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
+    offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
+    slope, offset = (di + dj).view(scale.shape), offset.view(scale.shape)
+    dx = _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), scale).to(g.dtype)
+    dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
+    dgamma, dbeta = (t.sum_to_size(gamma.shape).view(shape) for t in (dgamma, dshift))
+    return dx, dmix[None], dgamma, dbeta
+
+
+class _InstanceLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, mix, gamma, beta, eps):
-        C, n = x.shape[1], x.shape[2] * x.shape[3]
-        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))  # of half-precision maps too
-        m, S, gamma_, beta_ = (t.reshape(-1, C) for t in (m, S, gamma, beta))
-        D, M = torch.var_mean(m, 1, correction=0, keepdim=True)  # (N,1)
-        roots, eps_i, eps_j = _constants(C, n, eps, m.device, m.dtype)
-        i = (S + eps_i).rsqrt_()
-        j = torch.add(S.sum(1, keepdim=True), D, alpha=n * C).add_(eps_j).rsqrt_()
-        r0, r1 = (mix * roots).unbind(2)  # (1,C) each
-        p, q = r0 * i, r1 * j
-        a, b = p + q, torch.addcmul(p * m, q, M)  # r0 IN(x) + r1 LN(x) = a x - b
-        shift = torch.addcmul(beta_, b, gamma_, value=-1).view(len(x), -1, 1, 1)
-        scale = (a * gamma_).view(shift.shape)
-        ctx.save_for_backward(x, scale, gamma_, m, M, i, j, roots, p, q, a, b)
-        ctx.shape = gamma.shape
-        return _affine(x, scale, shift).to(x.dtype)  # rounded once
+        y, *kept = _instance_layer_norm(x, mix, gamma, beta, eps)
+        ctx.save_for_backward(x, gamma, *kept)
+        ctx.eps = eps
+        return y
 
     @staticmethod
     def backward(ctx, g):
-        x, scale, gamma, m, M, i, j, roots, p, q, a, b = ctx.saved_tensors
-        C, n = m.shape[1], x.shape[2] * x.shape[3]
-        dscale, dshift = _sums(g, x, m.dtype)
-        da, db = dscale * gamma, dshift * gamma
-        dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
-        dmix = torch.stack(((dp * i).sum(0), (dq * j).sum(0)), -1).mul_(roots)
-        dp, dq = dp * p, dq * q  # by log p, log q
-        di, dj = dp * i * i, dq.sum(1, keepdim=True) * j * j  # what the variances pass on
-        offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
-        offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
-        slope, offset = (di + dj).view(scale.shape), offset.view(scale.shape)
-        dx = _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), scale).to(g.dtype)
-        dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
-        dgamma, dbeta = (t.sum_to_size(gamma.shape).view(ctx.shape) for t in (dgamma, dshift))
-        return dx, dmix[None], dgamma, dbeta, None
+        x, gamma, *kept = ctx.saved_tensors
+        return *_instance_layer_norm_backward(g, x, gamma, ctx.eps, *kept), None
+
+
+@custom_op("nice::whole_instance_layer_norm", mutates_args=())
+def _whole_instance_layer_norm(x: Tensor, mix: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> list[Tensor]:
+    return list(_instance_layer_norm(x, mix, gamma, beta, eps))
+
+
+@custom_op("nice::whole_instance_layer_norm_backward", mutates_args=())
+def _whole_instance_layer_norm_backward(g: Tensor, x: Tensor, gamma: Tensor, eps: float,
+                                        kept: list[Tensor]) -> list[Tensor]:  # fmt: skip
+    return list(_instance_layer_norm_backward(g, x, gamma, eps, *kept))
+
+
+@_whole_instance_layer_norm.register_fake
+def _(x, mix, gamma, beta, eps):
+    (N, C), kind = x.shape[:2], torch.promote_types(x.dtype, torch.float32)
+    shapes = (N, C, 1, 1), (N, C), (N, 1), (N, C), (N, 1), *[(N, C)] * 4
+    return [torch.empty_like(x), *(x.new_empty(shape, dtype=kind) for shape in shapes)]
+
+
+@_whole_instance_layer_norm_backward.register_fake
+def _(g, x, gamma, eps, kept):
+    shapes = (1, x.shape[1], 2), gamma.shape, gamma.shape
+    return [torch.empty_like(x), *(x.new_empty(shape, dtype=kept[0].dtype) for shape in shapes)]
+
+
+def _keep(ctx, inputs, output):
+    x, _, gamma, _, ctx.eps = inputs
+    ctx.save_for_backward(x, gamma, *output[1:])
+
+
+def _back(ctx, grads):
+    x, gamma, *kept = ctx.saved_tensors
+    return *_whole_instance_layer_norm_backward(grads[0], x, gamma, ctx.eps, kept), None
+
+
+_whole_instance_layer_norm.register_autograd(_back, setup_context=_keep)
 
 
 class _InFewOperations(torch.autograd.Function):
@@ -140,6 +191,8 @@ def _in_kernels(device):
 
 
 def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
+    if left_whole(x):
+        return _whole_instance_layer_norm(x, mix, gamma, beta, eps)[0]
     if torch.compiler.is_compiling():
         return _compiled_instance_layer_norm(x, mix, gamma, beta, eps)
     way = _InstanceLayerNorm
@@ -163,31 +216,58 @@ def _compiled_instance_layer_norm(x, mix, gamma, beta, eps):
     return _normalise(x, coefficients, mix, gamma.reshape(shape), beta.reshape(shape))
 
 
-class _InstanceNorm(torch.autograd.Function):
-    """(x - m) / sqrt(S / n + eps) as x * scale + shift; backward is affine in g and x, too."""
+def _instance_norm(x, eps):
+    """(x - m) / sqrt(S / n + eps) as x * scale + shift; with m and scale."""
+    m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
+    i = S.mul_(1 / (x.shape[2] * x.shape[3])).add_(eps).rsqrt_()
+    return _affine(x, i, -m * i).to(x.dtype), m, i
 
+
+def _instance_norm_backward(g, x, m, i):
+    """Affine in g and x, too."""
+    n = x.shape[2] * x.shape[3]
+    with_x, alone = _sums(g, x, m.dtype, keepdim=True)
+    mean_g = alone / n
+    slope = (with_x / n - m * mean_g) * i * i * i
+    offset = torch.addcmul(slope * m, mean_g, i, value=-1)
+    return _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), i).to(g.dtype)
+
+
+class _InstanceNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, eps):
-        n = x.shape[2] * x.shape[3]
-        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
-        i = S.mul_(1 / n).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, m, i)
-        return _affine(x, i, -m * i).to(x.dtype)
+        y, *kept = _instance_norm(x, eps)
+        ctx.save_for_backward(x, *kept)
+        return y
 
     @staticmethod
     def backward(ctx, g):
-        x, m, i = ctx.saved_tensors
-        n = x.shape[2] * x.shape[3]
-        with_x, alone = _sums(g, x, m.dtype, keepdim=True)
-        mean_g = alone / n
-        slope = (with_x / n - m * mean_g) * i * i * i
-        offset = torch.addcmul(slope * m, mean_g, i, value=-1)
-        return _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), i).to(g.dtype), None
+        return _instance_norm_backward(g, *ctx.saved_tensors), None
+
+
+@custom_op("nice::whole_instance_norm", mutates_args=())
+def _whole_instance_norm(x: Tensor, eps: float) -> list[Tensor]:
+    return list(_instance_norm(x, eps))
+
+
+@custom_op("nice::whole_instance_norm_backward", mutates_args=())
+def _whole_instance_norm_backward(g: Tensor, x: Tensor, m: Tensor, i: Tensor) -> Tensor:
+    return _instance_norm_backward(g, x, m, i)
+
+
+_whole_instance_norm.register_fake(lambda x, eps: list(_instance_norm(x, eps)))
+_whole_instance_norm_backward.register_fake(_instance_norm_backward)
+_whole_instance_norm.register_autograd(
+    lambda ctx, grads: (_whole_instance_norm_backward(grads[0], *ctx.saved_tensors), None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0], *output[1:]),
+)
 
 
 def instance_norm(x, eps=1e-5):
     if not torch.compiler.is_compiling():
         return _InstanceNorm.apply(x, eps)
+    if left_whole(x):
+        return _whole_instance_norm(x, eps)[0]
     n = x.shape[2] * x.shape[3]
 
     def coefficients(m, S):
@@ -234,6 +314,8 @@ def _normalise(x, coefficients, *parameters):
 
 
 def adaptive_instance_norm(x, scale, shift, eps=1e-5):
+    if left_whole(x):
+        return instance_norm(x, eps) * scale + shift
     n = x.shape[2] * x.shape[3]
 
     def coefficients(m, S, scale, shift):

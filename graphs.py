@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+import ranks
 import utils
 
 WARM = 3  # steps of a kind that are done one operation at a time before: they make what is made once
@@ -21,6 +22,8 @@ def refusal(args, kind) -> str | None:
     """Why --graphs true cannot be for a trainer of this kind, or None."""
     if not args.device.startswith("cuda"):
         return f"needs a CUDA GPU, not {args.device}"
+    if ranks.of_torchrun():
+        return "cannot be with several processes, which meet within a step"
     if args.amp == "fp16":
         return "cannot be with --amp fp16, whose scaler asks the host; use bf16"
     if not kind.repeats(args):
@@ -30,9 +33,8 @@ def refusal(args, kind) -> str | None:
 
 def of(trainer) -> "Graph | None":
     """What does the trainer's steps, where they can be graphs and --graphs does not say otherwise."""
-    if trainer.args.graphs is False or trainer.world > 1 or refusal(trainer.args, type(trainer)):
-        return None
-    return Graph(trainer)
+    able = trainer.args.graphs is not False and not refusal(trainer.args, type(trainer))
+    return Graph(trainer) if able else None
 
 
 class Graph:

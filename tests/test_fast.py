@@ -206,8 +206,12 @@ FOR_THE_COMPILER = {
 
 
 @LAYOUTS
+@pytest.mark.parametrize("whole", [True, False])  # on a CPU, on a GPU
 @pytest.mark.parametrize("name", FOR_THE_COMPILER)
-def test_what_is_computed_otherwise_under_the_compiler(name, layout):
+def test_what_is_computed_otherwise_under_the_compiler(name, layout, whole, monkeypatch):
+    if not whole:
+        for module in (fast_convolution, fast_normalisation):
+            monkeypatch.setattr(module, "left_whole", lambda x: False)
     torch.manual_seed(0)
     torch.compiler.reset()
     x, *more = double(3, 4, 8, 7, layout=layout), *(double(*shape) for shape in FOR_THE_COMPILER[name])
@@ -215,11 +219,26 @@ def test_what_is_computed_otherwise_under_the_compiler(name, layout):
     agree(compiled(x, *more), getattr(layers, name).__wrapped__(x, *more), x, *more)
 
 
-def test_reflection_as_one_operation():
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(2, 3, 6, 7).contiguous(memory_format=layout).requires_grad_()
-        torch.library.opcheck(fast_convolution._reflect, (x, 2))
-        torch.library.opcheck(fast_convolution._reflect_back, (x.detach(), 1))
+@LAYOUTS
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_what_the_compiler_leaves_whole(layout, kind):
+    """As PyTorch wants operations: what they say of their results before they are computed is so."""
+
+    def some(*shape):
+        x = torch.randn(shape, dtype=kind)
+        return (x.contiguous(memory_format=layout) if x.dim() == 4 else x).requires_grad_()
+
+    check, ops = torch.library.opcheck, torch.ops.nice
+    x, g, mix = some(2, 3, 6, 7), some(2, 3, 6, 7).detach(), some(1, 3, 2)
+    check(ops.reflect, (x, 2))
+    check(ops.reflect_backward, (g, 1))
+    check(ops.whole_instance_norm, (x, 1e-5))
+    check(ops.whole_instance_norm_backward, (g, x.detach(), *ops.whole_instance_norm(g, 1e-5)[1:]))
+    for shape in ((2, 3), (1, 3, 1, 1)):
+        gamma, beta = some(*shape), some(*shape)
+        check(ops.whole_instance_layer_norm, (x, mix, gamma, beta, 1e-5))
+        kept = [t.detach() for t in ops.whole_instance_layer_norm(x, mix, gamma, beta, 1e-5)[1:]]
+        check(ops.whole_instance_layer_norm_backward, (g, x.detach(), gamma.detach(), 1e-5, kept))
 
 
 @LAYOUTS

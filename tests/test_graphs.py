@@ -5,6 +5,7 @@ import torch
 from conftest import differing, options, weights
 from fake_cuda import fake_cuda, watched
 from recorder import Recorded
+from test_command_line import TORCHRUN
 from test_methods import batch, settings
 
 import graphs
@@ -43,21 +44,26 @@ def pair(case: str, steps: int):
     return eager, recorded
 
 
+def by_turns(eager, recorded, steps, pictures=batch):
+    """The terms of each step of both, which draw the same numbers."""
+    eager.looks = False
+    states = dict.fromkeys((eager, recorded), torch.get_rng_state())
+    for i in steps:
+        terms = []
+        for model in states:
+            torch.set_rng_state(states[model])
+            terms.append(model.train_step(*pictures(model, i)))
+            states[model] = torch.get_rng_state()
+        yield terms
+
+
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in LATE else ()) for c in CASES])
 def test_a_replayed_step_is_a_step(case, monkeypatch):
     """To the bit, while the rate falls, pictures change and numbers are drawn."""
     monkeypatch.setattr(graphs, "WARM", 1)
     steps = 8 if "drit" in case else 4
     eager, recorded = pair(case, steps)
-    eager.looks = False
-    states = {eager: torch.get_rng_state(), recorded: torch.get_rng_state()}
-    for i in range(steps):
-        terms = []
-        for model in (eager, recorded):
-            torch.set_rng_state(states[model])
-            terms.append(model.train_step(*batch(model, i)))
-            states[model] = torch.get_rng_state()
-        expected, found = terms
+    for i, (expected, found) in enumerate(by_turns(eager, recorded, range(steps))):
         assert list(found) == list(expected)
         for name, value in expected.items():
             assert torch.equal(found[name], value.float()), f"step {i + 1}: {name}"
@@ -71,24 +77,20 @@ def test_a_replayed_step_is_a_step(case, monkeypatch):
 def test_what_the_host_decides_is_found():
     """A pool's choices are not in a graph: replays of one that were declared to repeat differ."""
     eager, recorded = pair("cyclegan --pool_size 2", 12)
-    states = {model: torch.get_rng_state() for model in (eager, recorded)}
-    for i in range(12):
-        for model in (eager, recorded):
-            torch.set_rng_state(states[model])
-            model.train_step(*batch(model, i))
-            states[model] = torch.get_rng_state()
+    list(by_turns(eager, recorded, range(12)))
     assert not recorded.graph.works or differing(weights(eager), weights(recorded))
 
 
 def test_a_wrong_step_is_found_and_dropped_in_a_replay():
     eager, recorded = pair("nice --on_nan skip", 20)
-    for model in (eager, recorded):
-        model.looks = False
-        for i in range(6):
-            real = batch(model, i)
-            if i == 4:
-                real[0][0, 0, 0, 0] = float("nan")
-            model.train_step(*real)
+
+    def pictures(model, i):
+        real = batch(model, i)
+        if i == 4:
+            real[0][0, 0, 0, 0] = float("nan")
+        return real
+
+    list(by_turns(eager, recorded, range(6), pictures))
     assert recorded.graph.graphs and recorded.guard.state() == eager.guard.state() == {"dropped": 1, "in_row": 0}
     assert recorded.guard.first == eager.guard.first == 5
     assert not differing(weights(eager), weights(recorded))
@@ -97,10 +99,7 @@ def test_a_wrong_step_is_found_and_dropped_in_a_replay():
 def test_a_gpu_that_cannot_record_goes_on_without(capsys):
     eager, recorded = pair("nice", 6)
     recorded.graph.record = failing(recorded)
-    for model in (eager, recorded):
-        model.looks = False
-        for i in range(6):
-            model.train_step(*batch(model, i))
+    list(by_turns(eager, recorded, range(6)))
     assert not recorded.graph.works and not differing(weights(eager), weights(recorded))
     assert capsys.readouterr().err.count("without CUDA graphs") == 1
 
@@ -139,10 +138,7 @@ def test_loading_begins_anew(tmp_path):
     recorded.load()
     assert recorded.graph is None  # a CPU's, as of any new trainer here
     recorded.graph = Recorded(recorded)
-    eager.looks = False
-    for i in range(5, 10):
-        eager.train_step(*batch(eager, i))
-        recorded.train_step(*batch(recorded, i))
+    list(by_turns(eager, recorded, range(5, 10)))
     assert recorded.graph.graphs and not differing(weights(eager), weights(recorded))
 
 
@@ -188,3 +184,11 @@ def test_who_can_be_a_graph(text, words):
     args.device, args.amp = "cuda", "fp16" if "fp16" in text else "none"
     reason = graphs.refusal(args, methods.load(args.method))
     assert (words in reason) if words else reason is None
+
+
+def test_several_processes_are_no_graph(monkeypatch):
+    args = main.parse_args(["--device", "cpu"])
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    args.device = "cuda"
+    assert "several processes" in graphs.refusal(args, NICE.NICE)
