@@ -21,10 +21,14 @@ class Draw:
         """0..n-1 in random order (n,), on the device."""
         return torch.randperm(n, device=self.device)
 
-    def uniform(self, name: str) -> float:
-        """A number in [0,1)."""
-        return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents
+    def uniform(self, name: str) -> Tensor:
+        """A number in [0,1), on the device ()."""
+        return torch.rand((), device=self.device)
 
-    def integer(self, name: str, n: int) -> int:
-        """A number of 0..n-1."""
-        return torch.randint(n, (), device="cpu").item()
+    def integer(self, name: str, n: int) -> Tensor:
+        """A number of 0..n-1, on the device ()."""
+        return torch.randint(n, (), device=self.device)
+
+    def decision(self, name: str) -> float:
+        """A number in [0,1) that the host knows, and decides by what is computed: no graph has such a step."""
+        return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents

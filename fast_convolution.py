@@ -320,7 +320,7 @@ def upsampled_conv2d(x, weight, bias=None):
     which one row or column of the result sees each: their difference is added.
     """
     if not (on_cpu(x) and weight.shape[2] == 5):
-        return F.conv2d(F.pad(_doubled(x), (weight.shape[2] // 2,) * 4, mode="reflect"), weight, bias)
+        return F.conv2d(reflect(_doubled(x), weight.shape[2] // 2), weight, bias)
     taps = weight.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
                               [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
     kernels = torch.einsum("pai,qbj,ocij->opqcab", taps, taps, weight).flatten(0, 2)  # p, q: below, right of

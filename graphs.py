@@ -3,7 +3,7 @@
 At batch 1 a GPU computes a step faster than Python can start its thousands of operations.  A graph holds them all, with
 the addresses that they read and write; so what changes from step to step has to lie on the device, in its place: the
 pictures, the learning rates, the number of the step, the random generator's state.  What only the host knows, such as a
-list of pictures that are kept or a number that is drawn to choose a way, cannot be in it (Trainer.repeats).
+number that is drawn to choose what is computed, cannot be in it (Trainer.repeats).
 """
 
 import sys

@@ -32,11 +32,8 @@ KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies
 class Known(Draw):
     """Single numbers without contents: what draws them is not counted."""
 
-    def uniform(self, name):
+    def decision(self, name):
         return 0.7
-
-    def integer(self, name, n):
-        return 0
 
 
 def started(case: str) -> list:

@@ -290,7 +290,7 @@ class CUT(Trainer):
         if self.args.norm == "torch":
             x |= {d: x[d].contiguous() for d in (s, t)}
         real = torch.cat((x[s], x[t])) if self.args.nce_idt else x[s]
-        x["mirrored"] = self.args.flip_equivariance and self.draw.uniform("forward/flip") < 0.5
+        x["mirrored"] = self.args.flip_equivariance and self.draw.decision("forward/flip") < 0.5
         drawn, features = self.G.traced(real.flip(3) if x["mirrored"] else real)
         if x["mirrored"]:  # k is never of mirrored pictures, and G does not commute with mirroring
             with torch.no_grad():

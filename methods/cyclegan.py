@@ -103,27 +103,43 @@ def initialise(net: nn.Module, std: float = 0.02) -> nn.Module:
 
 
 class ImagePool:
-    """Up to `size` earlier fakes of a domain; what it gives back for a new one may be an old one (section 4)."""
+    """Up to `size` earlier fakes of a domain; what it gives back for a new one may be an old one (section 4).
+
+    Chance decides on the device, so that the host knows nothing of it and every exchange is the same operations.
+    """
 
     def __init__(self, size: int, name: str):
-        self.size, self.name, self.kept = size, name, []
+        self.size, self.name, self.kept, self.count = size, name, None, None
 
     def exchange(self, fakes: Tensor, draw: Draw) -> Tensor:
-        """Detached fakes (N,C,H,W) in, as many out: with even odds each is kept and an old one comes in its place."""
+        """Detached fakes (N,C,H,W) in, as many out: with even odds each is kept and an old one comes in its place.
+
+        As long as there is room each is kept and comes out as well.
+        """
         if self.size == 0:
             return fakes
+        if self.kept is None or self.kept.shape[1:] != fakes.shape[1:]:
+            self.load(fakes[:0])
         given = []
-        for i, new in enumerate(fakes.unbind()):
-            if len(self.kept) < self.size:
-                self.kept.append(new.clone())
-                given.append(new)
-            elif draw.uniform(f"D/{self.name}_swap_{i}") > 0.5:
-                k = draw.integer(f"D/{self.name}_index_{i}", self.size)
-                given.append(self.kept[k])
-                self.kept[k] = new.clone()
-            else:
-                given.append(new)
-        return torch.stack(given)
+        for i, new in enumerate(fakes.split(1)):
+            room = self.count < self.size
+            swap = (draw.uniform(f"D/{self.name}_swap_{i}") > 0.5) & ~room
+            at = torch.where(room, self.count, draw.integer(f"D/{self.name}_index_{i}", self.size)).view(1)
+            old = self.kept.index_select(0, at)
+            self.kept.index_copy_(0, at, torch.where(room | swap, new, old))
+            self.count += room
+            given.append(torch.where(swap, old, new))
+        return torch.cat(given)
+
+    def load(self, kept: Tensor):
+        """Begin with these (n,C,H,W), as many of them as there is room for."""
+        kept = kept[: self.size]
+        self.count = torch.full((), len(kept), device=kept.device)
+        self.kept = torch.cat((kept, kept.new_zeros(self.size - len(kept), *kept.shape[1:])))
+
+    def state(self) -> Tensor | None:
+        """What it keeps (n,C,H,W), if anything."""
+        return None if self.kept is None else self.kept[: int(self.count)].clone()
 
 
 def mse(logits: Tensor, target: float) -> Tensor:
@@ -149,10 +165,6 @@ class CycleGAN(Trainer):
     translators = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     resample = "bicubic"
     first, inner = "model.1.weight", "conv_block.1.weight"  # of a generator, where its first and a block's layer lie
-
-    @classmethod
-    def repeats(cls, args):
-        return args.pool_size == 0  # what comes out of a pool, the host decides
 
     def build(self, a) -> dict[str, nn.Module]:
         self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] draws into d
@@ -211,11 +223,14 @@ class CycleGAN(Trainer):
     # ------------------------------------------------------------------------ pools, pictures, files
 
     def remember(self) -> dict:
-        return {name: torch.stack(pool.kept) for name, pool in self.pools.items() if pool.kept}
+        states = {name: pool.state() for name, pool in self.pools.items()}
+        return {name: kept for name, kept in states.items() if kept is not None}
 
     def recall(self, state: dict):
         for name, pool in self.pools.items():
-            pool.kept = list(state[name].to(self.device).clone().unbind()) if name in state else []
+            pool.kept = None
+            if name in state and pool.size:
+                pool.load(state[name].to(self.device))
 
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G[t](x)

@@ -65,5 +65,6 @@ class Recorded(Graph):
         trainer, guard = self.trainer, self.trainer.guard
         found = [x for net in trainer.networks().values() for x in (*net.parameters(), *net.buffers())]
         found += [x for optimizer in trainer.optimizers.values() for x in tree_leaves(optimizer.state_dict()["state"])]
+        found += [x for pool in getattr(trainer, "pools", {}).values() for x in (pool.kept, pool.count)]
         found += [guard.dropped, guard.in_row, guard.first, guard.bad, *guard.times.values()]
         return [x.detach() for x in found if isinstance(x, torch.Tensor)]

@@ -73,12 +73,19 @@ class Replayed:
         assert len(value) <= n and value.max() < n, f"{name} is no permutation of {n}"
         return value.to(self.device)
 
-    def uniform(self, name: str) -> float:
-        return self._number(name)
+    def uniform(self, name: str) -> torch.Tensor:
+        return self._scalar(name)
 
-    def integer(self, name: str, n: int) -> int:
-        assert self._number(name) < n
-        return int(self._number(name))
+    def integer(self, name: str, n: int) -> torch.Tensor:
+        assert self._scalar(name) < n
+        return self._scalar(name).long()
+
+    def _scalar(self, name: str) -> torch.Tensor:
+        """0 where the authors' program did not draw, because nothing came of it."""
+        return torch.tensor(max(self._recorded(name).item(), 0), dtype=self.dtype, device=self.device)
+
+    def decision(self, name: str) -> float:
+        return self._number(name)
 
     def _number(self, name: str) -> float:
         value = self._recorded(name).item()

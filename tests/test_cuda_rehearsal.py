@@ -31,11 +31,8 @@ CASES = [*SMALL, *(f"nice {way}" for way in WAYS), *(f"nice @configs/ablation/{n
 class Known(Draw):
     """Single numbers that need no contents."""
 
-    def uniform(self, name):
+    def decision(self, name):
         return 0.7
-
-    def integer(self, name, n):
-        return 0
 
 
 def trainer_of(case: str, **more):

@@ -80,7 +80,7 @@ class Fixed:
     def __init__(self, u: float):
         self.u, self.permutations = u, {}
 
-    def uniform(self, name):
+    def decision(self, name):
         assert name == "forward/flip"
         return self.u
 

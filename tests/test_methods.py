@@ -20,6 +20,7 @@ import info
 import main
 import methods
 import translate
+from methods.cyclegan import ImagePool
 from utils import UserError
 
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
@@ -112,6 +113,42 @@ def test_the_authors_numbers_by_the_convolutions_of_wide_networks(recording, min
     worst = replay(method, HERE / "fixtures" / f"{recording}.npz")
     for kind, bound in (("eval", outputs), ("losses", losses), ("final", final)):
         assert max(worst[kind].values()) <= bound
+
+
+def test_a_pool_of_old_fakes():
+    """Against CycleGAN's as its page tells it: with a list, and numbers that are drawn where they are needed."""
+
+    class Drawn(dict):
+        def uniform(self, name):
+            return self.setdefault(name, torch.rand(()))
+
+        def integer(self, name, n):
+            return self.setdefault(name, torch.randint(n, ()))
+
+    torch.manual_seed(0)
+    pool, kept, swaps = ImagePool(3, "p"), [], 0
+    for turn in range(20):
+        fakes, draw, expected = torch.randn(2, 3, 4, 5), Drawn(), []
+        given = pool.exchange(fakes, draw)
+        for i, new in enumerate(fakes):
+            if len(kept) < 3:
+                kept.append(new)
+                expected.append(new)
+            elif draw[f"D/p_swap_{i}"] > 0.5:
+                k = draw[f"D/p_index_{i}"].item()
+                expected.append(kept[k])
+                kept[k] = new
+                swaps += 1
+            else:
+                expected.append(new)
+        assert torch.equal(given, torch.stack(expected)) and torch.equal(pool.state(), torch.stack(kept))
+        if turn in (0, 10):  # as a checkpoint keeps it, half filled and full
+            state, pool = pool.state(), ImagePool(3, "p")
+            pool.load(state)
+    assert 10 < swaps < 30
+    assert torch.equal(ImagePool(0, "p").exchange(fakes, draw), fakes)
+    wider = torch.randn(1, 3, 6, 6)
+    assert torch.equal(pool.exchange(wider, Drawn()), wider) and torch.equal(pool.state(), wider)  # begins anew
 
 
 def losses_of(method, data, change=None):
