@@ -149,8 +149,8 @@ COMMON = (
            "kid_B2A; by default the mean KID, or the KD where Inception's weights are missing", metavar="SCORE"),
     Option("logging", "tensorboard", boolean, False, "write losses, scores and samples for TensorBoard as well"),
     Option("scale", "amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16")),
-    Option("scale", "compile", boolean, False, "compile each half of a step as one graph: some two and a half minutes "
-           "at the first start on two cores, less than one at later ones"),
+    Option("scale", "compile", boolean, False, "compile each half of a step as one graph: less than two minutes at the "
+           "first start on two cores, half of one at later ones; for a GPU: a CPU's steps take half as long again"),
     Option("scale", "graphs", boolean, None, "replay each step as one CUDA graph, so that no GPU waits for Python; by "
            "default wherever that can be"),
     Option("scale", "plain", boolean, False, "compute every layer by its definition: slower, the same numbers"),
