@@ -245,6 +245,30 @@ class _InstanceNorm(torch.autograd.Function):
         return _instance_norm_backward(g, *ctx.saved_tensors), None
 
 
+class _BatchNorm(torch.autograd.Function):
+    """The same for a GPU, as batch normalisation of one sample with N C channels: one operation each way.
+
+    (A CPU's sums plainly in float32.)  F.instance_norm is that too, but gives a view, which costs autograd copies
+    where a ReLU works in place.
+    """
+
+    @staticmethod
+    def forward(ctx, x, eps):
+        flat = x.reshape(1, -1, *x.shape[2:])
+        y, *kept = torch.native_batch_norm(flat, None, None, None, None, True, 0.0, eps)
+        ctx.save_for_backward(flat, *kept)
+        ctx.eps = eps
+        return torch.ops.aten._unsafe_view(y, x.shape)  # no view to autograd: y is nobody else's
+
+    @staticmethod
+    def backward(ctx, g):
+        flat, *kept = ctx.saved_tensors
+        of_x = [True, False, False]
+        back = torch.ops.aten.native_batch_norm_backward
+        dx, *_ = back(g.contiguous().view(flat.shape), flat, None, None, None, *kept, True, ctx.eps, of_x)
+        return dx.view(g.shape), None
+
+
 @custom_op("nice::whole_instance_norm", mutates_args=())
 def _whole_instance_norm(x: Tensor, eps: float) -> list[Tensor]:
     return list(_instance_norm(x, eps))
@@ -265,7 +289,7 @@ _whole_instance_norm.register_autograd(
 
 def instance_norm(x, eps=1e-5):
     if not torch.compiler.is_compiling():
-        return _InstanceNorm.apply(x, eps)
+        return (_BatchNorm if x.device.type == "cuda" else _InstanceNorm).apply(x, eps)
     if left_whole(x):
         return _whole_instance_norm(x, eps)[0]
     n = x.shape[2] * x.shape[3]
@@ -314,7 +338,7 @@ def _normalise(x, coefficients, *parameters):
 
 
 def adaptive_instance_norm(x, scale, shift, eps=1e-5):
-    if left_whole(x):
+    if left_whole(x) or (x.device.type == "cuda" and not torch.compiler.is_compiling()):
         return instance_norm(x, eps) * scale + shift
     n = x.shape[2] * x.shape[3]
 

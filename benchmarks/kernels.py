@@ -78,7 +78,7 @@ def kind_of(func, args, made) -> str:
         return "fills"
     if name in ("sum", "mean", "var_mean", "std_mean", "norm", "linalg_vector_norm", "amax", "any", "_softmax",
                 "_softmax_backward_data", "max", "min", "std", "var", "instance_layer_norm",
-                "instance_layer_norm_backward"):  # fmt: skip
+                "instance_layer_norm_backward", "native_batch_norm", "native_batch_norm_backward"):  # fmt: skip
         return "reductions"
     return "elementwise"
 

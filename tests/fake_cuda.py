@@ -282,7 +282,8 @@ COPIES = {torch.ops.aten._to_copy, torch.ops.aten.copy_}
 def is_view(func, given, made) -> bool:
     """Whether nothing is computed: the result lies where an argument lies, or is not filled."""
     name = func.name().split("::")[1].split(".")[0]
-    if name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh"):
+    if name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh",
+                "_unsafe_view"):  # fmt: skip
         return True
     alias = [r.alias_info for r in func._schema.returns]
     return bool(alias) and all(a is not None and not a.is_write for a in alias)
