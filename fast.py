@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fast_convolution import (  # noqa: F401
+    blur,
     conv2d,
     conv_transpose2d,
     on_cpu,

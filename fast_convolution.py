@@ -306,6 +306,27 @@ class _OnFrame(torch.autograd.Function):
         return g, *_OnFrame.frame(g)
 
 
+class _Blur(torch.autograd.Function):
+    """Its gradient is the gradient's blur, padded to the size of x.
+
+    PyTorch's gradient of a gradient of grouped convolutions goes from channel to channel.
+    """
+
+    @staticmethod
+    def forward(ctx, x, kernel, padding):
+        ctx.save_for_backward(kernel)
+        ctx.padding = len(kernel) - 1 - padding
+        return F.conv2d(x, kernel.expand(x.shape[1], 1, *kernel.shape), padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx, g):
+        return _Blur.apply(g, *ctx.saved_tensors, ctx.padding), None, None
+
+
+def blur(x, kernel, padding):
+    return _Blur.apply(x, kernel, padding)
+
+
 def smooth_double(x, filt):
     """That filter is bilinear interpolation.  On meta, where products are counted, they are those of the definition."""
     if x.is_meta:

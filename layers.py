@@ -100,6 +100,13 @@ class ReflectionPad2d(nn.ReflectionPad2d):
 
 
 @accelerated
+def blur(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Each channel convolved with `kernel` (k,k), alike when turned by 180 degrees, after zero padding of all sides."""
+    c = x.shape[1]
+    return F.conv2d(x, kernel.expand(c, 1, *kernel.shape), padding=padding, groups=c)
+
+
+@accelerated
 def smooth_double(x: Tensor, filt: Tensor) -> Tensor:
     """Twice the rows and columns, each 3/4 of the nearer neighbour and 1/4 of the other, the border repeated.
 

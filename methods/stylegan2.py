@@ -1,8 +1,8 @@
 """StyleGAN2's layers (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, arXiv
 1912.04958) without styles, of which the normalisation of kernels is left; and single-image CUT's networks of them.
 
-Weights are N(0,1) and scaled where they are used (equalised learning rate); padding is zero.  Nothing here is an
-autograd.Function: the discriminator's gradient penalty differentiates its layers twice.
+Weights are N(0,1) and scaled where they are used (equalised learning rate); padding is zero.  All layers can be
+differentiated twice, as the discriminator's gradient penalty does.
 """
 
 import math
@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from layers import blur
 
 SLOPE, GAIN = 0.2, math.sqrt(2)  # of every leaky ReLU; the gain acts on both sides of zero
 
@@ -50,8 +52,7 @@ class Blur(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        c = x.shape[1]
-        return F.conv2d(x, self.kernel.expand(c, 1, 4, 4), padding=self.padding, groups=c)
+        return blur(x, self.kernel, self.padding)
 
 
 class ConvLayer(nn.Sequential):

@@ -131,6 +131,19 @@ def test_smooth_doubling(layout):
 
 
 @LAYOUTS
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_blur(layout, padding):
+    """To the second derivative, which a gradient penalty takes."""
+    torch.manual_seed(0)
+    x, row = double(2, 3, 9, 6, layout=layout), torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
+    slopes = []
+    for way in (fast.blur, layers.blur.__wrapped__):
+        y = way(x.square(), torch.outer(row, row), padding)
+        slopes.append(torch.autograd.grad(y.square().sum(), x, create_graph=True)[0])
+    agree(*slopes, x)
+
+
+@LAYOUTS
 @pytest.mark.parametrize("offset", [0, 30])
 def test_instance_norm(layout, offset):
     torch.manual_seed(0)
