@@ -30,5 +30,5 @@ class Draw:
         return torch.randint(n, (), device=self.device)
 
     def decision(self, name: str) -> float:
-        """A number in [0,1) that the host knows, and decides by what is computed: no graph has such a step."""
+        """A number in [0,1) that the host knows, to decide by before a step what is computed (Trainer.decide)."""
         return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents

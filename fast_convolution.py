@@ -316,6 +316,7 @@ class _Blur(torch.autograd.Function):
     def forward(ctx, x, kernel, padding):
         ctx.save_for_backward(kernel)
         ctx.padding = len(kernel) - 1 - padding
+        kernel = kernel.to(x.dtype)  # backward has no autocast
         return F.conv2d(x, kernel.expand(x.shape[1], 1, *kernel.shape), padding=padding, groups=x.shape[1])
 
     @staticmethod

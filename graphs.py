@@ -2,8 +2,8 @@
 
 At batch 1 a GPU computes a step faster than Python can start its thousands of operations.  A graph holds them all, with
 the addresses that they read and write; so what changes from step to step has to lie on the device, in its place: the
-pictures, the learning rates, the number of the step, the random generator's state.  What only the host knows, such as a
-number that is drawn to choose what is computed, cannot be in it (Trainer.repeats).
+pictures, the learning rates, the number of the step, the random generator's state.  What the host decides of a step it
+decides before (Trainer.decide): each decision has a graph of its own.
 """
 
 import sys
@@ -18,22 +18,20 @@ import utils
 WARM = 3  # steps of a kind that are done one operation at a time before: they make what is made once
 
 
-def refusal(args, kind) -> str | None:
-    """Why --graphs true cannot be for a trainer of this kind, or None."""
+def refusal(args) -> str | None:
+    """Why --graphs true cannot be, or None."""
     if not args.device.startswith("cuda"):
         return f"needs a CUDA GPU, not {args.device}"
     if ranks.of_torchrun():
         return "cannot be with several processes, which meet within a step"
     if args.amp == "fp16":
         return "cannot be with --amp fp16, whose scaler asks the host; use bf16"
-    if not kind.repeats(args):
-        return f"cannot be: the host decides within a step of --method {args.method}"
     return None
 
 
 def of(trainer) -> "Graph | None":
     """What does the trainer's steps, where they can be graphs and --graphs does not say otherwise."""
-    able = trainer.args.graphs is not False and not refusal(trainer.args, type(trainer))
+    able = trainer.args.graphs is not False and not refusal(trainer.args)
     return Graph(trainer) if able else None
 
 
@@ -52,7 +50,7 @@ class Graph:
 
     def __call__(self, real: list[Tensor]) -> dict[str, Tensor]:
         """trainer.compute_step(real)"""
-        kind = *(half.total for half in self.trainer.halves()), *(x.shape for x in real)
+        kind = self.trainer.decided, *(half.total for half in self.trainer.halves()), *(x.shape for x in real)
         if kind not in self.graphs:
             self.seen[kind] = self.seen.get(kind, 0) + 1
             if not self.works or self.seen[kind] <= WARM or not self._record(kind, real):

@@ -115,7 +115,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     complaint = _out_of_phase(args) or place_of(args, args.given) or _device_of(args)
     complaint = complaint or too_large(args, methods.load(method))
     if args.graphs and args.phase == "train" and not complaint:
-        reason = graphs.refusal(args, methods.load(method))
+        reason = graphs.refusal(args)
         complaint = reason and f"--graphs true {reason}"
     waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # for a checkpoint to say what it is
     complaint = complaint or (None if waits else methods.load(method).check(args))

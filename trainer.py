@@ -65,7 +65,7 @@ class Trainer:
     and, where it has to:
 
     check(args)         a line that says why these options cannot be, or None
-    repeats(args)       whether all steps with the same halves do the same but for numbers on the device (graphs.py)
+    decide()            what the host decides of a step before it; steps alike in self.decided are alike (graphs.py)
     forward(batch, s, t)  before the halves, with gradients: what several of them use, kept in the dict `batch`,
                         which begins as the pictures {"A": (N,C,S,S), "B": ...} and lives for the step
     before(half), after(half)  something around a half, by the half's name
@@ -153,9 +153,8 @@ class Trainer:
     def check(cls, args) -> str | None:
         return None
 
-    @classmethod
-    def repeats(cls, args) -> bool:
-        return True
+    def decide(self):
+        pass
 
     def forward(self, batch: dict, s: str, t: str):
         pass
@@ -273,6 +272,7 @@ class Trainer:
         self.step += 1
         self.guard.now.fill_(self.step)
         self.set_rates()
+        self.decided = self.decide()
         real = [x.to(self.device, memory_format=self.layout, non_blocking=True) for x in (real_A, real_B)]
         return self.graph(real) if self.graph else self.compute_step(real)
 

@@ -273,10 +273,6 @@ class CUT(Trainer):
     def rate(self, step: int) -> float:
         return epoch_rate(self.args, step)
 
-    @classmethod
-    def repeats(cls, args):
-        return not args.flip_equivariance
-
     # ----------------------------------------------------------------------------- one training step
 
     def halves(self):
@@ -285,14 +281,17 @@ class CUT(Trainer):
             Half("G", self.generator_objective, total="G", chance=self.choose_places),
         )
 
+    def decide(self) -> bool:
+        """Whether what G sees is mirrored in this step."""
+        return self.args.flip_equivariance and self.draw.decision("forward/flip") < 0.5
+
     def forward(self, x, s, t):
         """Once for both halves: the fake, with nce_idt what G makes of B, and the features k of their inputs."""
         if self.args.norm == "torch":
             x |= {d: x[d].contiguous() for d in (s, t)}
         real = torch.cat((x[s], x[t])) if self.args.nce_idt else x[s]
-        x["mirrored"] = self.args.flip_equivariance and self.draw.decision("forward/flip") < 0.5
-        drawn, features = self.G.traced(real.flip(3) if x["mirrored"] else real)
-        if x["mirrored"]:  # k is never of mirrored pictures, and G does not commute with mirroring
+        drawn, features = self.G.traced(real.flip(3) if self.decided else real)
+        if self.decided:  # k is never of mirrored pictures, and G does not commute with mirroring
             with torch.no_grad():
                 features = self.G.features(real)
         n = len(x[s])
@@ -308,7 +307,7 @@ class CUT(Trainer):
     def choose_places(self, x, s, t):
         """Of each picture and each layer, those where keys are looked at, and where queries are."""
         names = (f"G/patches_{d}" for d in "AB"[: len(x["keys"])])
-        x["places"] = [self.places(k, name, x["mirrored"]) for k, name in zip(x["keys"], names, strict=True)]
+        x["places"] = [self.places(k, name, self.decided) for k, name in zip(x["keys"], names, strict=True)]
 
     def places(self, of_x: list[Tensor], name: str, mirrored: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Random places of x's features (N,C,H,W), and the same ones in y; mirrored: whether y is."""

@@ -100,6 +100,7 @@ def test_the_generators_gradient_is_that_of_the_page(method, text, u):
         model.draw = Fixed(u)
         x = {"A": images(2, 32).double(), "B": images(2, 32, 1).double()}
         pair = dict(x)
+        model.decided = model.decide()
         model.forward(pair, "A", "B")
         model.choose_places(pair, "A", "B")
         loss, terms = model.generator_objective(pair, "A", "B")
