@@ -97,14 +97,18 @@ class _InstanceLayerNorm(torch.autograd.Function):
         return *_instance_layer_norm_backward(g, x, gamma, ctx.eps, *kept), None
 
 
-@custom_op("nice::whole_instance_layer_norm", mutates_args=())
-def _whole_instance_layer_norm(x: Tensor, mix: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> list[Tensor]:
+def _whole(name: str, schema: str):
+    """Lets a function be an operation of PyTorch's; the schema is said, for PyTorch 2.6 does not read list[Tensor]."""
+    return custom_op(f"nice::whole_{name}", mutates_args=(), schema=schema)
+
+
+@_whole("instance_layer_norm", "(Tensor x, Tensor mix, Tensor gamma, Tensor beta, float eps) -> Tensor[]")
+def _whole_instance_layer_norm(x, mix, gamma, beta, eps):
     return list(_instance_layer_norm(x, mix, gamma, beta, eps))
 
 
-@custom_op("nice::whole_instance_layer_norm_backward", mutates_args=())
-def _whole_instance_layer_norm_backward(g: Tensor, x: Tensor, gamma: Tensor, eps: float,
-                                        kept: list[Tensor]) -> list[Tensor]:  # fmt: skip
+@_whole("instance_layer_norm_backward", "(Tensor g, Tensor x, Tensor gamma, float eps, Tensor[] kept) -> Tensor[]")
+def _whole_instance_layer_norm_backward(g, x, gamma, eps, kept):
     return list(_instance_layer_norm_backward(g, x, gamma, eps, *kept))
 
 
@@ -269,13 +273,13 @@ class _BatchNorm(torch.autograd.Function):
         return dx.view(g.shape), None
 
 
-@custom_op("nice::whole_instance_norm", mutates_args=())
-def _whole_instance_norm(x: Tensor, eps: float) -> list[Tensor]:
+@_whole("instance_norm", "(Tensor x, float eps) -> Tensor[]")
+def _whole_instance_norm(x, eps):
     return list(_instance_norm(x, eps))
 
 
-@custom_op("nice::whole_instance_norm_backward", mutates_args=())
-def _whole_instance_norm_backward(g: Tensor, x: Tensor, m: Tensor, i: Tensor) -> Tensor:
+@_whole("instance_norm_backward", "(Tensor g, Tensor x, Tensor m, Tensor i) -> Tensor")
+def _whole_instance_norm_backward(g, x, m, i):
     return _instance_norm_backward(g, x, m, i)
 
 

@@ -53,8 +53,8 @@ def test_the_released_programs_losses(form):
 @pytest.mark.parametrize("recording", RECORDINGS)
 def test_the_authors_losses(recording):
     method, bound, *_ = RECORDINGS[recording]
-    # without graphs, which draw numbers of their own
-    worst = replay(method, HERE / "fixtures" / f"{recording}.npz", *"--device cuda --graphs false".split())
+    drawn = "--graphs", "false"  # which would draw numbers of their own
+    worst = replay(method, HERE / "fixtures" / f"{recording}.npz", "--device", "cuda", *drawn)
     assert max(worst["losses"].values()) < max(10 * bound, 1e-4)
 
 
