@@ -134,7 +134,7 @@ class NICE(Trainer):
         z = E[s].encode(real[s], at=(0,))
         fake = G[t](z)
         judged = D[t](fake, at=(1,))
-        z_fake = judged.z if E is D else E[t].encode(fake, at=(1,))
+        z_fake = judged.z if E[t] is D[t] else E[t].encode(fake, at=(1,))
         cyc, rec = G[s](torch.cat((z_fake, z))).chunk(2)  # in one batch
         adversarial = {f"g_{head}_{t}": lsgan(logits, 1) for head, logits in judged.heads().items()}
         cycle, recon = F.l1_loss(cyc, real[s]), F.l1_loss(rec, real[s])

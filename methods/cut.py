@@ -322,7 +322,8 @@ class CUT(Trainer):
         args = self.args
         adversarial = args.lambda_GAN * mse(self.D(x["drawn"][0]), 1)
         contrasts = {}
-        for name, *pair in zip(("NCE", "NCE_Y"), x["drawn"], x["keys"], x["places"], strict=False):
+        names = ("NCE", "NCE_Y")[: len(x["drawn"])]
+        for name, *pair in zip(names, x["drawn"], x["keys"], x["places"], strict=True):
             contrasts[name] = args.lambda_NCE * self.patch_nce(*pair)
         loss = adversarial + sum(contrasts.values()) / len(contrasts)
         return loss, {"G_GAN": adversarial, **contrasts}

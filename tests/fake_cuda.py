@@ -204,11 +204,17 @@ WIDEST = (
 )  # fmt: skip
 
 
+def _numbered(x):
+    return GPU if isinstance(x, (str, torch.device)) and str(x) == "cuda" else x
+
+
 class Autocast(TorchFunctionMode):
     """What autocast does on a GPU, without its memory of weights: arguments are rounded, or widened, by the name."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "to":  # PyTorch 2.6 asks the driver which GPU "cuda" is
+            args, kwargs = tree_map(_numbered, (args, kwargs))
         if torch.is_autocast_enabled("cuda") and (kind := self.kind(name, args, kwargs)):
             args, kwargs = tree_map(lambda x: x.to(kind) if _counts(x) else x, (args, kwargs))
         return func(*args, **kwargs)

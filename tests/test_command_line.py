@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -281,8 +282,13 @@ def try_anything(folder, argv, option_file):
         places = ["--dataset", "tiny", "--dataset_dir", "dataset", "--result_dir", "results"]
         rest = ["--device=cpu", "--num_workers=0", "--log_freq=1", "--iteration=2"]
         run = Run(place, "runs:program", [*places, *rest, *argv], at=place, RLIMIT_AS=12 * 2**30)
-        log = place / "results" / "tiny" / "log.jsonl"
-        until(lambda: run.poll() is not None or (log.exists() and log.read_text().count("\n") > 3), run, patience=8)
+        logs = place / "results" / "tiny"  # where a new training moves an earlier one's aside
+
+        def on_its_way():
+            with suppress(FileNotFoundError):
+                return (logs / "log.jsonl").read_text().count("\n") > 3
+
+        until(lambda: run.poll() is not None or on_its_way(), run, patience=8)
         for _ in range(2):  # whatever it does: the first asks for a stop, the second ends it
             if run.poll() is None:
                 run.signal(signal.SIGTERM)
