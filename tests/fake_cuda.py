@@ -70,6 +70,8 @@ class FakeCudaMode(FakeTensorMode):
         kwargs = dict(kwargs or {})
         if (asked := kwargs.get("device")) is not None and torch.device(asked).type == "meta":
             kwargs["device"] = GPU
+        if func is torch.ops.aten._to_copy.default and not isinstance(args[0], FakeTensor):
+            args = (self.from_tensor(args[0]),)  # PyTorch 2.6 would copy what has contents in earnest
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
