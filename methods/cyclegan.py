@@ -22,7 +22,7 @@ SCHEDULE = (
     Option("optimisation", "n_epochs", natural, 100, "epochs at the full learning rate"),
     Option("optimisation", "n_epochs_decay", natural, 100, "epochs over which it then falls"),
     Option("optimisation", "steps_per_epoch", natural, 0, "length of an epoch; 0: such that the epochs fill the run"),
-    Option("optimisation", "beta1", bounded(float, 0, 1), 0.5, "first moment's decay in Adam"),
+    Option("optimisation", "beta1", bounded(float, 0, 0.999999), 0.5, "first moment's decay in Adam"),
 )
 
 # ------------------------------------------------------------------------------------------ networks

@@ -99,6 +99,7 @@ OPTIONS = [
     ("--lr inf", "inf must be above 0 and finite"),
     ("--seed 99999999999999999999999", "must be at most 9223372036854775807"),
     ("--num_workers 1000000", "must be at most 256"),
+    ("--method cyclegan --beta1 1", "--beta1: 1 must be at most 0.999999"),
     ("--img_size 999999996", "already the pictures of a step take about 22,351,741,612.0 GiB"),
     ("--batch_size 999999999", "already the pictures of a step take about 51,"),
     ("--ch 20000", "already the weights, their gradients and Adam's two moments take about"),
