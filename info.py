@@ -21,6 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from utils import UserError
 
+torch.optim.Adam([torch.zeros(1)])  # the first one imports what PyTorch 2.6 cannot import while all is made on meta
+
 
 @functools.cache
 def _dry(method: type) -> type:
