@@ -21,8 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from utils import UserError
 
-torch.optim.Adam([torch.zeros(1)])  # the first one imports what PyTorch 2.6 cannot import while all is made on meta
-
 
 @functools.cache
 def _dry(method: type) -> type:
@@ -49,6 +47,8 @@ def dry_run(args):
 
     args: from main.parse_args.  Mixed precision and compilation are left out.
     """
+    with torch.device("cpu"):  # the first optimizer imports what PyTorch 2.6 cannot import while all is made on meta
+        torch.optim.Adam([torch.zeros(1)])
     with countable(args), torch.device("meta"):
         there = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
         return _dry(methods.load(args.method))(argparse.Namespace(**vars(args) | there))

@@ -23,17 +23,9 @@ import torch  # noqa: E402
 from fake_cuda import fake_cuda, watched  # noqa: E402
 
 import methods  # noqa: E402
-from draws import Draw  # noqa: E402
 
 KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
          "fills", "optimizers and norms", "hidden copies")  # fmt: skip
-
-
-class Known(Draw):
-    """Single numbers without contents: what draws them is not counted."""
-
-    def decision(self, name):
-        return 0.7
 
 
 def started(case: str) -> list:
@@ -50,7 +42,6 @@ def started(case: str) -> list:
             model = Reference(args.img_size, args.ch, args.n_res, args.n_dis, args.light, device="cuda")
         else:
             model = methods.create(args)
-            model.draw = Known(model.device)
             model.prepare(*real)
             model.step = model.rhythm - 1
         model.train_step(*real)  # which makes what is made once

@@ -19,7 +19,6 @@ import main
 import methods
 import saving
 import translate
-from draws import Draw
 from scoring import features
 from scoring.inception import InceptionV3
 
@@ -28,20 +27,11 @@ WAYS = ["--amp bf16", "--amp fp16", "--light false", "--checkpoint_blocks true -
 CASES = [*SMALL, *(f"nice {way}" for way in WAYS), *(f"nice @configs/ablation/{name}.txt" for name in ABLATIONS)]
 
 
-class Known(Draw):
-    """Single numbers that need no contents."""
-
-    def decision(self, name):
-        return 0.7
-
-
 def trainer_of(case: str, **more):
     """A trainer on the GPU at a method's tiny settings; case: its name, and options."""
     method, _, text = case.partition(" ")
     argv = f"--method {method} {text} {SMALL[method]} --num_workers 0 --device cuda --graphs false".split()
-    trainer = methods.create(main.parse_args(argv + [f"--{name}={value}" for name, value in more.items()]))
-    trainer.draw = Known(trainer.device)
-    return trainer
+    return methods.create(main.parse_args(argv + [f"--{name}={value}" for name, value in more.items()]))
 
 
 def batch(trainer) -> list[torch.Tensor]:

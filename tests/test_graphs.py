@@ -5,6 +5,7 @@ import torch
 from conftest import differing, options, weights
 from fake_cuda import fake_cuda, watched
 from recorder import Recorded
+from runs import SMALL
 from test_command_line import TORCHRUN
 from test_methods import batch, settings
 
@@ -14,21 +15,8 @@ import methods
 import NICE
 from methods.cut import CUT
 
-SETTINGS = {
-    "nice": "",
-    "ugatit": "",
-    "cut": "",
-    "munit": "",
-    "unit": "",
-    "drit": "--d_iter 2",
-    "sincut": "",
-    "cyclegan": "",
-    "gcgan": "",
-    "distancegan": "",
-    "fastcut": "",
-}
 WAYS = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
-CASES = [f"{method} {text}" for method, text in SETTINGS.items()] + [f"nice {text}" for text in WAYS]
+CASES = [f"{method} --d_iter 2" if method == "drit" else method for method in SMALL] + [f"nice {text}" for text in WAYS]
 LATE = ("drit --d_iter 2", "nice --on_nan skip", "nice --light false", "nice --plain true")  # take longer
 
 
