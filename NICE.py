@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
+from images.encode import jet
 from networks import Discriminator, Encoder, ResnetGenerator
 from options import Option, boolean, bounded, natural, weight
-from trainer import Half, Trainer
+from training.method import Update
+from training.trainer import Trainer
 
 
 def heads(text: str) -> tuple[int, ...]:
@@ -61,7 +62,7 @@ class NICE(Trainer):
     )
     defaults = {"weight_decay": 1e-4}
     counts_biases = True  # as the paper's Table 2
-    translators = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
+    inference_networks = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
 
     # ------------------------------------------------------------------------------------ networks
 
@@ -74,12 +75,12 @@ class NICE(Trainer):
         self.D = {d: Discriminator(a.img_ch, a.ch, a.n_dis, heads=a.heads, **E_args) for d in "AB"}
         self.E = self.D
         self.size_bound = not a.light
-        self.multiple = 2 ** max(2, a.shared_layers)
+        self.size_multiple = 2 ** max(2, a.shared_layers)
         nets = {"gen2B": self.G["B"], "gen2A": self.G["A"], "disA": self.D["A"], "disB": self.D["B"]}
         if not a.nice:
             self.E = {d: Encoder(a.img_ch, a.ch, attention=0 in a.heads, **E_args) for d in "AB"}
             nets |= {"encA": self.E["A"], "encB": self.E["B"]}
-            self.translators = {(s, t): (f"enc{s}", f"gen2{t}") for s, t in NICE.directions}
+            self.inference_networks = {(s, t): (f"enc{s}", f"gen2{t}") for s, t in NICE.directions}
         for G in self.G.values():  # bound by convolutions, which are fastest in this layout
             G.to(memory_format=torch.channels_last)
         return nets
@@ -106,10 +107,10 @@ class NICE(Trainer):
 
     # ----------------------------------------------------------------------------- one training step
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("D", self.discriminator_objective, total="d_loss"),  # the encoder learns here,
-            Half("G", self.generator_objective, total="g_loss"),  # and not here
+            Update("D", self.discriminator_objective, total="d_loss"),  # the encoder learns here,
+            Update("G", self.generator_objective, total="g_loss"),  # and not here
         )
 
     def before(self, half: str):
@@ -143,19 +144,19 @@ class NICE(Trainer):
 
     # ----------------------------------------------------------------------------------- translation
 
-    def parts(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
+    def inference_keys(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
         """Of a discriminator the encoder; of its CAM head the weights as they are, which attend."""
-        encoder, generator = self.translators[s, t]
+        encoder, generator = self.inference_networks[s, t]
         return {encoder: ("model.", "fc.weight_orig", "conv1x1.", "lamda"), generator: ("",)}
 
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G[t](self.E[s].encode(x))
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input, heatmap of its code in JET, reconstruction, translation, cycle."""
         z = self.E[s].encode(x)
         fake = self.G[t](z)
-        heatmap = utils.jet(z[0].sum(0, keepdim=True), x.shape[-1])[None]
+        heatmap = jet(z[0].sum(0, keepdim=True), x.shape[-1])[None]
         return [x, heatmap, self.G[s](z), fake, self.G[s](self.E[t].encode(fake))]
 
     # -------------------------------------------------------------------------- options, checkpoints
@@ -172,13 +173,13 @@ class NICE(Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """The released program's: one dict."""
         names = ("gen2B", "gen2A", "disA", "disB")
         return found if all(isinstance(found.get(name), dict) for name in names) else None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         dis, gen = networks["disA"], networks["gen2B"]
         first, fc = dis["model.1.weight_orig"], gen["FC.0.weight"]
         layers = sum(bool(re.fullmatch(r"(model|Dis0_0|Dis1_0)\.\d+\.weight_orig", k)) for k in dis)
@@ -194,9 +195,9 @@ class NICE(Trainer):
             found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)
         return found
 
-    def tour(self):
+    def summary_modules(self):
         D, G, E = self.D["A"], self.G["A"], self.E["A"]
-        ((*_, picture), *_) = super().tour()
+        ((*_, picture), *_) = super().summary_modules()
         found = [("discriminators", ["disA", "disB"], D, D, picture)]
         found.append(("generators", ["gen2A", "gen2B"], G, G, E.eval().encode(picture)))
         if E is not D:

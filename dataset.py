@@ -6,144 +6,23 @@
 """
 
 import os
-import re
 import shutil
 import signal
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from itertools import count
 from multiprocessing import Pipe, Process
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from tqdm import tqdm
 
-import decoding
-from decoding import EXTENSIONS, READ_ONLY, is_picture, read_image, reader_of
-from utils import UserError, shown
+from images import decode
+from images.decode import read_image, resize, to_tensor
+from utils import UserError, machine_memory
 
 MARGIN = 30  # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-def list_images(folder):
-    """All pictures below `folder`, sorted by their path relative to it: list[Path], never empty.
-
-    A picture is what is named like one or, under any other name, begins like one. The rest is counted
-    and named in one line on stderr; hidden files are ignored. Links are followed and each real directory
-    is visited once, so loops of links end. UserError: no such folder, or no picture in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{shown(folder)} {what}: make it a folder of pictures")
-
-    def fail(error):
-        raise UserError(f"cannot list {shown(error.filename)}: {error.strerror}; check its permissions")
-
-    found, others, visited = [], [], set()
-    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(directory)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for path in (Path(directory, name) for name in names if not name.startswith(".")):
-            # A dead link must not vanish silently: reading it will fail. Pipes and devices are left out.
-            if path.is_file() or path.is_symlink():
-                (found if is_picture(path) else others).append(path)
-    if not found:
-        kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS.union(READ_ONLY)))
-        raise UserError(f"no picture in {shown(folder)}: put some there ({kinds}){reader_of(others)}")
-    if others:
-        print(f"left out {len(others)} files in {shown(folder)} that are no pictures we can read: "
-              f"{_some(others)}{reader_of(others)}", file=sys.stderr)
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _some(paths):
-    """The first few names, as text."""
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return ", ".join(shown(path.name) for path in sorted(paths)[:5]) + more
-
-
-def check_images(paths, skip_bad=False, workers=None):
-    """Decode every picture once, on a pool of `workers` threads, before a long training relies on them.
-
-    Returns the readable ones: list[Path], never empty. UserError on the first that is not; with
-    `skip_bad` they are left out, counted and named in one line on stderr, and only none left is an error.
-    """
-    def problem(path):
-        try:
-            read_image(path)
-        except UserError as error:
-            return error
-
-    good, bad = [], []
-    pool = ThreadPoolExecutor(workers)
-    try:
-        problems = tqdm(pool.map(problem, paths), "checking pictures", len(paths), leave=False, delay=2)
-        for path, error in zip(paths, problems, strict=True):
-            if error and not skip_bad:
-                raise UserError(f"{error}, or use --skip_bad_images true") from error
-            (bad if error else good).append(path)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-    if bad:
-        where = f"of {len(paths)} pictures in {shown(os.path.commonpath([path.parent for path in paths]))}"
-        if not good:
-            raise UserError(f"cannot read a single one {where} ({_some(bad)}): replace them")
-        print(f"left out {len(bad)} {where} that cannot be read: {_some(bad)}", file=sys.stderr)
-    return good
-
-
-def output_paths(paths, root):
-    """Where the results for inputs below `root` go: the same relative paths and names, list[Path].
-
-    Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which is said in one line.
-    So no two inputs share a result, and none leaves the folder the caller puts them into. UserError for a
-    path that is not below `root`.
-    """
-    outputs, renamed = [], []
-    for path in map(Path, paths):
-        if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
-            raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
-        output = path
-        while output.suffix.lower() not in EXTENSIONS or (output != path and os.path.lexists(output)):
-            output = output.with_name(f"{output.name}.png")
-        if output != path:
-            renamed.append(output)
-        outputs.append(output.relative_to(root))
-    if renamed:
-        print(f"results of {len(renamed)} pictures are PNG files, as their own formats are not written: "
-              f"{_some(renamed)}", file=sys.stderr)
-    return outputs
-
-
-# --- pixels --------------------------------------------------------------------------------------
-
-def resize(image, side, channels=3, resample="bilinear"):
-    """A PIL image to (side, side, channels) uint8, antialiased; one channel is luma.
-
-    With `side` None it keeps its own size: (height, width, channels). `resample`: "bilinear" or "bicubic".
-    """
-    image = image.convert("L") if channels == 1 else image
-    image = image.resize((side, side), Image.Resampling[resample.upper()]) if side else image
-    return np.array(image).reshape(image.height, image.width, channels)
-
-
-def to_tensor(pixels):
-    """(...,H,W,C) uint8 to (...,C,H,W) float32 in [-1,1], exactly as ToTensor and Normalize(0.5, 0.5)."""
-    tensor = torch.from_numpy(pixels).movedim(-1, -3)
-    return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def crop_and_flip(pixels, side, rng):
@@ -156,14 +35,6 @@ def crop_and_flip(pixels, side, rng):
     window = pixels[top:top + side, left:left + side]
     return window[:, ::-1] if rng.random() < 0.5 else window
 
-
-def load_for_test(path, img_size, channels=3, resample="bilinear"):
-    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]; its own size if `img_size`
-    is None. UserError as read_image."""
-    return to_tensor(resize(read_image(path), img_size, channels, resample))
-
-
-# --- the endless stream --------------------------------------------------------------------------
 
 class UnpairedStream:
     """Batches for ever: {"A": (N,C,S,S), "B": (N,C,S,S)} float32 in [-1,1], the domains unpaired.
@@ -251,7 +122,7 @@ class _Workers:
         for w in range(number):
             pipe, end = Pipe(duplex=False)
             share = size, first + w * stride, number * stride
-            process = Process(target=_work, args=(pipe, end, decoding.levels, samples, *share), daemon=True)
+            process = Process(target=_work, args=(pipe, end, decode.levels, samples, *share), daemon=True)
             process.start()
             self.processes.append(process)
             self._pipes.append(pipe)
@@ -274,7 +145,7 @@ class _Workers:
 
 
 def _work(other_end, pipe, levels, samples, *share):
-    decoding.levels.update(levels)  # a spawned process inherits nothing
+    decode.levels.update(levels)  # a spawned process inherits nothing
     other_end.close()  # a copy of the trainer's, which must be the only one: when that goes, writing fails
     if hasattr(os, "setpgrp"):  # Ctrl-C is for the trainer, which may still want a batch before it saves
         os.setpgrp()
@@ -340,7 +211,7 @@ class Samples:
         """Make room for every picture, filled on first use, if `copies` of it fit half the free memory."""
         side = self.load_size
         needed = copies * side * side * self.channels * sum(map(len, self.paths.values()))
-        free = _free_memory()
+        free = min(machine_memory()[1], _shared_memory())
         if needed <= free / 2:
             for domain, paths in self.paths.items():
                 pixels = torch.empty(len(paths), side, side, self.channels, dtype=torch.uint8)
@@ -357,15 +228,8 @@ def _order(seed, domain, epoch, n):
     return np.random.default_rng((seed, ord(domain), 0, epoch)).permutation(n)
 
 
-def _free_memory():
-    """Bytes of memory that worker processes may share with this one, within a container's limit."""
-    free = []
-    with suppress(AttributeError, ValueError, OSError):  # macOS: all there is; on Windows nothing is known
-        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+def _shared_memory():
+    """Bytes that worker processes may share with this one; inf: unknown."""
     with suppress(OSError):
-        free.append(1024 * int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]))
-    with suppress(OSError, ValueError):  # no limit reads "max"
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    with suppress(OSError):
-        free.append(shutil.disk_usage("/dev/shm").free)
-    return min(free, default=float("inf"))
+        return shutil.disk_usage("/dev/shm").free
+    return float("inf")

@@ -22,9 +22,10 @@ import torch
 
 from layers import keep_freed_memory
 from options import Help, Parser, bounded
+from scoring.distances import distances
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
 from scoring.inception import EfficientNetLite0, InceptionV3
-from scoring.metrics import frechet_distance, frechet_from_moments, inception_score, kid, polynomial_mmd2
+from scoring.metrics import frechet_distance, inception_score, kid, polynomial_mmd2
 from scoring.pairs import paired_distances
 from utils import UserError
 
@@ -142,7 +143,9 @@ def score(args):
     if args.save:
         write_npz(args.save, sources[0], kind)
     if len(sources) == 2:
-        report |= distances(*sources, args, notes)
+        report |= distances(
+            *sources, notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size, args.seed,
+            args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var)
     if args.isc:
         report |= dict(zip(("isc_mean", "isc_std"), inception_score(sources[-1].logits), strict=True))
     if args.paired:
@@ -158,33 +161,6 @@ def need_features(sources, args):
                             "--save, or give --no-kid")
     if args.isc and not sources[-1].files and sources[-1].logits is None:
         raise UserError(f"{sources[-1].path} holds no logits for --isc: make it with --save and --isc")
-
-
-def distances(x, y, args, notes):
-    """FID and KID of two sources, as a dict; fd and kd where the features are not Inception's."""
-    if x.features is None or y.features is None:
-        frechet = frechet_from_moments(*x.moments(), *y.moments())
-    else:
-        frechet = frechet_distance(x.features, y.features)
-    fid, kid_ = ("fid", "kid") if args.features == "inception" else ("fd", "kd")
-    if 0 < min(len(x) or math.inf, len(y) or math.inf) <= args.dims:
-        notes.append(f"fewer pictures than the features' {args.dims} dimensions bias {fid.upper()} upwards: "
-                     "compare it at equal numbers of pictures only")
-    if args.no_kid:
-        return {fid: frechet}
-
-    found = kid(x.features, y.features, args.mmd_subsets, args.mmd_subset_size, args.seed, args.mmd_degree,
-                args.mmd_gamma, args.mmd_coef0, args.mmd_var)
-    size = found["kid_subset_size"]
-    if size < args.mmd_subset_size:
-        notes.append(f"subset size {args.mmd_subset_size} clamped to {size}, the smaller set's pictures")
-    if size == max(len(x), len(y)):
-        notes.append("every subset is the whole of both sets, so +- is no spread of subsets but the root of the "
-                     "variance's estimate, where that is positive")
-    if found["kid"] < 0:
-        notes.append(f"slightly negative {kid_.upper()} is valid: the sets are similar, the estimate unbiased")
-    found |= {"kid_x100": 100 * found["kid"], "kid_x100_std": 100 * found["kid_std"], "seed": args.seed}
-    return {fid: frechet} | {name.replace("kid", kid_): value for name, value in found.items()}
 
 
 def lines(report):

@@ -13,17 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from layers import (
-    ILN,
-    AdaILN,
-    Conv2d,
-    ReflectionPad2d,
-    SNConv2d,
-    SNLinear,
-    Stack,
-    power_iterations,
-    reflect,
-)
+from layers import ILN, AdaILN, Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, power_iterations, reflect
 
 # ------------------------------------------------------------------------------ encoder, discriminator
 

@@ -1,21 +1,18 @@
-"""What the trainer needs besides mathematics: errors, files written whole, the log, the lock, signals, pictures."""
+"""Shared helpers: error types and exit codes, signals, atomic file writes, the machine's memory.
+
+Imports nothing that takes long: it is there before torch is.
+"""
 
 import errno
 import hashlib
-import io
-import json
-import math
 import os
+import re
+import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image
-
-import stopping
 
 
 class UserError(Exception):
@@ -43,25 +40,26 @@ def run(program, name: str):
 
     2: bad input; 1: the run failed; 128 + number: stopped by a signal.
     """
-    stopping.unwinding()
+    unwinding()
     try:
         program()
     except UserError as error:
-        stopping.fail(name, str(error), error.status, error.follows)
-    except (stopping.Stopped, KeyboardInterrupt) as error:  # outside the training loop, which finishes its step
+        fail(name, str(error), error.status, error.follows)
+    except (Stopped, KeyboardInterrupt) as error:  # outside the training loop, which finishes its step
         number = getattr(error, "number", 2)
-        stopping.say_stopped(name, number)
+        say_stopped(name, number)
         sys.exit(128 + number)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         remedy = "lower --batch_size or --img_size; --phase info tells what a training takes"
-        stopping.fail(name, f"out of memory ({brief(error)}): {remedy}", RunError.status)
+        fail(name, f"out of memory ({brief(error)}): {remedy}", RunError.status)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory, of the machine or of a GPU, was at an end."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether the machine or a GPU ran out of memory."""
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def brief(error: Exception) -> str:
@@ -73,6 +71,106 @@ def shown(path) -> str:
     """`path` as text for a message of one line: quoted and escaped only where it would not print."""
     text = str(path)
     return text if text.isprintable() else repr(text)
+
+
+# -------------------------------------------------------------------------------------- exit, signals
+
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
+SAVE = getattr(signal, "SIGUSR1", None)
+GRACE = 10  # seconds that a rank leaves to those who know more
+
+
+class Stopped(BaseException):
+    """Raised by a signal, so that whatever is half-written is cleaned up."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def process_rank() -> int:
+    """This process's number among those that torchrun started; 0 also where it is alone."""
+    world, number = (os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
+    return int(number) if world.isdecimal() and int(world) > 1 and number.isdecimal() else 0
+
+
+def fail(program: str, message: str, status: int = 2, follows: bool = False):
+    """Leave with one line on stderr.  follows: what went wrong is that another rank has left.
+
+    What goes wrong in all ranks is said by the first one alone: the others wait for torchrun to end them,
+    which it does once the first has left, and speak only where it did not.  Who merely follows another's
+    end lets that one speak before.
+    """
+    number, message = process_rank(), one_line(message)
+    if follows and number == 0:
+        _wait_for_a_stop()
+    elif number:
+        on_stops(signal.SIG_DFL)
+        time.sleep(GRACE / 2)
+    line = f"{program}: error: {message}"
+    _tell_torchrun(line)
+    print(f"{line} (rank {number})" if number else line, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def one_line(text: str) -> str:
+    """The text as it is, but for characters that would not print, which are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _wait_for_a_stop():
+    """Until SIGTERM, by which torchrun ends the ranks that another one's failure has left behind."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and not stop_heard.is_set():
+        on_stops(lambda *_: stop_heard.set())
+        stop_heard.wait(GRACE)
+
+
+def _tell_torchrun(line: str):
+    """Its report of what failed shows this line, which would else be lost above it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        import json
+
+        with suppress(OSError), open(file, "x") as f:
+            json.dump({"message": line, "timestamp": int(time.time())}, f)
+
+
+stop_heard = threading.Event()  # a signal has asked for a stop
+
+
+def on_stops(handler):
+    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+        for number in STOPS:
+            signal.signal(number, handler)
+
+
+def at_once(program: str):
+    """From now on SIGINT and SIGTERM end the program where it stands: while it imports, nothing is half-written."""
+
+    def leave(number, _frame):
+        say_stopped(program, number)
+        os._exit(128 + number)
+
+    on_stops(leave)
+
+
+def unwinding():
+    """From now on SIGINT and SIGTERM raise Stopped; SIGUSR1, which asks a training to save, does nothing else."""
+
+    def leave(number, _frame):
+        stop_heard.set()
+        on_stops(signal.SIG_DFL)  # a second one ends at once
+        raise Stopped(number)
+
+    on_stops(leave)
+    if SAVE:
+        with suppress(ValueError):
+            signal.signal(SAVE, signal.SIG_IGN)
+
+
+def say_stopped(program: str, number: int):
+    """One line, by a call that may stand in a signal's handler; of several ranks only the first speaks."""
+    if process_rank() == 0:
+        with suppress(OSError):
+            os.write(2, f"{program}: stopped by {signal.Signals(number).name}\n".encode())
 
 
 # --------------------------------------------------------------------------------------------- files
@@ -113,205 +211,35 @@ def atomic(path: Path):
             raise
 
 
-# --------------------------------------------------------------------------------------------- guard
+# -------------------------------------------------------------------------------------------- memory
 
 
-class Guard:
-    """Watches for losses and gradients that are not finite.
+def machine_memory() -> tuple[float, float]:
+    """(total, free) bytes of main memory for this process, within the limits of a container and of the process.
 
-    It counts on the device, in place, so that seeing costs no synchronisation and a CUDA graph can do it; check()
-    looks and raises.  `now` is the number of the step, which whoever begins one sets.
-    policy: "stop" at the first one, or "skip" the step's updates and stop after 10 such in a row.
+    inf: unknown.
     """
+    total, free = [], []
+    with suppress(AttributeError, ValueError, OSError):
+        total.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, TypeError):
+        text = Path("/proc/meminfo").read_text()
+        total.append(1024 * int(re.search(r"MemTotal:\s*(\d+)", text)[1]))
+        free.append(1024 * int(re.search(r"MemAvailable:\s*(\d+)", text)[1]))
+    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for pair in (("memory.max", "memory.current"), old):  # of a container
+        with suppress(OSError, ValueError):  # no limit reads "max"
+            limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in pair)
+            total.append(limit)
+            free.append(limit - used)
+    with suppress(ImportError, OSError):
+        import resource
 
-    LIMIT = 10
-
-    def __init__(self, policy: str, device):
-        self.policy = policy
-        self.dropped = torch.zeros((), dtype=torch.long, device=device)  # steps, over the whole run
-        self.in_row, self.first, self.now = (torch.zeros_like(self.dropped) for _ in range(3))
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)
-        self.lost = []  # of this step, what an fp16 scaler dropped
-        self.times, self.names = {}, {}  # by half of the step: how often each term was not finite
-
-    def begin(self):
-        """A step begins: nothing is wrong yet."""
-        self.lost = []
-        self.bad.zero_()
-
-    def see(self, half: str, terms: dict) -> torch.Tensor:
-        """Whether the update of this half of the step has to be dropped: it or a half before it went wrong."""
-        flags = ~torch.isfinite(torch.stack([term.float() for term in terms.values()]))
-        if half not in self.times:
-            self.times[half], self.names[half] = torch.zeros_like(flags, dtype=torch.long), list(terms)
-        self.times[half] += flags
-        self.bad |= flags.any()
-        self.first.copy_(torch.where((self.first == 0) & self.bad, self.now, self.first))
-        return self.bad
-
-    def overflowed(self, found: torch.Tensor):
-        """An fp16 scaler has dropped an update where `found` is not 0, as it does at times: counted, and no mistake."""
-        self.lost.append(found != 0)
-
-    def end(self):
-        """The step is over: count it."""
-        self.in_row += 1
-        self.in_row *= self.bad
-        self.dropped += sum(self.lost, self.bad) > 0 if self.lost else self.bad
-
-    def check(self):
-        """UserError naming step and terms, if the policy says that the run ends here."""
-        if self.first == 0 or (self.policy == "skip" and self.in_row < self.LIMIT):
-            return
-        pairs = [pair for half in self.names for pair in zip(self.names[half], self.times[half].tolist(), strict=True)]
-        raise UserError(
-            f"step {int(self.first)}: not finite: {', '.join(name for name, times in pairs if times)}; that update "
-            f"was not made and the last checkpoint is good: lower --lr, or use --on_nan skip to drop such steps "
-            f"(at most {self.LIMIT} in a row)"
-        )
-
-    def state(self) -> dict:
-        return {"dropped": int(self.dropped), "in_row": int(self.in_row)}
-
-    def load(self, state):
-        for name, value in (state or {}).items():
-            getattr(self, name).fill_(int(value))
-
-
-# ---------------------------------------------------------------------------------------------- log
-
-
-class Log:
-    """results/NAME/log.jsonl: one JSON object a line, written in one system call each."""
-
-    def __init__(self, path: Path, start: int):
-        """Keep the valid lines up to step `start`; a killed run may have left later or torn ones."""
-        kept = []
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                with suppress(ValueError, KeyError, TypeError):
-                    if line.endswith(b"\n") and json.loads(line)["step"] <= start:
-                        kept.append(line)
-        with atomic(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
-        self.file = open(path, "ab", buffering=0)  # noqa: SIM115
-
-    @staticmethod
-    def lines(path: Path) -> list[dict]:
-        """The valid lines of a log; none where there is no such file."""
-        return Log.parsed(path.read_bytes().splitlines()) if path.exists() else []
-
-    @staticmethod
-    def parsed(lines: list[str] | list[bytes]) -> list[dict]:
-        """What the valid ones of a log's lines say."""
-        found = []
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                values = json.loads(line)
-                values["step"] = int(values["step"])
-                found.append(values)
-        return found
-
-    def write(self, **values):
-        """Append one line; what is not finite becomes null, as JSON has no NaN.  DiskError: disk full."""
-        values = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = (json.dumps(values, allow_nan=False) + "\n").encode()
-        with writing(self.file.name):
-            end = self.file.seek(0, os.SEEK_END)
-            try:
-                if self.file.write(line) < len(line):  # the disk took only a part of it
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                self.file.truncate(end)
-                raise
-
-    def show(self, step: int, grids: dict[str, np.ndarray]):
-        """The sample grids (H,W,3) uint8 of a step by name: nothing for this log, they are files."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-# --------------------------------------------------------------------------------------------- lock
-
-
-@contextmanager
-def locked(folder: Path):
-    """Only one training at a time in `folder`.  The kernel frees the lock when the process ends.
-
-    What is made for the lock goes again with an error that has left nothing else in the folder.
-    """
-    path, made = folder / ".lock", [p for p in (folder, *folder.parents) if not p.exists()]
-    fresh = not path.exists()
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+")  # noqa: SIM115
-    with handle:
-        try:
-            import fcntl
-
-            # not flock: that would pass to the worker processes, which outlive a killed parent by seconds
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat())
-        except (BlockingIOError, PermissionError):
-            taken = True
-        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
-            taken = fresh = False
-        if taken:
-            raise UserError(
-                f"another training runs in {shown(folder)}; wait for it, stop it, or choose another --result_dir"
-            )
-        try:
-            yield
-        except UserError:
-            if fresh and [p.name for p in folder.iterdir()] == [path.name]:
-                with suppress(OSError):  # others may have come to need these folders
-                    path.unlink()
-                    for place in made:
-                        place.rmdir()
-            raise
-
-
-# ------------------------------------------------------------------------------------------- pictures
-
-
-def to_uint8(x: torch.Tensor) -> np.ndarray:
-    """(3 or 1,H,W) in [-1,1] -> (H,W,3) uint8."""
-    x = ((x.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return x.permute(1, 2, 0).expand(-1, -1, 3).numpy()
-
-
-def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
-    """(1,h,w) of any range -> (3,size,size) in [-1,1], lowest blue, highest red (MATLAB's JET)."""
-    h = heatmap.detach().float().cpu()
-    h = (h - h.min()) / (h.max() - h.min()).clamp_min(1e-12)
-    h = torch.nn.functional.interpolate(h[None], (size, size), mode="bilinear", align_corners=False)[0, 0]
-    channels = [(1.5 - (4 * h - centre).abs()).clamp(0, 1) for centre in (3, 2, 1)]
-    return torch.stack(channels) * 2 - 1
-
-
-def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there.
-
-    Of (H,W,4) the last are opacities, which are left out where the format has none.
-    """
-    data = encoded(array, path.suffix)  # not straight to the disk: PIL hides why it could not write
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def encoded(array: np.ndarray, suffix: str) -> bytes:
-    """What save_picture writes of (H,W,3 or 4) uint8 into a file whose name ends so."""
-    kind = Image.registered_extensions()[suffix.lower()]
-    if array.shape[2] == 4 and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
-        array = np.ascontiguousarray(array[..., :3])
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    data = io.BytesIO()
-    Image.fromarray(array).save(data, format=kind, **options)
-    return data.getvalue()
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            free.append(limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
+    most = min(total, default=float("inf"))
+    return most, max(0, min([*free, most]))
 
 
 # ------------------------------------------------------------------------------------------ networks
@@ -341,31 +269,3 @@ def evaluating(networks):
     finally:
         for net in networks:
             net.train()
-
-
-# ------------------------------------------------------------------------------------------- speed
-
-
-def warn_of_slow_halves(args):
-    """Say it once where --amp bf16 makes a processor slower, with what one convolution takes both ways."""
-    if args.amp != "bf16" or torch.device(args.device).type != "cpu":
-        return
-    seconds = {kind: seconds_of_a_convolution(kind) for kind in (torch.float32, torch.bfloat16)}
-    whole, half = seconds[torch.float32], seconds[torch.bfloat16]
-    if half > whole:
-        print(
-            f"--amp bf16 is slower here, this processor has no such arithmetic: one convolution takes "
-            f"{1000 * half:.1f} ms instead of {1000 * whole:.1f}, {half / whole:.1f} times as long; leave it out",
-            file=sys.stderr,
-        )
-
-
-def seconds_of_a_convolution(kind: torch.dtype) -> float:
-    """What 3x3, 64 to 64 channels, on 64 x 64 positions takes on the CPU, the best of five."""
-    x, weight = torch.ones(1, 64, 64, 64, dtype=kind), torch.ones(64, 64, 3, 3, dtype=kind)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        torch.nn.functional.conv2d(x, weight)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])

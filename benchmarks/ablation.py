@@ -17,8 +17,8 @@ from pathlib import Path
 import trainings
 from trainings import ROOT, Scorer, Training, spread
 
-import checkpoints
 import demo
+from checkpoints.files import numbered_paths
 from options import bounded
 from utils import UserError, run
 
@@ -54,7 +54,7 @@ class Run(Training):
 
     def score(self, scorer):
         """Score the numbered checkpoints, of which then only the newest one stays, and write scores.json."""
-        found, numbered = {}, checkpoints.numbered_paths(self.results)
+        found, numbered = {}, numbered_paths(self.results)
         for path in numbered[-self.args.curve :]:
             at = self.folder / path.stem
             self.main("--phase", "test", "--checkpoint", path.resolve(), "--result_dir", at.resolve())

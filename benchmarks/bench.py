@@ -82,11 +82,11 @@ def serve(side: str, options: str, least: float = 1.0):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def timed(function, rhythm=1):
-        """Seconds a call takes, on average over `least` seconds of calls and a multiple of `rhythm`."""
+    def timed(function, period=1):
+        """Seconds a call takes, on average over `least` seconds of calls and a multiple of `period`."""
         finish()
         start, n, seconds = time.perf_counter(), 0, 0.0
-        while seconds < least or n % rhythm:
+        while seconds < least or n % period:
             function()
             finish()
             n, seconds = n + 1, time.perf_counter() - start
@@ -125,7 +125,7 @@ def serve(side: str, options: str, least: float = 1.0):
         return peak_memory()
 
     calls = {
-        "step": lambda: timed(lambda: model.train_step(*real), getattr(model, "rhythm", 1)),
+        "step": lambda: timed(lambda: model.train_step(*real), getattr(model, "period", 1)),
         "translate": lambda: timed(translate),
         "profile": operations,
         "memory": memory,

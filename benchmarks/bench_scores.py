@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fid_kid
-from dataset import list_images
+from images.files import list_images
 from layers import keep_freed_memory
 from scoring import inception, metrics
 

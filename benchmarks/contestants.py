@@ -9,7 +9,7 @@ from trainings import ROOT
 
 import main as program
 import methods
-import options
+from options import COMMON, as_argv, expanded
 from utils import UserError
 
 ROWS = {  # what --methods takes: what the tables call it
@@ -58,10 +58,10 @@ class Contestant:
     def options(self) -> str:
         """What distinguishes it from its method's defaults, on one line: all that a step depends on."""
         method = self.args.method
-        default, declared = _parsed(method, []), (*options.COMMON, *methods.load(method).options)
+        default, declared = _parsed(method, []), (*COMMON, *methods.load(method).options)
         skipped = {o.name for o in declared if o.group in ("run", "logging")} | SKIPPED
         given = {k: v for k, v in vars(self.args).items() if k not in skipped and v != getattr(default, k)}
-        return shlex.join(options.as_argv({"method": method, **given}))
+        return shlex.join(as_argv({"method": method, **given}))
 
     def budget(self, steps: int) -> tuple[list[str], list[str]]:
         """The options of a training of `steps` steps with all of its schedule; what that changes, for people."""
@@ -72,7 +72,7 @@ class Contestant:
             found["steps_per_epoch"] = 0  # such that the epochs fill the run
         changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in found.items() if v != getattr(args, k)]
         found["print_freq"] = min(1000, max(1, steps // 10))  # there is a checkpoint to continue from
-        return options.as_argv(found), changes
+        return as_argv(found), changes
 
 
 def settings(method: str, data: str) -> Path | None:
@@ -90,7 +90,7 @@ def enter(row: str, data: str, size: int | None) -> Contestant:
     path = settings(method, data)
     words, changes = [f"--method={method}"], []
     if path:
-        words += options.expanded([f"@{path}"])
+        words += expanded([f"@{path}"])
     args = _parsed(method, words)
     more = {}
     if row == "nice-star":
@@ -107,14 +107,14 @@ def enter(row: str, data: str, size: int | None) -> Contestant:
     if complaint:
         raise UserError(complaint)
     changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in fitting.items()] + changes
-    words += options.as_argv(fitting)
+    words += as_argv(fitting)
     return Contestant(row, words, _parsed(method, words), path, changes)
 
 
 def _fit(method: str, words: list[str], more: dict) -> tuple[str | None, dict]:
     """What the method says against these options, or None; and the options with what a small size calls for."""
     while True:
-        args = _parsed(method, [*words, *options.as_argv(more)])
+        args = _parsed(method, [*words, *as_argv(more)])
         kind = methods.load(method)
         complaint = program.too_large(args, kind) or kind.check(args)
         if not complaint or getattr(args, "n_dis", 6) <= 6:

@@ -17,7 +17,8 @@ import bench
 from contestants import Contestant
 from trainings import write
 
-import info
+import methods
+from training.cost import kinds, totals
 from utils import UserError, shown
 
 KINDS = ("generators", "discriminators", "projections")
@@ -79,7 +80,7 @@ def _measured(contestant: Contestant, base: Contestant, rounds: int, threads: in
 def sizes(args) -> dict[str, list[int]]:
     """{kind of KINDS: [parameters, multiply-adds]} of all networks for one picture; encoders are the generators'."""
     found = {}
-    for title, counts in info.totals(info.kinds(args)).items():
+    for title, counts in totals(kinds(methods.load(args.method), args)).items():
         kind = next((kind for kind in KINDS[1:] if kind in title), KINDS[0])
         found[kind] = [a + b for a, b in zip(found.get(kind, (0, 0)), counts, strict=True)]
     return found

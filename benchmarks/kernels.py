@@ -43,10 +43,10 @@ def started(case: str) -> list:
         else:
             model = methods.create(args)
             model.prepare(*real)
-            model.step = model.rhythm - 1
+            model.step = model.period - 1
         model.train_step(*real)  # which makes what is made once
         if name != "reference":
-            model.step = 2 * model.rhythm - 1
+            model.step = 2 * model.period - 1
         with watched() as seen:
             model.train_step(*real)
     return seen.started

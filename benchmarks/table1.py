@@ -22,12 +22,12 @@ from contestants import ROWS, Contestant, enter, entrants
 from PIL import Image
 from trainings import ROOT, Scorer, Training, has_counterparts
 
-import dataset
 import demo
-import downloads
 import fid_kid
 import options
-from options import bounded
+from images.data_sets import hint
+from images.files import list_images
+from options import Help, Parser, bounded
 from scoring import inception
 from utils import RunError, UserError, run, shown
 
@@ -115,7 +115,7 @@ def check_data(args):
         demo.ensure(root)
     missing = [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]
     if missing:
-        remedy = downloads.hint(args.dataset) or "check --dataset and --dataset_dir"
+        remedy = hint(args.dataset) or "check --dataset and --dataset_dir"
         raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
 
 
@@ -124,7 +124,7 @@ def check_sizes(args, contestants: list[Contestant]):
     root = args.dataset_dir / args.dataset
     for s in "AB":
         if has_counterparts(root, s):
-            with Image.open(dataset.list_images(root / f"test{s}")[0]) as picture:
+            with Image.open(list_images(root / f"test{s}")[0]) as picture:
                 side = max(picture.size)
             for c in contestants:
                 if c.args.img_size < side:
@@ -190,7 +190,7 @@ def command(args) -> str:
 
 
 def parse_args(argv=None):
-    parser = options.Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=options.Help)
+    parser = Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=Help)
     add = parser.add_argument
     add("--dataset", type=options.name, default="demo", help="folder of --dataset_dir", metavar="NAME")
     add("--methods", nargs="+", choices=ROWS, metavar="METHOD",

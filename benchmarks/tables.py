@@ -10,7 +10,7 @@ from pathlib import Path
 from trainings import ROOT, spread
 
 import demo
-import info
+from training.cost import short
 from utils import UserError, shown
 
 sys.path.append(str(ROOT / "figure"))
@@ -141,7 +141,7 @@ def cost_markdown(contestants, known: dict) -> str:
     for c in contestants:
         if cost := known.get(c.row):
             sizes = [cost["sizes"][kind] for kind in ("generators", "discriminators")]
-            counts = [" / ".join(info.short(size[i]) for size in sizes) for i in (0, 1)]
+            counts = [" / ".join(short(size[i]) for size in sizes) for i in (0, 1)]
             times = [f"{cost['step']:.2f}", f"{cost['memory']:.0f} MB", f"{cost['translate']:.2f}"]
             lines.append([c.title, *counts, *times])
     return markdown(header, lines)

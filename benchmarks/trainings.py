@@ -22,11 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import checkpoints  # noqa: E402
-import dataset  # noqa: E402
 import demo  # noqa: E402
 import fid_kid  # noqa: E402
-import utils  # noqa: E402
+import methods  # noqa: E402
+from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
+from images.files import list_images  # noqa: E402
+from training.state import locked  # noqa: E402
 from utils import RunError, UserError, atomic  # noqa: E402
 
 PATIENCE = 10  # seconds in which trainings end that heard of a stop by themselves
@@ -68,7 +69,7 @@ class Training:
         """Train to the last step, from the newest checkpoint if there is one."""
         wait_for_another(self.results, self.title)
         self.main(*options, "--iteration", self.steps, "--result_dir", self.folder.resolve(), "--resume", "auto")
-        if checkpoints.load_checkpoint(checkpoints.latest_path(self.results))["start_iter"] < self.steps:
+        if load_checkpoint(latest_path(self.results), methods.recognise)["start_iter"] < self.steps:
             raise RunError(f"{self.title}: stopped; call again to continue")
         return self
 
@@ -107,7 +108,7 @@ def wait_for_another(results: Path, title: str):
     told = False
     while True:
         try:
-            with utils.locked(results):
+            with locked(results):
                 return
         except UserError as error:
             if "another training" not in str(error):
@@ -167,7 +168,7 @@ class Scorer:
 
     def features(self, folder: Path):
         """(n,d) of the pictures in a folder."""
-        return fid_kid.extract(dataset.list_images(folder), self.net, self.net.dims[-1])[0]
+        return fid_kid.extract(list_images(folder), self.net, self.net.dims[-1])[0]
 
     def direction(self, fake: Path, s: str, t: str) -> dict[str, float]:
         """Scores of the pictures in `fake`, drawn in domain t from test pictures of domain s."""

@@ -1,4 +1,4 @@
-"""Fetch a data set of the papers: python dataset/get.py NAME.  All of it is in downloads.py, which can be imported."""
+"""Fetch a data set of the papers: python dataset/get.py NAME.  Its code is in images/data_sets.py."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 # instead of this folder, so that it works from anywhere; and there is no __init__.py here, as `dataset` is a module
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from downloads import main  # noqa: E402
+from images.data_sets import main  # noqa: E402
 from utils import run  # noqa: E402
 
 run(main, "get.py")

@@ -12,12 +12,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import checkpoints
-import dataset
 import main as program
+import methods
 import NICE
 import options
-from utils import UserError, atomic, jet, run, shown
+from checkpoints.contents import architecture_of, load_network, saved_options
+from checkpoints.files import newest_checkpoint
+from images.decode import load_for_test
+from images.encode import jet
+from images.files import list_images
+from options import Help, Parser, bounded
+from utils import UserError, atomic, run, shown
 
 __all__ = ["UserError", "jet", "parser", "run"]
 
@@ -28,9 +33,9 @@ WIDTH = 9.0  # inches at most, at 100 dots each: a README shows about 900 pixels
 # ------------------------------------------------------------------------------------------- options
 
 
-def parser(description: str, model: bool = False) -> options.Parser:
+def parser(description: str, model: bool = False) -> Parser:
     """A parser with --out and, for figures of a trained model, the options that say which."""
-    parser = options.Parser(description=description.split("\n")[0], formatter_class=options.Help)
+    parser = Parser(description=description.split("\n")[0], formatter_class=Help)
     parser.add_argument("--out", type=Path, help="folder for the figure; by default results/NAME/figure")
     if model:
         parser.add_argument("--dataset", required=True, type=options.name, help="data set that it was trained on")
@@ -43,7 +48,7 @@ def parser(description: str, model: bool = False) -> options.Parser:
 
 def at_least(lowest: int):
     """A whole number that is not below `lowest`."""
-    return options.bounded(int, lowest)
+    return bounded(int, lowest)
 
 
 # --------------------------------------------------------------------------------- model and pictures
@@ -56,19 +61,19 @@ def results(args) -> Path:
 
 def load(args) -> tuple[NICE.NICE, dict, Path]:
     """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
-    state, path = checkpoints.newest_checkpoint(results(args), args.checkpoint, to_translate=True)
+    state, path = newest_checkpoint(results(args), args.checkpoint, methods.recognise, to_translate=True)
     if state["method"] != "nice":
         raise UserError(f"{shown(path)} is of --method {state['method']}; this figure is about NICE-GAN's encoders")
     nice = build(args, state, path)
     for name, net in nice.networks().items():
-        checkpoints.load_network(net, state, name, path)
+        load_network(net, state, name, path)
     return nice, state, path
 
 
 def build(args, state: dict, path: Path) -> NICE.NICE:
     """The checkpoint's model in evaluation mode, with the initial weights that its seed gives."""
     argv = [f"--{k}={getattr(args, k)}" for k in ("dataset", "dataset_dir", "result_dir", "device") if getattr(args, k)]
-    saved = checkpoints.saved_options(state) | checkpoints.architecture_of(state, path, NICE.NICE)
+    saved = saved_options(state) | architecture_of(state, path, NICE.NICE)
     nice = NICE.NICE(program.parse_args(["--phase", "test", *argv], saved=saved))
     for net in nice.networks().values():
         net.eval()
@@ -77,10 +82,10 @@ def build(args, state: dict, path: Path) -> NICE.NICE:
 
 def pictures(args, nice: NICE.NICE, folder: str, n: int) -> torch.Tensor:
     """Up to n pictures of a folder of the data set, evenly spread: (n,C,S,S) in [-1,1] on the model's device."""
-    paths = dataset.list_images(Path(args.dataset_dir) / args.dataset / folder)
+    paths = list_images(Path(args.dataset_dir) / args.dataset / folder)
     chosen = np.linspace(0, len(paths) - 1, min(n, len(paths))).round().astype(int)
     size, channels = nice.args.img_size, nice.args.img_ch
-    return torch.stack([dataset.load_for_test(paths[i], size, channels) for i in chosen]).to(nice.device)
+    return torch.stack([load_for_test(paths[i], size, channels) for i in chosen]).to(nice.device)
 
 
 @torch.no_grad()

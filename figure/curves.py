@@ -12,7 +12,7 @@ from pathlib import Path
 import common
 from common import UserError, run
 
-from utils import Log
+from training.log import Log
 
 PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start so
     "d_loss": "discriminator's loss",

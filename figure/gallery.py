@@ -21,8 +21,8 @@ import webpage
 from common import UserError, run
 from PIL import Image
 
-from dataset import list_images
-from decoding import read_image
+from images.decode import read_image
+from images.files import list_images
 from utils import shown
 
 SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # the lower the better, but the last

@@ -19,7 +19,7 @@ import webpage
 from common import UserError, run
 from PIL import Image
 
-from decoding import read_image
+from images.decode import read_image
 from utils import atomic, shown
 
 QUESTION = "Which of these is the best translation of the picture above?"

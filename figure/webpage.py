@@ -16,15 +16,15 @@ from common import UserError
 from PIL import Image
 from tqdm import tqdm
 
-import options
+from options import Help, Parser
 from utils import shown
 
 TEMPLATES = Path(__file__).with_name("page")
 MARK = '<meta name="generator" content="figure/webpage.py">'  # in the templates: what bears it may be written anew
 
 
-def parser(description: str) -> options.Parser:
-    return options.Parser(description=description.split("\n")[0], formatter_class=options.Help)
+def parser(description: str) -> Parser:
+    return Parser(description=description.split("\n")[0], formatter_class=Help)
 
 
 @contextmanager

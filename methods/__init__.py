@@ -37,6 +37,6 @@ def recognise(found: dict) -> tuple[str, dict] | None:
     if said in METHODS and "metadata" in found:  # a model file, which says what it is
         return said, found
     for name in METHODS if said is None else [said] if said in METHODS else []:
-        if (networks := load(name).adopt(found)) is not None:
+        if (networks := load(name).from_released(found)) is not None:
             return name, networks
     return None

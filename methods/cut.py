@@ -25,12 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import checkpoints
 import dataset
+from checkpoints.contents import by_name
 from layers import Conv2d, InstanceNorm, ReflectionPad2d, early, reflect, smooth_double
 from methods.cyclegan import SCHEDULE, ResnetBlock, epoch_rate, mse, normed
-from options import Option, boolean, positive, rate, weight
-from trainer import Half, Trainer, epoch_at
+from options import Option, boolean, positive, positive_float, weight
+from training.method import Update, epoch_at
+from training.trainer import Trainer
 
 LAYERS = (0, 4, 8, 12, 16)  # modules of G whose outputs are compared: 0 pixels, 4 and 8 before IN, 12 and 16 blocks
 
@@ -226,18 +227,18 @@ class CUT(Trainer):
         Option("loss", "lambda_GAN", weight, 1.0, "weight of the generator's adversarial term"),
         Option("loss", "lambda_NCE", weight, 1.0, "weight of PatchNCE"),
         Option("loss", "nce_idt", boolean, True, "contrast G(x_B) with x_B too"),
-        Option("loss", "nce_T", rate, 0.07, "temperature of PatchNCE"),
+        Option("loss", "nce_T", positive_float, 0.07, "temperature of PatchNCE"),
         Option("loss", "num_patches", positive, 256, "places of each layer that are told from one another"),
         Option("loss", "flip_equivariance", boolean, False, "mirror the generator's input in half of the steps"),
         *SCHEDULE,
-        Option("optimisation", "init_gain", rate, 0.02, "gain of the initial weights"),
+        Option("optimisation", "init_gain", positive_float, 0.02, "gain of the initial weights"),
         Option("scale", "norm", str, "exact", "torch: PyTorch's, whose gradient is wrong on a CPU, as in recordings",
                choices=("exact", "torch")),
     )  # fmt: skip
     # horse2zebra: 400 epochs of 1334 pictures
     defaults = {"lr": 2e-4, "iteration": 533_600, "n_epochs": 200, "n_epochs_decay": 200}
     directions = (("A", "B"),)
-    translators = {("A", "B"): ("G",)}
+    inference_networks = {("A", "B"): ("G",)}
     resample = "bicubic"
 
     def build(self, a) -> dict[str, nn.Module]:
@@ -270,18 +271,18 @@ class CUT(Trainer):
             first = bisect.bisect(steps, a.n_epochs, 1, key=lambda s: epoch(s, steps_per_epoch=a.steps_per_epoch))
         return partial(Samples, whole_from=(first - 1) * a.batch_size * a.grad_accum * self.world)
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         return epoch_rate(self.args, step)
 
     # ----------------------------------------------------------------------------- one training step
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("D", self.discriminator_objective, total="D"),
-            Half("G", self.generator_objective, total="G", chance=self.choose_places),
+            Update("D", self.discriminator_objective, total="D"),
+            Update("G", self.generator_objective, total="G", sample=self.choose_places),
         )
 
-    def decide(self) -> bool:
+    def host_decision(self) -> bool:
         """Whether what G sees is mirrored in this step."""
         return self.args.flip_equivariance and self.draw.decision("forward/flip") < 0.5
 
@@ -290,8 +291,8 @@ class CUT(Trainer):
         if self.args.norm == "torch":
             x |= {d: x[d].contiguous() for d in (s, t)}
         real = torch.cat((x[s], x[t])) if self.args.nce_idt else x[s]
-        drawn, features = self.G.traced(real.flip(3) if self.decided else real)
-        if self.decided:  # k is never of mirrored pictures, and G does not commute with mirroring
+        drawn, features = self.G.traced(real.flip(3) if self.decision else real)
+        if self.decision:  # k is never of mirrored pictures, and G does not commute with mirroring
             with torch.no_grad():
                 features = self.G.features(real)
         n = len(x[s])
@@ -307,7 +308,7 @@ class CUT(Trainer):
     def choose_places(self, x, s, t):
         """Of each picture and each layer, those where keys are looked at, and where queries are."""
         names = (f"G/patches_{d}" for d in "AB"[: len(x["keys"])])
-        x["places"] = [self.places(k, name, self.decided) for k, name in zip(x["keys"], names, strict=True)]
+        x["places"] = [self.places(k, name, self.decision) for k, name in zip(x["keys"], names, strict=True)]
 
     def places(self, of_x: list[Tensor], name: str, mirrored: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Random places of x's features (N,C,H,W), and the same ones in y; mirrored: whether y is."""
@@ -353,13 +354,13 @@ class CUT(Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """One file a network; G alone translates."""
-        networks = checkpoints.by_name(found, {"G", "F", "D"})
+        networks = by_name(found, {"G", "F", "D"})
         return networks if networks and "model.7.filt" in networks.get("G", {}) else None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         G = networks["G"]
         blocks = sum(key.endswith("conv_block.1.weight") for key in G)
         found = {"ch": G["model.1.weight"].shape[0], "img_ch": G["model.1.weight"].shape[1], "n_res": blocks}
@@ -367,7 +368,7 @@ class CUT(Trainer):
             found["netF_nc"] = networks["F"]["mlp_0.0.weight"].shape[0]
         return found
 
-    def tour(self):
+    def summary_modules(self):
         picture = torch.empty(1, self.args.img_ch, self.args.img_size, self.args.img_size, device=self.device)
         features = self.G.features(picture)
         counts = [min(self.args.num_patches, x[0, 0].numel()) for x in features]

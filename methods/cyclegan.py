@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from layers import Conv2d, ConvTranspose2d, InstanceNorm, ReflectionPad2d
 from options import Option, bounded, natural, weight
-from trainer import Draw, Half, Trainer, epoch_at
+from training.method import Update, epoch_at
+from training.random_draws import Draw
+from training.trainer import Trainer
 
 SCHEDULE = (
     Option("optimisation", "n_epochs", natural, 100, "epochs at the full learning rate"),
@@ -162,7 +164,7 @@ class CycleGAN(Trainer):
         *SCHEDULE,
     )
     defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
-    translators = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
+    inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     resample = "bicubic"
     first, inner = "model.1.weight", "conv_block.1.weight"  # of a generator, where its first and a block's layer lie
 
@@ -184,15 +186,15 @@ class CycleGAN(Trainer):
     def load_side(self) -> int:
         return round(self.args.img_size * 286 / 256)
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         return epoch_rate(self.args, step)
 
     # ----------------------------------------------------------------------------- one training step
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("G", self.generator_objective, total="G"),
-            Half("D", self.discriminator_objective, total="D", chance=self.exchange),
+            Update("G", self.generator_objective, total="G"),
+            Update("D", self.discriminator_objective, total="D", sample=self.exchange),
         )
 
     def exchange(self, x, s, t):
@@ -222,11 +224,11 @@ class CycleGAN(Trainer):
 
     # ------------------------------------------------------------------------ pools, pictures, files
 
-    def remember(self) -> dict:
+    def extra_state(self) -> dict:
         states = {name: pool.state() for name, pool in self.pools.items()}
         return {name: kept for name, kept in states.items() if kept is not None}
 
-    def recall(self, state: dict):
+    def load_extra_state(self, state: dict):
         for name, pool in self.pools.items():
             pool.kept = None
             if name in state and pool.size:
@@ -235,7 +237,7 @@ class CycleGAN(Trainer):
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G[t](x)
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input, translation, cycle."""
         fake = self.G[t](x)
         return [x, fake, self.G[s](fake)]
@@ -247,10 +249,10 @@ class CycleGAN(Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """One file a network; a released file latest_net_G.pth is one generator alone, A to B."""
-        networks = super().adopt(found)
-        if networks is None and (alone := super().adopt({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})):
+        networks = super().from_released(found)
+        if networks is None and (alone := super().from_released({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})):
             networks = alone
         generators = cls.generators(networks or {})
         is_ours = all(getattr(G.get(cls.first), "ndim", 0) == 4 and "model.1.bias" in G for G in generators)
@@ -258,7 +260,7 @@ class CycleGAN(Trainer):
         return networks if generators and is_ours else None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         weights, *_ = cls.generators(networks)
         first = weights[cls.first]
         blocks = sum(key.endswith(cls.inner) for key in weights)
@@ -267,7 +269,7 @@ class CycleGAN(Trainer):
     @classmethod
     def generators(cls, networks: dict) -> list[dict]:
         """The weights of those that are there."""
-        return [networks[name] for names in cls.translators.values() for name in names if name in networks]
+        return [networks[name] for names in cls.inference_networks.values() for name in names if name in networks]
 
 
 def epoch_rate(args, step: int, shift: int = 0, beyond: int = 1) -> float:

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-import dataset
+from dataset import UnpairedStream
 from layers import Conv2d, ConvTranspose2d, instance_norm
 from methods import cyclegan
 from methods.cyclegan import SCHEDULE, CycleGAN, ImagePool, epoch_rate, mse
 from options import Option, boolean, natural, positive, weight
-from trainer import DIRECTIONS
+from training.method import DIRECTIONS
 from utils import UserError
 
 # ------------------------------------------------------------------------------------------ networks
@@ -164,14 +164,14 @@ class DistanceGAN(CycleGAN):
     statistics = {}  # expectation_A, std_A, expectation_B, std_B: mu and sigma; without them distances stay as they are
 
     def build(self, a) -> dict[str, nn.Module]:
-        self.passes = [(s, t) for s, t in DIRECTIONS if a.sides in ("both", f"{s}to{t}")]
-        self.directions = [way for way in self.directions if way in self.passes]
-        self.G = {t: initialise(Generator(a.img_ch, a.ch, a.n_res)) for _, t in self.passes}  # G[d] draws into d
-        self.D = {t: initialise(Discriminator(a.img_ch, a.ch)) for _, t in self.passes}  # D[d] judges d
-        self.pools = {t: ImagePool(self.args.pool_size, f"pool_{t}") for _, t in self.passes}
-        return {f"{kind}_{s}": nets[t] for kind, nets in (("G", self.G), ("D", self.D)) for s, t in self.passes}
+        self.trained_directions = [(s, t) for s, t in DIRECTIONS if a.sides in ("both", f"{s}to{t}")]
+        self.directions = [way for way in self.directions if way in self.trained_directions]
+        self.G = {t: initialise(Generator(a.img_ch, a.ch, a.n_res)) for _, t in self.trained_directions}  # G[d] draws into d
+        self.D = {t: initialise(Discriminator(a.img_ch, a.ch)) for _, t in self.trained_directions}  # D[d] judges d
+        self.pools = {t: ImagePool(self.args.pool_size, f"pool_{t}") for _, t in self.trained_directions}
+        return {f"{kind}_{s}": nets[t] for kind, nets in (("G", self.G), ("D", self.D)) for s, t in self.trained_directions}
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         return epoch_rate(self.args, step, shift=-1, beyond=0)
 
     # ----------------------------------------------------------------------------- one training step
@@ -198,13 +198,13 @@ class DistanceGAN(CycleGAN):
 
     # ---------------------------------------------------------------- what is known of the training set
 
-    def survey(self, paths):
+    def measure_training_set(self, paths):
         """Take the statistics of the training pictures, seen once as training sees them; every rank the same."""
         args = self.args
         if args.unnormalized_distances or self.statistics:
             return
         turns = {d: min(len(paths[d]) // args.batch_size, args.max_items) for d in "AB"}
-        stream = dataset.UnpairedStream(
+        stream = UnpairedStream(
             paths, args.img_size, args.batch_size, args.seed, workers=args.num_workers, channels=args.img_ch,
             load_size=self.load_side, resample=self.resample, samples=self.samples,
         )  # fmt: skip
@@ -230,18 +230,18 @@ class DistanceGAN(CycleGAN):
         names = ("self_distance", "unnormalized_distances", "img_size", "batch_size", "max_items")
         return [getattr(self.args, name) for name in names]
 
-    def remember(self):
-        return super().remember() | {"statistics": self.statistics, "measured": self._measured}
+    def extra_state(self):
+        return super().extra_state() | {"statistics": self.statistics, "measured": self._measured}
 
-    def recall(self, state):
-        super().recall(state)
+    def load_extra_state(self, state):
+        super().load_extra_state(state)
         known = state["statistics"] if state.get("measured") == self._measured else {}  # survey() takes them anew
         keys = [f"{kind}_{d}" for d in "AB" for kind in ("expectation", "std")] if known else []
         self.statistics = {key: float(known[key]) for key in keys}
 
     # ------------------------------------------------------------------------------- pictures, files
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input, translation, and the way back where one is learned."""
         fake = self.G[t](x)
         return [x, fake, self.G[s](fake)] if s in self.G else [x, fake]
@@ -257,6 +257,6 @@ class DistanceGAN(CycleGAN):
         return super().check(args)
 
     @classmethod
-    def infer(cls, networks):
-        sides = [f"{s}to{t}" for (s, t), (name,) in cls.translators.items() if name in networks]
-        return super().infer(networks) | {"sides": "both" if len(sides) == 2 else sides[0]}
+    def infer_options(cls, networks):
+        sides = [f"{s}to{t}" for (s, t), (name,) in cls.inference_networks.items() if name in networks]
+        return super().infer_options(networks) | {"sides": "both" if len(sides) == 2 else sides[0]}

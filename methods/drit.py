@@ -37,9 +37,10 @@ from methods.drit_networks import (
     PlainEncoder,
     initialise,
 )
-from options import STYLES, Option, boolean, bounded, natural, positive
-from trainer import Half, Trainer, epoch_at
-from translate import Styled
+from methods.styles import STYLES, Styled
+from options import Option, boolean, bounded, natural, positive
+from training.method import Update, epoch_at
+from training.trainer import Trainer
 from utils import frozen
 
 OTHER = {"A": "B", "B": "A"}
@@ -82,12 +83,12 @@ class DRIT(Styled, Trainer):
     )  # fmt: skip
     # 1200 epochs of 1334 pictures, horse2zebra's; --lr is that of all but D^c
     defaults = {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "iteration": 800_400}
-    translators = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
+    inference_networks = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
     resample = "bicubic"
-    rate_scale, clip = {"disContent": 1 / 2.5}, {"disContent": 5.0}
+    lr_scale, max_grad_norm = {"disContent": 1 / 2.5}, {"disContent": 5.0}
 
     def build(self, a) -> dict[str, nn.Module]:
-        self.passes = (("A", "B"),)  # an objective is of both domains
+        self.trained_directions = (("A", "B"),)  # an objective is of both domains
         kinds = (ContentEncoder, *((GaussianEncoder, Generator) if a.concat else (PlainEncoder, ModulatedGenerator)))
         self.enc_c, self.enc_a, self.gen = (initialise(net(a.img_ch, a.ch)) for net in kinds)
         for net in (self.enc_c, self.enc_a, self.gen):
@@ -113,10 +114,10 @@ class DRIT(Styled, Trainer):
         return step % self.args.d_iter == 0 or 0 < length < step + 2
 
     @property
-    def rhythm(self) -> int:
+    def period(self) -> int:
         return self.args.d_iter
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         a, decay = self.args, self.args.n_ep_decay
         epoch = epoch_at(step, a.iteration, a.n_ep, a.steps_per_epoch) - 1
         if decay < 0 or not a.decay_flag:
@@ -125,17 +126,17 @@ class DRIT(Styled, Trainer):
             return a.lr * 0.1 ** (epoch // max(1, decay))
         return a.lr * max(0.0, 1 - max(0, epoch - decay) / max(1, a.n_ep - decay + 1))
 
-    def halves(self):
-        content = Half("disContent", self.content_objective, total="disContent_loss")
+    def updates(self):
+        content = Update("disContent", self.content_objective, total="disContent_loss")
         if not self.is_full(self.step):
             return (content,)
         return (
-            Half("D", self.discriminator_objective, total="D_loss"),
+            Update("D", self.discriminator_objective, total="D_loss"),
             content,
-            Half("EG", self.encoder_objective, total="G_loss", keep_graph=True),
+            Update("EG", self.encoder_objective, total="G_loss", keep_graph=True),
             # The G step goes backward through drawings of before the EG step, but with the weights that this one left:
             # PyTorch 0.4 let the authors' program do so, and so it was published.  (--amp: with copies of before.)
-            Half("EG", self.generator_objective, total="G_alone_loss"),
+            Update("EG", self.generator_objective, total="G_alone_loss"),
         )
 
     def noisy_content(self, x: Tensor, d: str, noise: str) -> Tensor:
@@ -217,10 +218,10 @@ class DRIT(Styled, Trainer):
     def load_side(self) -> int:
         return round(self.args.img_size * 256 / 216)
 
-    def parts(self, s, t):
+    def inference_keys(self, s, t):
         return {"enc_c": ("conv_share.", f"conv{s}."), "gen": ("dec_share.", f"dec{t}", f"mlp{t}.")}
 
-    def style_parts(self, t):
+    def style_keys(self, t):
         return {"enc_a": (f"fc_{t}.", f"fcVar_{t}.", f"conv_{t}.", f"model_{t.lower()}.")}
 
     def content(self, x, s):
@@ -250,14 +251,14 @@ class DRIT(Styled, Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """Its authors' 00199.pth: one dict of networks, optimizers (NAME_opt) and counters."""
-        if (networks := super().adopt(found)) and "total_it" in networks:
+        if (networks := super().from_released(found)) and "total_it" in networks:
             return {k: v for k, v in networks.items() if isinstance(v, dict) and not k.endswith("_opt")}
         return networks
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         first = networks["enc_c"]["convA.0.model.1.weight"]
         found = {"ch": first.shape[0], "img_ch": first.shape[1], "concat": int("mlpA.0.weight" not in networks["gen"])}
         if dis := networks.get("disA"):
@@ -265,8 +266,8 @@ class DRIT(Styled, Trainer):
             found["dis_spectral_norm"] = any(key.endswith("weight_orig") for key in dis)
         return found
 
-    def tour(self):
-        *_, (*_, x) = super().tour()
+    def summary_modules(self):
+        *_, (*_, x) = super().summary_modules()
         c, (z, _) = self.enc_c(x, "A"), self.enc_a(x, "A")
         found = [("content encoders", ["enc_c"], self.enc_c, lambda x: self.enc_c(x, "A"), x)]
         found.append(("attribute encoders", ["enc_a"], self.enc_a, lambda x: self.enc_a(x, "A"), x))

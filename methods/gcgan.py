@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from methods.cyclegan import SCHEDULE, CycleGAN, Discriminator, Generator, ImagePool, epoch_rate, mse
 from options import Option, boolean, natural, weight
-from trainer import Half
+from training.method import Update
 
 
 def quarter(x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class GcGAN(CycleGAN):
     )  # fmt: skip
     defaults = {"lr": 2e-4, "batch_size": 8, "iteration": 33_400}  # horse2zebra: 200 epochs of 167 steps
     directions = (("A", "B"),)
-    translators = {("A", "B"): ("G_AB",)}
+    inference_networks = {("A", "B"): ("G_AB",)}
 
     def build(self, a) -> dict[str, nn.Module]:
         self.G = self.G_gc = initialise(Generator(a.img_ch, a.ch, a.n_res))
@@ -85,15 +85,15 @@ class GcGAN(CycleGAN):
     def load_side(self) -> int:
         return round(self.args.img_size * 288 / 256)
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         return epoch_rate(self.args, step, shift=1)
 
     # ----------------------------------------------------------------------------- one training step
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("G", self.generator_objective, total="G"),
-            Half("D", self.discriminator_objective, total="D_B", chance=self.exchange),
+            Update("G", self.generator_objective, total="G"),
+            Update("D", self.discriminator_objective, total="D_B", sample=self.exchange),
         )
 
     def exchange(self, x, s, t):
@@ -138,10 +138,10 @@ class GcGAN(CycleGAN):
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G(x)
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input, translation, and that of the turned input, turned back."""
         return [x, self.G(x), self.turn_back(self.G_gc(self.turn(x)))]
 
     @classmethod
-    def infer(cls, networks):
-        return super().infer(networks) | {"share": "G_gc_AB" not in networks}
+    def infer_options(cls, networks):
+        return super().infer_options(networks) | {"share": "G_gc_AB" not in networks}

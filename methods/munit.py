@@ -23,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import options
 from layers import Conv2d, InstanceNorm, adaptive_instance_norm, conv2d, reflect, std_layer_norm, upsampled_conv2d
-from options import STYLES, Option, bounded, natural, positive, weight
-from trainer import Half, Trainer
-from translate import Styled
+from methods.styles import STYLES, Styled
+from options import Option, bounded, natural, positive
+from training.method import Update
+from training.trainer import Trainer
 
 # ------------------------------------------------------------------------------------------- layers
 
@@ -241,17 +243,17 @@ class SharedContent(Trainer):
         Option("model", "dis_dim", positive, 64, "base channels of a discriminator; --ch are those of a generator"),
         Option("model", "n_layer", positive, 4, "halvings in a discriminator"),
         Option("model", "num_scales", positive, 3, "scales at which a discriminator looks"),
-        Option("loss", "gan_w", weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "recon_x_w", weight, 10.0, "weight of the reconstruction of pictures"),
+        Option("loss", "gan_w", options.weight, 1.0, "weight of the adversarial terms"),
+        Option("loss", "recon_x_w", options.weight, 10.0, "weight of the reconstruction of pictures"),
         Option("optimisation", "step_size", positive, 100_000, "steps after which the learning rate falls"),
         Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor by which it falls"),
     )
     defaults = {"iteration": 1_000_000, "weight_decay": 1e-4}
-    translators = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
+    inference_networks = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
     encoder = ""  # the content encoder's name in a generator
 
     def build(self, a) -> dict[str, nn.Module]:
-        self.multiple, self.least = 2**a.n_downsample, max(16, 2 ** (a.n_downsample + 1))
+        self.size_multiple, self.min_size = 2**a.n_downsample, max(16, 2 ** (a.n_downsample + 1))
         self.G = {d: initialise(self.generator(a)) for d in "AB"}  # G[d] encodes pictures of d and draws into d
         self.D = {d: initialise(Discriminator(a.img_ch, a.dis_dim, a.n_layer, a.num_scales), 0.02) for d in "AB"}
         return {"gen_a": self.G["A"], "gen_b": self.G["B"], "dis_a": self.D["A"], "dis_b": self.D["B"]}
@@ -263,7 +265,7 @@ class SharedContent(Trainer):
         pairs = {"gen": self.G, "dis": self.D}
         return {name: [p for net in nets.values() for p in net.parameters()] for name, nets in pairs.items()}
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         """As under the PyTorch 0.4.1 of its authors; since 1.1 their program lowers it one step earlier."""
         falls = (step - 1) // self.args.step_size if self.args.decay_flag else 0
         return self.args.lr * self.args.gamma**falls
@@ -272,10 +274,10 @@ class SharedContent(Trainer):
     def load_side(self) -> int:
         return self.args.img_size
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("dis", self.discriminator_objective, total="loss_dis_total", chance=self.chance_of_dis),
-            Half("gen", self.generator_objective, total="loss_gen_total", chance=self.chance_of_gen),
+            Update("dis", self.discriminator_objective, total="loss_dis_total", sample=self.sample_for_dis),
+            Update("gen", self.generator_objective, total="loss_gen_total", sample=self.sample_for_gen),
         )
 
     def judge(self, real: Tensor, fake: Tensor, t: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -297,7 +299,7 @@ class SharedContent(Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """Its authors' gen_01000000.pt is {"a": gen_a, "b": gen_b}, dis_01000000.pt alike; of a folder the newest."""
         networks = found
         if "gen_a" not in found:
@@ -308,7 +310,7 @@ class SharedContent(Trainer):
         return networks if isinstance(weights, dict) and f"{cls.encoder}.model.0.conv.weight" in weights else None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         gen, dis = networks["gen_a"], networks.get("dis_a")
         first = gen[f"{cls.encoder}.model.0.conv.weight"]
         n = _count(gen, rf"{cls.encoder}\.model\.\d+\.conv\.weight") - 1
@@ -338,9 +340,9 @@ class MUNIT(Styled, SharedContent):
         *SharedContent.options,
         Option("model", "style_dim", positive, 8, "numbers in a style"),
         Option("model", "mlp_dim", positive, 256, "width of the layers that turn a style into normalisations"),
-        Option("loss", "recon_s_w", weight, 1.0, "weight of the styles' reconstruction"),
-        Option("loss", "recon_c_w", weight, 1.0, "weight of the contents' reconstruction"),
-        Option("loss", "recon_x_cyc_w", weight, 0.0, "weight of the cycle; 10 in its authors' summer2winter"),
+        Option("loss", "recon_s_w", options.weight, 1.0, "weight of the styles' reconstruction"),
+        Option("loss", "recon_c_w", options.weight, 1.0, "weight of the contents' reconstruction"),
+        Option("loss", "recon_x_cyc_w", options.weight, 0.0, "weight of the cycle; 10 in its authors' summer2winter"),
         *STYLES,
     )
     encoder = "enc_content"
@@ -357,10 +359,10 @@ class MUNIT(Styled, SharedContent):
     def drawn_style(self, half: str, t: str, n: int) -> Tensor:
         return self.draw.normal(f"{half}/style_{t}", n, self.architecture["style_dim"], 1, 1)
 
-    def chance_of_dis(self, x, s, t):
+    def sample_for_dis(self, x, s, t):
         x["drawn"] = self.drawn_style("D", t, len(x[s]))
 
-    def chance_of_gen(self, x, s, t):
+    def sample_for_gen(self, x, s, t):
         x["drawn"] = self.drawn_style("G", t, len(x[s]))
 
     def discriminator_objective(self, x, s, t):
@@ -387,10 +389,10 @@ class MUNIT(Styled, SharedContent):
 
     # ----------------------------------------------------------------------------------- translation
 
-    def parts(self, s, t):
+    def inference_keys(self, s, t):
         return {f"gen_{s.lower()}": ("enc_content.",), f"gen_{t.lower()}": ("dec.", "mlp.")}
 
-    def style_parts(self, t):
+    def style_keys(self, t):
         return {f"gen_{t.lower()}": ("enc_style.",)}
 
     def content(self, x, s):
@@ -406,12 +408,12 @@ class MUNIT(Styled, SharedContent):
         return self.G[t].decode(content, style)
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         first = networks["gen_a"]["mlp.model.0.fc.weight"]
-        return super().infer(networks) | {"style_dim": first.shape[1], "mlp_dim": first.shape[0]}
+        return super().infer_options(networks) | {"style_dim": first.shape[1], "mlp_dim": first.shape[0]}
 
-    def tour(self):
-        G, (*_, discriminators) = self.G["A"], super().tour()
+    def summary_modules(self):
+        G, (*_, discriminators) = self.G["A"], super().summary_modules()
         picture = discriminators[-1]
         with torch.no_grad():
             content, style = G.encode(picture)

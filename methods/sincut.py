@@ -24,12 +24,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-import checkpoints
-import dataset
+from checkpoints.contents import by_name
+from dataset import Samples
+from images.decode import read_image, resize, to_tensor
 from methods.cyclegan import SCHEDULE, epoch_rate
 from methods.stylegan2 import Discriminator, Generator, widths_of_D, widths_of_G
-from options import Option, bounded, positive, rate, weight
-from trainer import Half, Trainer
+from options import Option, bounded, positive, positive_float, weight
+from training.method import Update
+from training.trainer import Trainer
 from utils import UserError, shown
 
 LAYERS = (0, 2, 4)  # of the encoder, where PatchNCE compares; 0 is the picture itself
@@ -92,7 +94,7 @@ def crop_at(picture: Image.Image, side: int, zoom, patch: int, start, mirror: bo
     return crop[:, ::-1] if mirror else crop
 
 
-class Crops(dataset.Samples):
+class Crops(Samples):
     """Crops of one picture a domain, EPOCH of them: zoom and number of each are for good, place and mirroring new.
 
     `batch` neighbours have one zoom; the shuffling of an epoch parts them again, as in the authors' program.
@@ -104,7 +106,7 @@ class Crops(dataset.Samples):
         super().__init__(*args)
         self.batch, self.pictures, self.zooms, self.patches = batch, {}, {}, {}
         for d, (path,) in self.paths.items():
-            picture = dataset.read_image(path)
+            picture = read_image(path)
             self.pictures[d] = picture.convert("L") if self.channels == 1 else picture
             rng = np.random.default_rng((self.seed, ord(d), 2))
             self.zooms[d] = rng.uniform(1 / most, 1, (-(-self.EPOCH // batch), 2))
@@ -155,19 +157,19 @@ class SinCUT(Trainer):
         Option("loss", "lambda_NCE", weight, 4.0, "weight of PatchNCE"),
         Option("loss", "lambda_identity", weight, 1.0, "weight of leaving what is in B as it is"),
         Option("loss", "lambda_R1", weight, 1.0, "weight of the discriminator's gradient penalty"),
-        Option("loss", "nce_T", rate, 0.07, "temperature of PatchNCE"),
+        Option("loss", "nce_T", positive_float, 0.07, "temperature of PatchNCE"),
         Option("loss", "num_patches", positive, 1, "places of each crop compared with one another and other crops'"),
         *SCHEDULE,
-        Option("optimisation", "init_gain", rate, 0.02, "gain of the projection's initial weights"),
+        Option("optimisation", "init_gain", positive_float, 0.02, "gain of the projection's initial weights"),
     )  # fmt: skip
     defaults = {"img_size": 64, "ch": 10, "batch_size": 16, "lr": 2e-3, "beta1": 0.0}
     defaults |= {"n_epochs": 8, "n_epochs_decay": 8}  # of 100,000 crops
     directions = (("A", "B"),)
-    translators = {("A", "B"): ("G",)}
-    least = 4
+    inference_networks = {("A", "B"): ("G",)}
+    min_size = 4
     size_bound = True  # the widths depend on it
     tiles_itself = True
-    tested = "train"
+    test_split = "train"
 
     def build(self, a) -> dict[str, nn.Module]:
         blocks = 3 if a.netG == "stylegan2" else 1
@@ -187,7 +189,7 @@ class SinCUT(Trainer):
     def betas(self):
         return self.args.beta1, 0.99
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         return epoch_rate(self.args, step)
 
     # ----------------------------------------------------------------------------- one training step
@@ -204,8 +206,8 @@ class SinCUT(Trainer):
         """Of the layers that PatchNCE compares: the features of the batch's first half, and of its second."""
         return [list(part) for part in zip(*(features[layer].chunk(2) for layer in self.layers), strict=True)]
 
-    def halves(self):
-        return Half("D", self.discriminator_objective, total="D"), Half("G", self.generator_objective, total="G")
+    def updates(self):
+        return Update("D", self.discriminator_objective, total="D"), Update("G", self.generator_objective, total="G")
 
     def discriminator_objective(self, batch, s, t):
         """Tell crops of t from fakes, with a slope that is small at the former (R1)."""
@@ -247,16 +249,16 @@ class SinCUT(Trainer):
     def load_side(self) -> int:
         return self.args.img_size  # of no use here
 
-    def inspect(self, pictures):
+    def check_images(self, pictures):
         for paths in pictures.values():
             if len(paths) > 1:
                 found = f"{shown(paths[0].parent)} holds {len(paths)} pictures"
                 raise UserError(f"{found}; sincut learns from a single one: leave just that")
 
-    def fit(self, picture, size):
+    def to_input(self, picture, size):
         """The whole picture; its sides become the nearest multiples of 4 (as in the authors' program)."""
         picture = picture.resize([max(4, 4 * round(side / 4)) for side in picture.size], Image.Resampling.BILINEAR)
-        return dataset.to_tensor(dataset.resize(picture, None, self.architecture["img_ch"]))
+        return to_tensor(resize(picture, None, self.architecture["img_ch"]))
 
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         """In tiles, where x is large, with a halo as wide as G sees: the same numbers in less memory."""
@@ -269,7 +271,7 @@ class SinCUT(Trainer):
             fake[..., y, x_] = drawn[..., own_y, own_x]
         return fake
 
-    def drawing(self, s, t):
+    def export_function(self, s, t):
         noise = torch.randn(1, 1, self.args.img_size, self.args.img_size)
         inputs = {"noise": (noise, "numbers of N(0,1), one a pixel, (N,1,H,W)")} if self.noisy else {}
         return self.G, inputs
@@ -285,13 +287,13 @@ class SinCUT(Trainer):
         return None
 
     @classmethod
-    def adopt(cls, found):
+    def from_released(cls, found):
         """One file a network; the generator alone translates."""
-        networks = checkpoints.by_name(found, {"G", "F", "D"})
+        networks = by_name(found, {"G", "F", "D"})
         return networks if networks and FIRST in unwrapped(networks.get("G", {})) else None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         G, F_, D = (unwrapped(networks.get(name, {})) for name in "GFD")
         first, img_ch = G[FIRST].shape[:2]
         second = G["encoder.convs.2.skip.1.weight"].shape[0]
@@ -307,7 +309,7 @@ class SinCUT(Trainer):
             found["netF_nc"] = F_["mlp_0.0.weight"].shape[0]
         return found
 
-    def tour(self):
+    def summary_modules(self):
         x = torch.empty(1, self.args.img_ch, self.args.img_size, self.args.img_size, device=self.device)
         features = self.G.encoder.features(x)
         places = [torch.zeros(self.args.num_patches, dtype=torch.long, device=self.device)] * len(self.layers)

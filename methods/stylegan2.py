@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import blur
+import layers
 
 SLOPE, GAIN = 0.2, math.sqrt(2)  # of every leaky ReLU; the gain acts on both sides of zero
 
@@ -52,7 +52,7 @@ class Blur(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return blur(x, self.kernel, self.padding)
+        return layers.blur(x, self.kernel, self.padding)
 
 
 class ConvLayer(nn.Sequential):

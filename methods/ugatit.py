@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
+from images.encode import jet
 from layers import Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
 from methods.cyclegan import ResnetBlock, mse, normed
 from networks import AdaILNBlock, down
 from options import Option, boolean, natural, weight
-from trainer import Half, Trainer
+from training.method import Update
+from training.trainer import Trainer
 
 # ------------------------------------------------------------------------------------------ networks
 
@@ -172,7 +173,7 @@ class UGATIT(Trainer):
         Option("loss", "cam_weight", weight, 1000.0, "weight of the generators' class activation terms"),
     )  # fmt: skip
     defaults = {"weight_decay": 1e-4}
-    translators = {("A", "B"): ("genA2B",), ("B", "A"): ("genB2A",)}
+    inference_networks = {("A", "B"): ("genA2B",), ("B", "A"): ("genB2A",)}
 
     def build(self, a) -> dict[str, nn.Module]:
         G_args = dict(n=a.n_res, img_size=a.img_size, light=a.light)
@@ -190,10 +191,10 @@ class UGATIT(Trainer):
 
     # ----------------------------------------------------------------------------- one training step
 
-    def halves(self):
+    def updates(self):
         return (
-            Half("D", self.discriminator_objective, total="d_loss"),
-            Half("G", self.generator_objective, total="g_loss"),
+            Update("D", self.discriminator_objective, total="d_loss"),
+            Update("G", self.generator_objective, total="g_loss"),
         )
 
     def forward(self, x, s, t):
@@ -244,11 +245,11 @@ class UGATIT(Trainer):
     def translate(self, x: Tensor, s: str, t: str) -> Tensor:
         return self.G[t](x).output
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input; heatmap and drawing of identity, translation and cycle: the strip that the authors' program saves."""
         fake, shown = self.G[t](x), [x]
         for drawn in (self.G[s](x), fake, self.G[s](fake.output)):
-            shown += [utils.jet(drawn.heatmap[0], x.shape[-1])[None], drawn.output]
+            shown += [jet(drawn.heatmap[0], x.shape[-1])[None], drawn.output]
         return shown
 
     @classmethod
@@ -258,7 +259,7 @@ class UGATIT(Trainer):
         return None
 
     @classmethod
-    def infer(cls, networks):
+    def infer_options(cls, networks):
         weights = networks["genA2B" if "genA2B" in networks else "genB2A"]
         first, fc = weights["DownBlock.1.weight"], weights["FC.0.weight"]
         found = {

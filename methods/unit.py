@@ -59,10 +59,10 @@ class UNIT(SharedContent):
     def noise(self, h: Tensor, name: str) -> Tensor:
         return self.draw.normal(name, *h.shape)
 
-    def chance_of_dis(self, x, s, t):
+    def sample_for_dis(self, x, s, t):
         x["noise"] = self.noise(x[f"code_{s}"], f"D/noise_{s}")
 
-    def chance_of_gen(self, x, s, t):
+    def sample_for_gen(self, x, s, t):
         """The code of a fake is of the same shape."""
         x["noise"] = self.noise(x[f"code_{s}"], f"G/noise_{s}")
         if self.args.recon_x_cyc_w > 0:
@@ -92,20 +92,20 @@ class UNIT(SharedContent):
 
     # ----------------------------------------------------------------------------------- translation
 
-    def parts(self, s, t):
+    def inference_keys(self, s, t):
         return {f"gen_{s.lower()}": ("enc.",), f"gen_{t.lower()}": ("dec.",)}
 
     def translate(self, x, s, t):
         return self.G[t].dec(self.G[s].enc(x))
 
-    def rows(self, x, s, t):
+    def visuals(self, x, s, t):
         """Input, reconstruction, translation, cycle."""
         h = self.G[s].enc(x)
         fake = self.G[t].dec(h)
         return [x, self.G[s].dec(h), fake, self.translate(fake, t, s)]
 
-    def tour(self):
-        G, (*_, discriminators) = self.G["A"], super().tour()
+    def summary_modules(self):
+        G, (*_, discriminators) = self.G["A"], super().summary_modules()
         picture = discriminators[-1]
         with torch.no_grad():
             code = G.enc(picture)

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dataset import list_images, read_image
+from images.decode import read_image
+from images.files import list_images
 from scoring.inception import resized
 from scoring.metrics import moments
 from utils import UserError

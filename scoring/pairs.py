@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset import list_images, read_image
+from images.decode import read_image
+from images.files import list_images
 from scoring.metrics import ssim
 from utils import UserError
 

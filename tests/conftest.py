@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-import fast_convolution
 import NICE
+from layers.fast import convolution as fast_convolution
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the helpers beside it

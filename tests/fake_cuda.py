@@ -33,16 +33,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-import fast
-import fast_convolution
-import fast_normalisation
+from layers.fast import convolution as fast_convolution
+from layers.fast import memory as fast_memory
+from layers.fast import normalisation as fast_normalisation
 
 GPU = torch.device("cuda:0")
 DEVICE_OF = torch.ops.prim.device.default
 READ = torch.ops.aten._local_scalar_dense.default
 CPU_ONLY = {
-    fast: ("one_channel_conv", "_Early"),
-    fast_convolution: ("row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame"),
+    fast_memory: ("_Early",),
+    fast_convolution: ("one_channel_conv", "row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame"),
 }
 
 
@@ -147,7 +147,7 @@ def _of_torch_cuda(stack: ExitStack):
 
 def _forget():
     """Tensors that outlive a call: of a real CPU before, fake ones after."""
-    for module in (fast, fast_convolution, fast_normalisation):
+    for module in (fast_memory, fast_convolution, fast_normalisation):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()

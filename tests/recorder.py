@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from graphs import Graph
+from training.cuda_graphs import Graph
 
 READ = torch.ops.aten._local_scalar_dense.default
 
@@ -44,7 +44,7 @@ class Recorded(Graph):
     rate_type = torch.float64
 
     def prepare(self):
-        self.trainer.looks = False
+        self.trainer.may_sync = False
 
     def aside(self):
         return nullcontext()

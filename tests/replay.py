@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import methods  # noqa: E402
-import options  # noqa: E402
+from options import COMMON, as_argv  # noqa: E402
 from utils import evaluating  # noqa: E402
 
 # what the authors' programs call what is an option here
@@ -40,13 +40,13 @@ def argv_of(method: str, config: dict) -> list[str]:
     AS_RECORDED of tests/outputs/METHOD.py: what it takes besides to do as the recorded program did.
     """
     renamed = RENAMED | getattr(outputs_of(method), "RENAMED", {})
-    known = {o.name for o in (*options.COMMON, *methods.load(method).options)} - {"phase", "direction", "seed"}
+    known = {o.name for o in (*COMMON, *methods.load(method).options)} - {"phase", "direction", "seed"}
     argv = {}
     for key, value in config.items():
         name = renamed.get(key, key)
         if name in known and not isinstance(value, np.ndarray):
             argv[name] = str(value).lower() if isinstance(value, bool) else value
-    return options.as_argv(argv | getattr(outputs_of(method), "AS_RECORDED", {}))
+    return as_argv(argv | getattr(outputs_of(method), "AS_RECORDED", {}))
 
 
 def outputs_of(method: str):

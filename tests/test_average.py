@@ -8,11 +8,11 @@ from conftest import differing, images, options, weights
 from runs import latest, pictures, trained
 from test_methods import SMALL, settings
 
-import average
-import checkpoints
-import info
 import methods
 import NICE
+from checkpoints.files import load_checkpoint, save_checkpoint, verify
+from training.cost import training_memory
+from training.ema import EMA
 
 
 def flat(state: dict) -> dict:
@@ -25,9 +25,9 @@ def test_the_average_is_its_closed_form():
     seen = [weights(nice)]
     for seed in range(4):
         nice.train_step(images(seed=seed), images(seed=seed + 10))
-        nice.average.update()
+        nice.ema.update()
         seen.append(weights(nice))
-    n, found = 4, flat(nice.average.state())
+    n, found = 4, flat(nice.ema.state())
     assert found.keys() == seen[0].keys()  # both ways together take all four networks
     moved = 0
     for key, value in found.items():
@@ -43,16 +43,16 @@ def test_the_average_is_its_closed_form():
 def test_every_method_takes_its_average_and_its_own_weights_back(method):
     trainer = methods.create(settings(method, "--ema 0.5"))
     own = weights(trainer)
-    translators = {name for names in trainer.translators.values() for name in names}
+    translators = {name for names in trainer.inference_networks.values() for name in names}
     with torch.no_grad():
         for name in translators:
             for p in trainer.networks()[name].parameters():
                 p.add_(1)
-    trainer.average.update()
+    trainer.ema.update()
     raw = weights(trainer)
-    with trainer.average.in_place():
+    with trainer.ema.in_place():
         inside = weights(trainer)
-    assert not differing(weights(trainer), raw) and not differing(flat(trainer.average.state()), {
+    assert not differing(weights(trainer), raw) and not differing(flat(trainer.ema.state()), {
         key: value for key, value in inside.items() if key.split("/")[0] in translators})  # fmt: skip
     parameters = {f"{name}/{key}" for name, net in trainer.networks().items() for key, _ in net.named_parameters()}
     for key in raw:
@@ -63,7 +63,7 @@ def test_every_method_takes_its_average_and_its_own_weights_back(method):
 def test_what_networks_share_is_averaged_once():
     layer = torch.nn.Linear(2, 2)
     nets = {"a": torch.nn.Sequential(layer), "b": torch.nn.Sequential(layer)}
-    both, start = average.Average(nets, 0.5), layer.weight.detach().clone()
+    both, start = EMA(nets, 0.5), layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight += 1
     both.update()
@@ -78,8 +78,8 @@ def test_it_goes_on_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
     folder, often = pictures(tmp_path), "--print_freq 2 --ema 0.9 --decay_flag false"
 
     def found():
-        state = checkpoints.load_checkpoint(latest(folder))
-        checkpoints.verify(state, latest(folder))
+        state = load_checkpoint(latest(folder), methods.recognise)
+        verify(state, latest(folder))
         return state
 
     trained(folder, f"{often} --iteration 6")
@@ -105,11 +105,11 @@ def test_it_goes_on_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
 def test_a_damaged_average_is_found(tmp_path):
     folder = pictures(tmp_path)
     trained(folder, "--iteration 1 --ema 0.9")
-    state = checkpoints.load_checkpoint(latest(folder))
+    state = load_checkpoint(latest(folder), methods.recognise)
     state = {k: v for k, v in state.items() if k not in ("digest", "method")}
     for spoilt in ({}, {**state["ema"], "gen2B": {}}, {**state["ema"], "gen2B": {**state["ema"]["gen2B"],
                    "UpBlock2.17.weight": torch.zeros(1)}}):  # fmt: skip
-        checkpoints.save_checkpoint({**state, "ema": spoilt}, latest(folder))
+        save_checkpoint({**state, "ema": spoilt}, latest(folder))
         for options_ in ("--phase test", "--resume True --iteration 2"):
             run = trained(folder, options_, status=2)
             line = run.output.splitlines()[-1]
@@ -118,7 +118,7 @@ def test_a_damaged_average_is_found(tmp_path):
 
 
 def test_info_counts_it():
-    plain, averaged = (info.training_memory(options(text)) for text in ("", "--ema 0.9"))
+    plain, averaged = (training_memory(NICE.NICE, options(text)) for text in ("", "--ema 0.9"))
     networks = NICE.NICE(options()).networks().values()
     translators = sum(x.numel() * 4 for net in networks for x in net.state_dict().values())
     assert averaged["weights"] - plain["weights"] == pytest.approx(translators, rel=0.01)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from runs import latest, pictures, train, trained, until
 
-from utils import Log
+from training.log import Log
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "figure"))
 

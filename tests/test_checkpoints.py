@@ -20,11 +20,12 @@ import torch
 from conftest import differing, images, options, weights
 from runs import PATIENCE, SMALL, Run, pictures, trained
 
-import checkpoints
 import fid_kid
 import main
 import methods
 import NICE
+from checkpoints.contents import saved_options
+from checkpoints.files import digest, load_checkpoint, newest_checkpoint, numbered_paths, save_checkpoint
 from utils import UserError
 
 NETWORKS = ("gen2B", "gen2A", "disA", "disB")
@@ -44,12 +45,12 @@ def nice():
 def file(nice, tmp_path):
     """Its checkpoint, where a resumed run would look for it."""
     path = tmp_path / "results" / "tiny_params_latest.pt"
-    checkpoints.save_checkpoint(nice.state(), path)
+    save_checkpoint(nice.state(), path)
     return path
 
 
 def load(path, to_translate=False):
-    return checkpoints.newest_checkpoint(path.parent / "tiny", str(path), to_translate)
+    return newest_checkpoint(path.parent / "tiny", str(path), methods.recognise, to_translate)
 
 
 def refused(path, *words):
@@ -96,7 +97,7 @@ def test_a_listing_never_shows_a_half_written_checkpoint(nice, file):
     watcher = threading.Thread(target=watch)
     watcher.start()
     for _ in range(20):
-        checkpoints.save_checkpoint(nice.state(), file)
+        save_checkpoint(nice.state(), file)
     done.set()
     watcher.join()
     assert len(seen) > 100 and set(seen) == {size}
@@ -106,7 +107,7 @@ def test_a_listing_never_shows_a_half_written_checkpoint(nice, file):
 def test_what_fails_in_between_leaves_the_old_file_and_no_debris(nice, file):
     before = file.read_bytes()
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
-        checkpoints.save_checkpoint({**nice.state(), "strange": lambda: None}, file)
+        save_checkpoint({**nice.state(), "strange": lambda: None}, file)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
 
 
@@ -132,30 +133,30 @@ def test_a_damaged_latest_falls_back_to_the_newest_numbered_one(nice, file, caps
     results = file.parent / "tiny"
     for step in (1, 3, 2):
         path = results / "model" / f"tiny_params_{step:07d}.pt"
-        checkpoints.save_checkpoint({**nice.state(), "start_iter": step}, path)
+        save_checkpoint({**nice.state(), "start_iter": step}, path)
     if damage == "flipped":
         flip(file, file.stat().st_size // 2)
     else:
         os.truncate(file, {"truncated": 100_000, "empty": 0, "missing": 0}[damage])
     if damage == "missing":
         file.unlink()
-    state, path = checkpoints.newest_checkpoint(results)
+    state, path = newest_checkpoint(results, None, methods.recognise)
     assert state["start_iter"] == 3 and path.name == "tiny_params_0000003.pt"
     told = capsys.readouterr().err
     assert damage == "missing" or (str(file) in told and "falling back" in told and told.count("\n") == 1)
 
-    for path in checkpoints.numbered_paths(results):
+    for path in numbered_paths(results):
         flip(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match="tiny_params_0000001.pt is damaged"):
-        checkpoints.newest_checkpoint(results)
+        newest_checkpoint(results, None, methods.recognise)
 
 
 def test_a_translation_reads_and_checks_only_what_it_needs(nice, file):
     state = nice.state()
-    checkpoints.save_checkpoint({k: v for k, v in state.items() if "optimizer" not in k}, file)
+    save_checkpoint({k: v for k, v in state.items() if "optimizer" not in k}, file)
     load(file, to_translate=True)
     load(file)
-    state = checkpoints.load_checkpoint(file)
+    state = load_checkpoint(file, methods.recognise)
     state["args"]["img_size"] = 52
     torch.save(state, file.with_name("changed.pt"))
     os.replace(file.with_name("changed.pt"), file)
@@ -185,8 +186,8 @@ def test_a_checkpoint_names_no_place_to_read_or_write(nice, file):
     state = nice.state()
     state["args"] |= {"result_dir": "/elsewhere", "dataset_dir": "/elsewhere", "dataset": "../up", "checkpoint": "/x"}
     state["args"] |= {"phase": "test", "lr": 0.5}
-    checkpoints.save_checkpoint(state, file)
-    args = main.parse_args(["--dataset", "tiny"], saved=checkpoints.saved_options(load(file)[0]))
+    save_checkpoint(state, file)
+    args = main.parse_args(["--dataset", "tiny"], saved=saved_options(load(file)[0]))
     assert (args.result_dir, args.dataset_dir, args.dataset, args.checkpoint) == ("results", "dataset", "tiny", None)
     assert (args.phase, args.lr) == ("train", 0.5)
 
@@ -346,7 +347,7 @@ def bombard(folder, method, count, seed):
     def put(path):
         try:
             found = load(path)
-            model.args = main.parse_args(argv, saved=checkpoints.saved_options(found[0]))
+            model.args = main.parse_args(argv, saved=saved_options(found[0]))
             model.load(found)
             return "loaded"
         except UserError as error:
@@ -358,7 +359,7 @@ def bombard(folder, method, count, seed):
     def content():
         state = model.state()
         moments = [state[f"{name}_optimizer"]["state"] for name in model.optimizers]
-        return checkpoints.digest([*(state[n] for n in model.networks()), moments, model.step])
+        return digest([*(state[n] for n in model.networks()), moments, model.step])
 
     (folder / "now.pt").write_bytes((folder / "ours.pt").read_bytes())
     assert put(folder / "now.pt") == "loaded"
@@ -380,7 +381,7 @@ def bombard(folder, method, count, seed):
 
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_checkpoints_load_equal_or_are_refused(nice, tmp_path, count, monkeypatch):
-    checkpoints.save_checkpoint(nice.state(), tmp_path / "ours.pt")
+    save_checkpoint(nice.state(), tmp_path / "ours.pt")
     torch.save(released(nice.state()), tmp_path / "old.pt")
     torch.save(released(nice.state()), tmp_path / "oldest.pt", _use_new_zipfile_serialization=False)
     monkeypatch.setattr("runs.PATIENCE", max(PATIENCE, count // 2))
@@ -393,9 +394,9 @@ def test_every_methods_mutated_checkpoints_load_equal_or_are_refused(method, tmp
     size = (model.args.batch_size, 3, model.args.img_size, model.args.img_size)
     real = [torch.rand(size, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2)]
     model.prepare(*real)
-    for _ in range(model.rhythm + 1):
+    for _ in range(model.period + 1):
         model.train_step(*real)
-    checkpoints.save_checkpoint(model.state(), tmp_path / "ours.pt")
+    save_checkpoint(model.state(), tmp_path / "ours.pt")
     bombarded(tmp_path, method, 100)
 
 

@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import ROOT, SMALL, Run, complaint, latest, pictures, snapshot, train, trained, until
 
-import checkpoints
-import info
 import main
 import methods
 import options
-import ranks
+from checkpoints.files import load_checkpoint
+from options import COMMON, OTHER_PROGRAMS, boolean, data_set, resuming
+from training import cost
+from training.cost import refuse_what_cannot_fit, training_memory
+from training.distributed import of_torchrun, own_device
 from utils import UserError
 
 # -------------------------------------------------------------------------------------- option files
@@ -111,7 +113,7 @@ def test_resume_auto_starts_and_continues_with_one_command(folder):
     for end in (1, 2):
         run = trained(folder, f"--resume auto --iteration {end}")
         assert ("continuing from step 1" in run.output) == (end == 2)
-    assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == 2
+    assert load_checkpoint(latest(folder), methods.recognise)["start_iter"] == 2
     run = trained(folder, "--resume auto --iteration 1")
     assert "nothing to do: step 2 is finished and --iteration is 1" in run.output
     latest(folder).write_bytes(b"\x80damaged")  # which is not where to start anew
@@ -124,17 +126,17 @@ def test_a_light_model_continues_at_another_size_and_says_so(folder):
     trained(folder, "--iteration 1")
     run = trained(folder, "--iteration 2 --resume True --img_size 64")
     assert "--img_size 48 -> 64" in run.output
-    assert checkpoints.load_checkpoint(latest(folder))["args"]["img_size"] == 64
+    assert load_checkpoint(latest(folder), methods.recognise)["args"]["img_size"] == 64
 
 
 # ---------------------------------------------------------------------------------------- habits
 
 
 def test_every_habit_is_answered_with_an_option_that_exists():
-    ours = {f"--{o.name}" for name in methods.METHODS for o in (*options.COMMON, *methods.load(name).options)}
-    assert {answer.split(" ")[0].rstrip(",") for answer in options.HABITS.values()} <= ours | {"--method"}
-    common = {o.name for o in options.COMMON}
-    assert not common & options.HABITS.keys()
+    ours = {f"--{o.name}" for name in methods.METHODS for o in (*COMMON, *methods.load(name).options)}
+    assert {answer.split(" ")[0].rstrip(",") for answer in OTHER_PROGRAMS.values()} <= ours | {"--method"}
+    common = {o.name for o in COMMON}
+    assert not common & OTHER_PROGRAMS.keys()
 
 
 def test_help_shows_what_can_be_typed(capsys):
@@ -150,19 +152,19 @@ def test_help_shows_what_can_be_typed(capsys):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_what_cannot_fit_is_refused_with_the_estimate_for_every_method(method, monkeypatch):
-    monkeypatch.setattr(info, "_resident", lambda: 600 * 2**20)  # a run's; the tests' own process may have grown
+    monkeypatch.setattr(cost, "_resident", lambda: 600 * 2**20)  # a run's; the tests' own process may have grown
     args = main.parse_args(["--method", method, "--device", "cpu"])
-    needed = info.training_memory(args)["total"]
-    monkeypatch.setattr(info, "physical_memory", lambda device: needed)
-    info.refuse_what_cannot_fit(args)
-    monkeypatch.setattr(info, "physical_memory", lambda device: 0.7 * needed)
+    needed = training_memory(methods.load(args.method), args)["total"]
+    monkeypatch.setattr(cost, "physical_memory", lambda device: needed)
+    refuse_what_cannot_fit(methods.load(args.method), args)
+    monkeypatch.setattr(cost, "physical_memory", lambda device: 0.7 * needed)
     with pytest.raises(UserError) as error:
-        info.refuse_what_cannot_fit(args)
+        refuse_what_cannot_fit(methods.load(args.method), args)
     said = re.match(r"training needs about ([0-9.]+) GiB of memory and there are ([0-9.]+): lower", str(error.value))
     assert [float(n) for n in said.groups()] == pytest.approx([needed / 2**30, 0.7 * needed / 2**30], abs=0.2)
-    monkeypatch.setattr(info, "physical_memory", lambda device: 8 * needed)
-    monkeypatch.setattr(info, "training_memory", None)  # takes seconds; with plenty of memory nobody asks
-    info.refuse_what_cannot_fit(args)
+    monkeypatch.setattr(cost, "physical_memory", lambda device: 8 * needed)
+    monkeypatch.setattr(cost, "training_memory", None)  # takes seconds; with plenty of memory nobody asks
+    refuse_what_cannot_fit(methods.load(args.method), args)
 
 
 # --------------------------------------------------------------------------------------- processes
@@ -180,9 +182,9 @@ def environment(monkeypatch, **values):
 def test_torchruns_variables_are_read_together_or_not_at_all(monkeypatch):
     for alone in ({}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": " "}):
         environment(monkeypatch, **alone)
-        assert ranks.of_torchrun() is None
+        assert of_torchrun() is None
     environment(monkeypatch, **TORCHRUN)
-    assert ranks.of_torchrun() == TORCHRUN | {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_PORT": 29500}
+    assert of_torchrun() == TORCHRUN | {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_PORT": 29500}
     for change, words in [
         ({"RANK": "", "MASTER_ADDR": ""}, "RANK, MASTER_ADDR not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', no number"),
@@ -191,22 +193,22 @@ def test_torchruns_variables_are_read_together_or_not_at_all(monkeypatch):
     ]:
         environment(monkeypatch, **TORCHRUN | change)
         with pytest.raises(UserError, match=words):
-            ranks.of_torchrun()
+            of_torchrun()
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     environment(monkeypatch)
-    assert [ranks.own_device(name) for name in ("cuda", "cuda:1", "cpu")] == ["cuda", "cuda:1", "cpu"]
+    assert [own_device(name) for name in ("cuda", "cuda:1", "cpu")] == ["cuda", "cuda:1", "cpu"]
     with pytest.raises(UserError, match="this machine has 2 CUDA GPUs; try cpu"):
-        ranks.own_device("cuda:2")
+        own_device("cuda:2")
     environment(monkeypatch, **TORCHRUN)
-    assert (ranks.own_device("cuda"), ranks.own_device("cpu")) == ("cuda:1", "cpu")
+    assert (own_device("cuda"), own_device("cpu")) == ("cuda:1", "cpu")
     with pytest.raises(UserError, match="--device cuda:1 would put all processes on one GPU; --device cuda"):
-        ranks.own_device("cuda:1")
+        own_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="--nproc_per_node=1"):
-        ranks.own_device("cuda")
+        own_device("cuda")
 
 
 @pytest.mark.parametrize("values", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two"}, {**TORCHRUN, "MASTER_PORT": "99999"}])
@@ -221,7 +223,7 @@ def test_half_a_torchrun_is_one_line(folder, values):
 # -------------------------------------------------------------------------------------- anything
 
 
-OPTIONS = {m: {o.name: o for o in (*options.COMMON, *methods.load(m).options)} for m in SMALL}
+OPTIONS = {m: {o.name: o for o in (*COMMON, *methods.load(m).options)} for m in SMALL}
 for of_method in OPTIONS.values():
     for avoided in ("compile", "num_workers", "result_dir", "output"):  # take long, or would write anywhere
         del of_method[avoided]
@@ -233,8 +235,8 @@ NUMBERS = st.sampled_from([FEW] * 4 + [SIZES] * 4 + [st.sampled_from(WRONG)]).fl
 BOOLEANS = st.sampled_from(["true", "False", "YES", "0", "auto"] * 4 + ["maybe", ""])
 PLACES = ["tiny", "tiny/", "dataset/tiny", "./dataset/tiny", "././dataset//tiny/"] * 3
 PLACES += ["../tiny", ".", "/", "", "x/../tiny", "nowhere", "~", "-x", "ü", "/dev/null"]
-KINDS = {options.boolean: BOOLEANS, options.resuming: BOOLEANS}
-KINDS |= dict.fromkeys((options.data_set, options.folder), st.sampled_from(PLACES))
+KINDS = {boolean: BOOLEANS, resuming: BOOLEANS}
+KINDS |= dict.fromkeys((data_set, options.folder), st.sampled_from(PLACES))
 FORMS = ["--{0}={1}"] * 12 + ["--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={1}"]
 
 

@@ -14,13 +14,14 @@ from scorer import rule_weights
 from test_methods import settings
 from torch.utils._pytree import tree_leaves
 
-import fast_convolution
 import main
 import methods
-import saving
-import translate
+from layers.fast import convolution as fast_convolution
+from layers.fast.convolution import row_conv
 from scoring import features
 from scoring.inception import InceptionV3
+from training import state
+from training.sample_grid import save_sample_grids, training_pictures
 
 ABLATIONS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "ablation").glob("*.txt"))
 WAYS = ["--amp bf16", "--amp fp16", "--light false", "--checkpoint_blocks true --grad_accum 2", "--on_nan skip"]
@@ -45,7 +46,7 @@ def step_of(case: str, plant=None):
         trainer = trainer_of(case)
         real = batch(trainer)
         trainer.prepare(*real)
-        trainer.step = trainer.rhythm - 1
+        trainer.step = trainer.period - 1
         if plant:
             plant(trainer)
         with watched() as seen:
@@ -73,7 +74,7 @@ def plant_before(trick):
 
         def planted(half):
             before(half)
-            if half == trainer.halves()[-1].name:
+            if half == trainer.updates()[-1].name:
                 trick(trainer)
 
         trainer.before = planted
@@ -90,7 +91,7 @@ def plant_before(trick):
     lambda trainer: torch.ones(3, device=trainer.device)[torch.tensor([0])],
     lambda trainer: torch.tensor([1.0, 2.0], device=trainer.device),
     lambda trainer: torch.ones(3) * 2,
-    lambda trainer: fast_convolution.row_conv(*(trainer.guard.bad.new_ones(s) for s in ((1, 4, 8, 8), (3, 4, 7, 7)))),
+    lambda trainer: row_conv(*(trainer.guard.bad.new_ones(s) for s in ((1, 4, 8, 8), (3, 4, 7, 7)))),
     lambda trainer: trainer.draw.normal("x", 4, 4) @ torch.ones(4, 4),
 ], ids=["item", "bool", "cpu", "nonzero", "mixture", "index", "upload", "work", "row_conv", "product"])  # fmt: skip
 def test_what_is_planted_is_found(trick):
@@ -121,14 +122,14 @@ def test_samples_translations_and_checkpoints(method, folders, monkeypatch):
     there = methods.create(settings(method, **places))
     there.prepare(*batch(there))
     there.train_step(*batch(there))
-    monkeypatch.setattr(saving.checkpoints, "save_checkpoint", lambda state, path: kept.append(state))
+    monkeypatch.setattr(state, "save_checkpoint", lambda state, path: kept.append(state))
     kept = []
     found = there.state() | {"method": method}
     with fake_cuda():
         trainer = trainer_of(method, **places)
-        pictures = translate.training_pictures(trainer)
+        pictures = training_pictures(trainer)
         trainer.load((found | {"digest": {}}, Path("there.pt")))
-        translate.sample(trainer, pictures)
+        save_sample_grids(trainer, pictures)
         trainer.save()
         trainer.test((found, Path("there.pt")))
         homes = {x.device.type for x in tree_leaves([o.state for o in trainer.optimizers.values()])}

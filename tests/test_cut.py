@@ -8,12 +8,13 @@ from conftest import HERE, double_precision, images, weights
 from PIL import Image
 from replay import Replayed, config_of, pictures, replay, trainer_of
 
-import layers
 import main
 import methods
-import translate
 from dataset import UnpairedStream
+from images.files import data_set_pictures
+from layers import InstanceNorm
 from methods import cut
+from translation.pipeline import translate_file
 
 FIXTURES = {name: HERE / "fixtures" / f"{name}.npz" for name in ("cut", "fastcut")}
 both = pytest.mark.parametrize("method", FIXTURES)
@@ -100,7 +101,7 @@ def test_the_generators_gradient_is_that_of_the_page(method, text, u):
         model.draw = Fixed(u)
         x = {"A": images(2, 32).double(), "B": images(2, 32, 1).double()}
         pair = dict(x)
-        model.decided = model.decide()
+        model.decision = model.host_decision()
         model.forward(pair, "A", "B")
         model.choose_places(pair, "A", "B")
         loss, terms = model.generator_objective(pair, "A", "B")
@@ -139,7 +140,7 @@ def test_pytorchs_mistake_and_ours_without_it():
     x, g = torch.randn(1, 6, 5, 4, dtype=torch.float64, requires_grad=True), torch.randn(1, 6, 5, 4).double()
     right = torch.autograd.grad(F.instance_norm(x), x, g)[0]
     last = g.contiguous(memory_format=torch.channels_last)
-    ours = torch.autograd.grad(layers.InstanceNorm()(x), x, last)[0]
+    ours = torch.autograd.grad(InstanceNorm()(x), x, last)[0]
     torch.testing.assert_close(ours, right)
     theirs = torch.autograd.grad(cut.AsRecorded()(x), x, last)[0]
     if torch.allclose(theirs, right):
@@ -174,8 +175,8 @@ def not_mirrored_back(monkeypatch):
 
 
 def generator_first(monkeypatch):
-    halves = cut.CUT.halves
-    monkeypatch.setattr(cut.CUT, "halves", lambda self: halves(self)[::-1])
+    updates = cut.CUT.updates
+    monkeypatch.setattr(cut.CUT, "updates", lambda self: updates(self)[::-1])
 
 
 def decaying_to_zero(monkeypatch):
@@ -231,10 +232,10 @@ def test_rates_are_the_programs(method):
     model = make(method, "--steps_per_epoch 3")
     for epoch, rate in pages[method].items():
         for step in (3 * epoch - 2, 3 * epoch):
-            assert model.rate(step) == pytest.approx(rate, rel=5e-4)
+            assert model.lr(step) == pytest.approx(rate, rel=5e-4)
     data = np.load(FIXTURES[method])
     model = trainer_of(method, data)
-    assert [model.rate(s + 1) for s in range(5)] == pytest.approx(data["config/lr_by_step"].tolist())
+    assert [model.lr(s + 1) for s in range(5)] == pytest.approx(data["config/lr_by_step"].tolist())
     assert config_of(data)["steps_per_epoch"] == 1
 
 
@@ -243,7 +244,7 @@ def test_a_run_of_steps_has_the_same_shape(method):
     """Constant for half (CUT) or three quarters (FastCUT) of it."""
     model = make(method, "--iteration 4000")
     constant = {"cut": 2000, "fastcut": 3000}[method]
-    rates = [model.rate(step) for step in (1, constant, constant + 20, 4000)]
+    rates = [model.lr(step) for step in (1, constant, constant + 20, 4000)]
     assert rates[0] == rates[1] == 2e-4 > rates[2] > rates[3] > 0
 
 
@@ -252,7 +253,7 @@ def test_while_the_rate_falls_pictures_are_seen_whole(cache, folders):
     data, results = folders
     text = f"--steps_per_epoch 2 --n_epochs 2 --n_epochs_decay 2 --iteration 8 --batch_size 2 --cache {cache}"
     model = make("cut", text, dataset="toy", dataset_dir=data, result_dir=results)
-    found = translate.pictures(model.args, "trainA", "trainB")
+    found = data_set_pictures(model.args, "trainA", "trainB")
     paths = {d: found[f"train{d}"] for d in "AB"}
     whole = {d: [np.asarray(Image.open(p).resize((32, 32), Image.Resampling.BICUBIC)) for p in paths[d]] for d in "AB"}
     cropped = UnpairedStream(paths, 32, 2, workers=0, load_size=36, resample="bicubic")
@@ -298,9 +299,9 @@ def test_the_authors_files_are_told_from_cyclegans(method):
     found = {f"latest_net_{name}": net.state_dict() for name, net in model.networks().items()}
     name, networks = methods.recognise(found)
     assert name == "cut" and networks.keys() == {"G", "F", "D"}
-    assert methods.load(name).infer(networks) == {"ch": 2, "img_ch": 3, "n_res": 5, "netF_nc": 8}
+    assert methods.load(name).infer_options(networks) == {"ch": 2, "img_ch": 3, "n_res": 5, "netF_nc": 8}
     name, networks = methods.recognise({"latest_net_G": model.G.state_dict()})
-    assert name == "cut" and methods.load(name).infer(networks) == {"ch": 2, "img_ch": 3, "n_res": 5}
+    assert name == "cut" and methods.load(name).infer_options(networks) == {"ch": 2, "img_ch": 3, "n_res": 5}
     other = methods.create(main.parse_args(["--method=cyclegan", "--img_size=32", "--ch=2", "--device=cpu"]))
     assert methods.recognise({"latest_net_G": other.G["B"].state_dict()})[0] == "cyclegan"
 
@@ -312,5 +313,5 @@ def test_a_released_generator_alone_translates(folders, tmp_path):
     main.main(["--phase", "test", f"--checkpoint={tmp_path / 'latest_net_G.pth'}", "--dataset=toy", "--device=cpu",
                "--img_size=32", f"--dataset_dir={data}", f"--result_dir={results}"])  # fmt: skip
     model.G.eval()
-    (_, expected), *_ = translate.translated(model, data / "toy" / "testA" / "0.png", "A", "B", 32)
+    (_, expected), *_ = translate_file(model, data / "toy" / "testA" / "0.png", "A", "B", 32)
     assert np.array_equal(np.asarray(Image.open(results / "toy" / "fakeB" / "0.png")), expected)

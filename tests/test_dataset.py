@@ -21,7 +21,10 @@ from pictures import one_line, save, scene
 from PIL import Image
 
 import dataset
-from dataset import UnpairedStream, list_images, load_for_test, read_image
+from dataset import MARGIN, UnpairedStream, _order, crop_and_flip
+from images import decode
+from images.decode import load_for_test, read_image
+from images.files import check_images, list_images
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,21 +62,21 @@ def test_transforms_equal_torchvisions_to_the_last_bit(tmp_path, size, channels)
     windows = [to_tensor(window) for window in windows]
     expected = windows + [window.flip(2) for window in windows]
     for k in range(10):
-        window = dataset.crop_and_flip(dataset.resize(image, 94, channels), 64, np.random.default_rng(k))
-        assert any(torch.equal(dataset.to_tensor(window.copy()), candidate) for candidate in expected)
+        window = crop_and_flip(decode.resize(image, 94, channels), 64, np.random.default_rng(k))
+        assert any(torch.equal(decode.to_tensor(window.copy()), candidate) for candidate in expected)
 
 
 def test_all_values_lie_in_minus_one_to_one():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
-    values = dataset.to_tensor(pixels).flatten()
+    values = decode.to_tensor(pixels).flatten()
     assert values[0] == -1 and values[-1] == 1 and torch.equal(values, torch.arange(256) / 127.5 - 1)
 
 
 def test_a_flip_commutes_with_the_resize():
     for size in (48, 32), (333, 200), (31, 100):
         image = Image.fromarray(scene(*size))
-        before = dataset.resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 94).astype(int)
-        assert np.abs(before - dataset.resize(image, 94)[:, ::-1]).max() <= 1  # the rounding to 8 bits
+        before = decode.resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 94).astype(int)
+        assert np.abs(before - decode.resize(image, 94)[:, ::-1]).max() <= 1  # the rounding to 8 bits
 
 
 def test_windows_are_uniform_and_half_of_them_flipped():
@@ -81,7 +84,7 @@ def test_windows_are_uniform_and_half_of_them_flipped():
     corners = np.zeros((31, 31), int)
     flips, n = 0, 6000
     for k in range(n):
-        window = dataset.crop_and_flip(places, 4, np.random.default_rng(k)).astype(int)
+        window = crop_and_flip(places, 4, np.random.default_rng(k)).astype(int)
         flipped = window[0, 1, 1] < window[0, 0, 1]
         top, left = window[0, -1 if flipped else 0]
         corners[top, left] += 1
@@ -164,11 +167,11 @@ def test_windows_are_cut_from_pictures_of_the_asked_size_and_filter(pictures, lo
                 assert x.permute(1, 2, 0).numpy().tobytes() in candidates
     path = pictures["A"][0]
     pixels = np.array(tv.Resize((24, 24), tv.InterpolationMode(resample))(read_image(path)))
-    assert torch.equal(load_for_test(path, 24, resample=resample), dataset.to_tensor(pixels))
+    assert torch.equal(load_for_test(path, 24, resample=resample), decode.to_tensor(pixels))
 
 
 def test_the_margin_is_the_default_and_a_picture_smaller_than_its_window_is_refused(pictures, sequence):
-    assert alike(take(UnpairedStream(pictures, 16, 1, workers=0, load_size=16 + dataset.MARGIN), 9), sequence[:9])
+    assert alike(take(UnpairedStream(pictures, 16, 1, workers=0, load_size=16 + MARGIN), 9), sequence[:9])
     with pytest.raises(UserError) as error:
         UnpairedStream(pictures, 16, 1, workers=0, load_size=15)
     one_line(error, "15", "16", "load_size")
@@ -187,7 +190,7 @@ def test_seeds_domains_and_samples_differ(pictures, sequence):
     assert len({sample["A"].numpy().tobytes() for sample in sequence}) == 60
     alone = UnpairedStream({"A": pictures["A"][:1], "B": pictures["A"][:1]}, 16, 1, workers=0)
     assert not any(torch.equal(batch["A"], batch["B"]) for batch in take(alone, 7))
-    assert list(dataset._order(0, "A", 0, 20)) != list(dataset._order(0, "B", 0, 20))
+    assert list(_order(0, "A", 0, 20)) != list(_order(0, "B", 0, 20))
 
 
 def test_each_epoch_visits_every_picture_once_in_a_new_order(tmp_path):
@@ -233,19 +236,17 @@ def test_the_cache_changes_no_bit_and_reads_each_file_once(pictures, sequence, t
 def test_a_cache_too_large_for_the_memory_is_not_made(pictures, sequence, monkeypatch, capfd):
     needed = 11 * 46 * 46 * 3
     for world, free, kept in (1, 2 * needed, True), (1, 2 * needed - 1, False), (2, 4 * needed - 1, False):
-        monkeypatch.setattr(dataset, "_free_memory", lambda free=free: free)
+        monkeypatch.setattr(dataset, "machine_memory", lambda free=free: (free, free))
         streams = [UnpairedStream(pictures, 16, 1, workers=0, cache=True, rank=r, world=world) for r in range(world)]
         assert [bool(stream._samples.cache) for stream in streams] == [kept] * world
         assert capfd.readouterr().err.count("\n") == (not kept)
         assert alike([next(streams[0])], sequence[:1])
-    monkeypatch.undo()
-    assert 2**20 < dataset._free_memory() < 2**50
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_picture_gone_bad_is_a_clean_error_and_can_be_repaired(pictures, sequence, tmp_path, workers):
     paths = {d: [Path(shutil.copy(path, tmp_path / f"{d}{path.name}")) for path in pictures[d]] for d in "AB"}
-    victim = paths["A"][dataset._order(0, "A", 0, 7)[4]]  # sample number 4
+    victim = paths["A"][_order(0, "A", 0, 7)[4]]  # sample number 4
     good = victim.read_bytes()
     victim.write_bytes(good[:60])
     with UnpairedStream(paths, 16, 1, workers=workers) as stream:
@@ -332,7 +333,7 @@ def test_workers_scale_deep_pictures_as_their_folder_was_found(tmp_path, request
     if start == "spawn":
         request.getfixturevalue("spawn")
     dark, bright = (save(tmp_path / f"{most}.tif", np.full((4, 4), most, np.uint16)) for most in (1000, 4000))
-    assert dataset.check_images([dark, bright]) == [dark, bright]
+    assert check_images([dark, bright]) == [dark, bright]
     bright.unlink()
     with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=1) as stream:
         assert torch.equal(next(stream)["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))

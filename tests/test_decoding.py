@@ -11,9 +11,10 @@ from pictures import one_line, save, scene
 from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-import decoding
-import utils
-from dataset import check_images, list_images, load_for_test, output_paths, read_image
+from images import decode
+from images.decode import FORMATS, levels, load_for_test, read_image, to_rgb
+from images.encode import save_picture
+from images.files import check_images, list_images, output_paths
 from utils import UserError
 
 GREY = np.asarray(Image.fromarray(scene()).convert("L"))
@@ -21,7 +22,7 @@ GREY = np.asarray(Image.fromarray(scene()).convert("L"))
 
 @pytest.fixture(autouse=True)
 def nothing_measured():
-    decoding.levels.clear()
+    levels.clear()
 
 
 # --- what is a picture ---------------------------------------------------------------------------
@@ -35,7 +36,7 @@ def listed(folder):
     ("f.tga", "TGA"), ("none", "PNG"), ("IMG.0001", "JPEG"), ("g.heic", "HEIF"), ("h.j2k", "JPEG2000"),
 ])
 def test_pictures_of_other_names_are_listed_read_and_written_back(tmp_path, name, kind, capfd):
-    if kind not in (*decoding.FORMATS, "TGA"):
+    if kind not in (*FORMATS, "TGA"):
         pytest.skip(f"nothing here reads {kind}")
     picture = Image.fromarray(scene())
     path = save(tmp_path / "in" / name, picture, format=kind)
@@ -44,7 +45,7 @@ def test_pictures_of_other_names_are_listed_read_and_written_back(tmp_path, name
     assert difference.mean() < (8 if kind == "GIF" else 5)
 
     output = tmp_path / "out" / output_paths([path], tmp_path / "in")[0]
-    utils.save_picture(scene(), output)
+    save_picture(scene(), output)
     kept = path.suffix.lower() in (".jfif", ".jpe", ".tga")
     assert output.name == (name if kept else f"{name}.png")
     assert Image.open(output).format == (kind if kept else "PNG")
@@ -83,7 +84,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 
 def test_a_format_without_its_reader_names_the_package(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(decoding, "FORMATS", ("JPEG", "PNG"))
+    monkeypatch.setattr(decode, "FORMATS", ("JPEG", "PNG"))
     (tmp_path / "a.heic").write_bytes(HEIC)
     (tmp_path / "b.avif").write_bytes(HEIC.replace(b"ftypheic", b"ftypavif"))
     with pytest.raises(UserError) as error:
@@ -198,12 +199,12 @@ def test_one_scale_holds_for_a_whole_folder_and_is_said_once(tmp_path, capfd):
     save(tmp_path / "float.tif", np.full((4, 4), 0.5, np.float32))
     (tmp_path / "damaged.png").write_bytes(paths[0].read_bytes()[:50])
     for order in itertools.permutations(paths):
-        decoding.levels.clear()
+        levels.clear()
         assert [int(grey(path)[0, 0]) for path in sorted(order)] == [31, 249, 4]
     assert all(exact(path, v, 0, 4095) for path, v in zip(paths, values.values(), strict=True))
     assert grey(tmp_path / "float.tif")[0, 0] == 128 and grey(tmp_path / "says.tif")[0, 0] == 128
     capfd.readouterr()
-    decoding.levels.clear()
+    levels.clear()
     (tmp_path / "damaged.png").unlink()
     check_images(list_images(tmp_path))
     assert capfd.readouterr().err.count("\n") == 2  # 16-bit, float
@@ -212,7 +213,7 @@ def test_one_scale_holds_for_a_whole_folder_and_is_said_once(tmp_path, capfd):
 
 def test_a_picture_from_nowhere_has_its_own_scale():
     values = np.linspace(0, 4095, 100).astype(np.uint16).reshape(10, 10)
-    assert np.array_equal(np.asarray(decoding.to_rgb(Image.fromarray(values)))[..., 0], np.rint(values * (255 / 4095)))
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(values)))[..., 0], np.rint(values * (255 / 4095)))
 
 
 # --- colour profiles -----------------------------------------------------------------------------

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import HERE, images
+from PIL import Image
 from replay import Replayed, argv_of, config_of, pictures, replay, trainer_of
 
-import checkpoints
-import dataset
 import main
 import methods
+from checkpoints.files import newest_checkpoint
+from images.files import list_images
 from methods import distancegan
 from utils import UserError
 
@@ -82,7 +83,7 @@ def toy(tmp_path):
             path = tmp_path / "dataset" / "toy" / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 256 - 20 * i, (40, 44, 3), dtype=np.uint8)
-            dataset.Image.fromarray(pixels).save(path)
+            Image.fromarray(pixels).save(path)
     places = {"dataset": "toy", "dataset_dir": tmp_path / "dataset", "result_dir": tmp_path / "results"}
     return lambda text="": create(text, **places)
 
@@ -90,7 +91,7 @@ def toy(tmp_path):
 def test_a_run_measures_its_pictures_once_and_keeps_what_it_found(toy, monkeypatch):
     model = toy("--iteration 2 --print_freq 1")
     folder = model.results.parent.parent / "dataset" / "toy"
-    paths = {d: dataset.list_images(folder / f"train{d}") for d in "AB"}
+    paths = {d: list_images(folder / f"train{d}") for d in "AB"}
     model.train()
     stream = model.stream(paths)
     stream.position = 0
@@ -99,7 +100,7 @@ def test_a_run_measures_its_pictures_once_and_keeps_what_it_found(toy, monkeypat
         v = [(a - b).abs().double().mean().item() for a, b in combinations([turn[d] for turn in turns], 2)]
         found = [model.statistics[f"{kind}_{d}"] for kind in ("expectation", "std")]
         assert found == pytest.approx((np.mean(v), np.std(v)), rel=1e-5)
-    state, path = checkpoints.newest_checkpoint(model.results)
+    state, path = newest_checkpoint(model.results, None, methods.recognise)
     assert state["memory"]["statistics"] == model.statistics
     monkeypatch.setattr(distancegan, "spread", lambda *_: (0.25, 0.5))
     again = toy("--iteration 4 --resume true")
@@ -182,8 +183,8 @@ def test_rates_are_the_programs():
     model = create("--steps_per_epoch 3")
     for epoch, rate in np.load(RECORDING)["config/lr_table"]:
         for step in (3 * epoch - 2, 3 * epoch):
-            assert model.rate(int(step)) == pytest.approx(rate, abs=1e-12)
-    assert create("--n_epochs 2 --n_epochs_decay 0 --steps_per_epoch 1").rate(1) == 2e-4
+            assert model.lr(int(step)) == pytest.approx(rate, abs=1e-12)
+    assert create("--n_epochs 2 --n_epochs_decay 0 --steps_per_epoch 1").lr(1) == 2e-4
 
 
 @pytest.mark.parametrize("method", ["cyclegan", "distancegan"])
@@ -196,7 +197,7 @@ def test_official_files_are_told_from_cyclegans(method):
         found = {f"latest_net_{name}": nets[name].state_dict() for name in some}
         name, networks = methods.recognise(found)
         assert name == method and networks.keys() == set(some)
-        known = methods.load(name).infer(networks)
+        known = methods.load(name).infer_options(networks)
         assert (known["ch"], known["n_res"]) == (2, 1)
         if method == "distancegan":
             assert known["sides"] == ("both" if len(some) == 2 else "AtoB" if some == ("G_A",) else "BtoA")

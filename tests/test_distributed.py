@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from conftest import TINY, double_precision, images, options, weights
 
-import checkpoints
+import methods
 import NICE
-import ranks
+from checkpoints.files import latest_path, load_checkpoint, newest_checkpoint
+from training.distributed import BUCKET, LostPeer, buckets, lost_peers
 
 SETTINGS = f"{TINY} --dataset toy --print_freq 5 --log_freq 1 --decay_flag false --lr 1e-6 --weight_decay 0"
 
@@ -64,7 +65,7 @@ def test_two_ranks_equal_one_with_twice_the_batch_and_resume_as_one(folders, tmp
     finished(torchrun(1, data, one, "--iteration", "10", "--batch_size", "2"))
     ours, theirs = logged(two), logged(one)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, 11))
-    a, b = (checkpoints.load_checkpoint(checkpoints.latest_path(r / "toy")) for r in (two, one))
+    a, b = (load_checkpoint(latest_path(r / "toy"), methods.recognise) for r in (two, one))
     assert a["position"] == b["position"] == 20
     for ours_, theirs_ in zip(ours, theirs, strict=True):
         for name in ("d_loss", "g_loss"):
@@ -109,20 +110,20 @@ def test_all_ranks_drop_the_same_updates_and_meet_seldom():
 
 def test_only_what_others_have_caused_is_blamed_on_them():
     for error in (RuntimeError("shapes do not match"), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
-        with pytest.raises(type(error)) as raised, ranks.lost_peers():
+        with pytest.raises(type(error)) as raised, lost_peers():
             raise error
         assert raised.value is error
     gone = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     for error in (gone, dist.DistBackendError("NCCL error")):
-        with pytest.raises(ranks.LostPeer, match="another process .* is gone") as raised, ranks.lost_peers():
+        with pytest.raises(LostPeer, match="another process .* is gone") as raised, lost_peers():
             raise error
         assert str(error) in str(raised.value) and raised.value.__cause__ is error
 
 
 def test_buckets_hold_everything_once_in_order():
     tensors = [torch.empty(n, dtype=kind) for n, kind in ((3, torch.float32), (4, torch.float64), (5, torch.float64))]
-    tensors += [torch.empty(ranks.BUCKET // 4, device="meta"), torch.empty(1), torch.empty(7)]
-    found = ranks.buckets(tensors)
+    tensors += [torch.empty(BUCKET // 4, device="meta"), torch.empty(1), torch.empty(7)]
+    found = buckets(tensors)
     assert [len(bucket) for bucket in found] == [1, 2, 1, 2]
     assert [id(x) for bucket in found for x in bucket] == [id(x) for x in tensors]
 
@@ -160,7 +161,7 @@ def test_two_ranks_of_batch_one_are_one_rank_of_batch_two():
 def test_the_death_of_a_rank_ends_the_others_with_a_line_and_a_valid_checkpoint(folders, tmp_path):
     data, _ = folders
     process = torchrun(2, data, tmp_path, "--iteration", "100000", start_new_session=True)
-    latest = checkpoints.latest_path(tmp_path / "toy")
+    latest = latest_path(tmp_path / "toy")
     deadline = time.time() + 120
     while not latest.exists() and time.time() < deadline:
         time.sleep(0.1)
@@ -170,4 +171,4 @@ def test_the_death_of_a_rank_ends_the_others_with_a_line_and_a_valid_checkpoint(
     out, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and time.time() - start < 30
     assert "another process of this training is gone" in out or "stopped after step" in out, out[-2000:]
-    checkpoints.newest_checkpoint(tmp_path / "toy")
+    newest_checkpoint(tmp_path / "toy", None, methods.recognise)

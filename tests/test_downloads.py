@@ -20,13 +20,13 @@ from faulty import Server
 from pictures import one_line, scene
 from PIL import Image
 
-import downloads
-from downloads import Source, get
+from images import download
+from images.data_sets import FOLDERS, Source, get, hint, main
 from utils import RunError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = (3, 2, 1, 1)
-NAMES = [f"{folder}/{i}.jpg" for folder, n in zip(downloads.FOLDERS, COUNTS, strict=True) for i in range(n)]
+NAMES = [f"{folder}/{i}.jpg" for folder, n in zip(FOLDERS, COUNTS, strict=True) for i in range(n)]
 
 
 def picture(seed):
@@ -70,8 +70,8 @@ GOOD = zipped(within("toy") | {"toy/readme.txt": b"hello", "__MACOSX/toy/trainA/
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(downloads, "PAUSE", 0.01)
-    monkeypatch.setattr(downloads, "TIMEOUT", 5)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "TIMEOUT", 5)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     with Server(GOOD) as server:
@@ -113,7 +113,7 @@ def test_zips_and_tars_of_any_depth_become_the_four_folders(server, tmp_path, ar
 def test_other_layouts_are_mapped_and_what_belongs_to_no_domain_is_left_out(server, tmp_path):
     theirs = ("train/cat", "train/dog", "val/cat", "val/dog")
     members = {name.replace(ours, f"afhq/{folder}"): data for name, data in PICTURES.items()
-               for ours, folder in zip(downloads.FOLDERS, theirs, strict=True) if name.startswith(ours)}
+               for ours, folder in zip(FOLDERS, theirs, strict=True) if name.startswith(ours)}
     server.body = zipped(members | {"afhq/train/wild/0.jpg": b"x"})
     get("toy", tmp_path, source(server, folders=theirs))
     assert complete(tmp_path)
@@ -151,7 +151,7 @@ def test_cut_connections_are_resumed_by_range(server, tmp_path):
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_was_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "TRIES", 3)
+    monkeypatch.setattr(download, "TRIES", 3)
     server.cuts = [1000, 0, 0, 0]
     refused(tmp_path, source(server), "cut", server.url, "http://example.org/page", left=[".toy.part", ".toy.json"])
     assert len(server.requests) == 4
@@ -162,7 +162,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_was_given_up(server, tmp_path
 def test_nothing_is_asked_for_again_when_only_the_unpacking_failed(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(downloads.shutil, "copyfileobj", full)
+    monkeypatch.setattr(download.shutil, "copyfileobj", full)
     refused(tmp_path, source(server), "No space left", kind=RunError, left=[".toy.part", ".toy.json"])
     monkeypatch.undo()
     get("toy", tmp_path, source(server))
@@ -238,7 +238,7 @@ def test_a_wrong_size_is_refused_before_anything_is_fetched(server, tmp_path, si
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_fetched(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * len(GOOD) - 1))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * len(GOOD) - 1))
     refused(tmp_path, source(server), "MiB", "free some space", kind=RunError)
     server.length = lambda data: 15 << 40
     refused(tmp_path, source(server), "not up to")
@@ -329,7 +329,7 @@ def test_damage_anywhere_is_one_line_or_changes_no_byte(server, tmp_path):
                 get("toy", tmp_path, source(server))
                 (tmp_path / "toy.zip").unlink()
                 assert complete(tmp_path) or not checked
-                downloads.shutil.rmtree(tmp_path / "toy")
+                download.shutil.rmtree(tmp_path / "toy")
                 survived += 1
             except UserError as error:
                 assert "\n" not in str(error) and [path.name for path in tmp_path.iterdir()] == ["toy.zip"]
@@ -362,11 +362,11 @@ def test_the_command_works_from_anywhere_and_answers_mistakes_in_one_line(tmp_pa
         assert done.returncode == 0 and not done.stderr and re.search(r"horse2zebra +1067 +1334 +120 +140", done.stdout)
     for arguments in [], ["nope"], ["horse2zebra", "--sha256", "12"]:
         with pytest.raises(SystemExit) as stop:
-            downloads.main(arguments)
+            main(arguments)
         out, error = capsys.readouterr()
         assert stop.value.code == 2 and not out and error.count("\n") == 1
     with pytest.raises(UserError) as error:
-        downloads.main(["cityscapes", "--dataset_dir", str(tmp_path)])
+        main(["cityscapes", "--dataset_dir", str(tmp_path)])
     one_line(error, "https://www.cityscapes-dataset.com", "trainA", tmp_path / "cityscapes")
 
 
@@ -378,5 +378,5 @@ def test_the_folder_does_not_hide_the_module():
 def test_the_hint_names_the_command_for_the_names_that_configs_use():
     for config in (ROOT / "configs").glob("*2*.txt"):
         name = re.search(r"--dataset (\S+)", config.read_text())[1]
-        assert f"dataset/get.py {name}`" in downloads.hint(name)
-    assert downloads.hint("my_own") == ""
+        assert f"dataset/get.py {name}`" in hint(name)
+    assert hint("my_own") == ""

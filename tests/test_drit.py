@@ -11,13 +11,14 @@ from conftest import HERE, differing, double_precision, images, weights
 from PIL import Image
 from replay import Replayed, pictures, trainer_of
 
-import checkpoints
-import info
 import main
 import methods
 import methods.drit
+from checkpoints.contents import architecture_of
+from checkpoints.files import load_checkpoint
 from methods.drit import DRIT, OTHER
 from methods.drit_networks import ContentDiscriminator, Discriminator, SNConv2d, beside
+from training.cost import dry_run, modules
 
 RECORDING = np.load(HERE / "fixtures" / "drit.npz")
 
@@ -70,13 +71,13 @@ def test_recording_in_double_precision():
             torch.testing.assert_close(net.state_dict()[key], expected, rtol=0, atol=1e-6, msg=f"{name}/{key}")
 
 
-right_halves, right_forward = DRIT.halves, DRIT.forward
+right_updates, right_forward = DRIT.updates, DRIT.forward
 
 
 def g_step_first(self):
-    if len(halves := right_halves(self)) == 1:
-        return halves
-    *others, encoders, generator = halves
+    if len(updates := right_updates(self)) == 1:
+        return updates
+    *others, encoders, generator = updates
     return *others, generator._replace(keep_graph=True), encoders._replace(keep_graph=False)
 
 
@@ -88,9 +89,9 @@ def with_copies(self, x, *rest):
 
 MISTAKES = {
     "no clipping": (DRIT, "clip", {}),
-    "one rate for all": (DRIT, "rate_scale", {}),
+    "one rate for all": (DRIT, "lr_scale", {}),
     "the attribute encoder learns in the G step": (methods.drit, "frozen", lambda parameters: nullcontext()),
-    "the G step before the EG step": (DRIT, "halves", g_step_first),
+    "the G step before the EG step": (DRIT, "updates", g_step_first),
     "the G step with the weights of before": (DRIT, "forward", with_copies),
 }
 
@@ -274,8 +275,8 @@ def test_parameters_and_multiply_adds(text, size, expected):
     args = main.parse_args(f"--method drit --device cpu --img_size {size} {text}".split())
     found = []
     with torch.device("meta"):
-        for _, _, net, forward, x in info.dry_run(args).tour():
-            rows = info.modules(net, forward, x)
+        for _, _, net, forward, x in dry_run(methods.load(args.method), args).summary_modules():
+            rows = modules(net, forward, x)
             found.append((sum(row[2] for row in rows), sum(row[3] for row in rows) / 1e9))
     assert found == [(parameters, pytest.approx(products, abs=0.0055)) for parameters, products in expected]
 
@@ -310,9 +311,9 @@ def test_settings_that_cannot_be(text, capsys):
 def test_rates_of_the_authors_schedule(policy, table):
     model = create(f"--steps_per_epoch 2 --lr_policy {policy}")
     for epoch, rate, rate_of_content in RECORDING[f"config/{table}"]:
-        assert model.rate(2 * int(epoch) + 2) == pytest.approx(rate)
-        assert model.rate(2 * int(epoch) + 1) * model.rate_scale["disContent"] == pytest.approx(rate_of_content)
-    assert create(f"--n_ep_decay -1 --lr_policy {policy}").rate(800_000) == 1e-4
+        assert model.lr(2 * int(epoch) + 2) == pytest.approx(rate)
+        assert model.lr(2 * int(epoch) + 1) * model.lr_scale["disContent"] == pytest.approx(rate_of_content)
+    assert create(f"--n_ep_decay -1 --lr_policy {policy}").lr(800_000) == 1e-4
 
 
 def test_rhythm():
@@ -348,9 +349,9 @@ def test_an_authors_checkpoint_translates(text, folders, tmp_path, monkeypatch):
     state = {name: net.state_dict() for name, net in model.networks().items()}
     state |= {f"{name}_opt": {"state": {}, "param_groups": []} for name in model.networks()}
     torch.save({**state, "ep": 199, "total_it": 1000}, tmp_path / "00199.pth")
-    found = checkpoints.load_checkpoint(tmp_path / "00199.pth")
+    found = load_checkpoint(tmp_path / "00199.pth", methods.recognise)
     assert found["method"] == "drit" and set(found) == {*model.networks(), "method"}
-    told = checkpoints.architecture_of(found, tmp_path, DRIT)
+    told = architecture_of(found, tmp_path, DRIT)
     assert told == {name: model.architecture[name] for name in told} and len(told) == 5
     more = [f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu", "--img_size=48", "--styles=2"]
     main.main(["--phase=test", "--dataset=toy", f"--checkpoint={tmp_path / '00199.pth'}", "--direction=AtoB", *more])

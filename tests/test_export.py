@@ -1,5 +1,6 @@
 """Model files: what they compute equals what the checkpoint does, and they hold what translates and no more."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -11,11 +12,11 @@ from pictures import one_line, save, scene
 from PIL import Image
 from test_methods import SMALL, size_of
 
-import checkpoints
-import export
 import main
 import methods
-from translate import Translator
+from checkpoints.contents import is_network
+from checkpoints.files import load_checkpoint
+from nicegan import Translator
 from utils import UserError
 
 # of fastcut and gcgan the generators are those of cut and cyclegan: their graphs are made with -m slow
@@ -41,7 +42,7 @@ def ship(tmp_path):
 def inputs_of(model, h: int, w: int) -> list[torch.Tensor]:
     """A picture of that size, and what the method's graph wants besides."""
     x = images(1, max(h, w), h)[:, :, :h, :w]
-    _, extra = model.drawing("A", "B")
+    _, extra = model.export_function("A", "B")
     generator = torch.Generator().manual_seed(h)
     more = (torch.randn(*((1, 1, h, w) if k == "noise" else v.shape), generator=generator)
             for k, (v, _) in extra.items())  # fmt: skip
@@ -50,12 +51,12 @@ def inputs_of(model, h: int, w: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def expected_of(model, given: list[torch.Tensor]) -> np.ndarray:
-    draw, _ = model.drawing("A", "B")
+    draw, _ = model.export_function("A", "B")
     return draw(*given).numpy()
 
 
 def sizes_of(model) -> list[tuple[int, int]]:
-    return [(model.multiple * h, model.multiple * w) for h, w in SIDES]
+    return [(model.size_multiple * h, model.size_multiple * w) for h, w in SIDES]
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:
@@ -163,7 +164,7 @@ def test_weights_translate_as_their_checkpoint(ship, tmp_path, method):
         shipped(picture, "BtoA")
     one_line(error, "translates AtoB")
     state = torch.load(file, weights_only=True)
-    kept = sum(v.numel() for k, net in state.items() if checkpoints.is_network(k) for v in net.values())
+    kept = sum(v.numel() for k, net in state.items() if is_network(k) for v in net.values())
     assert state["metadata"]["direction"] == "AtoB" and state["metadata"]["step"] == 7
     everything = sum(v.numel() for net in model.networks().values() for v in net.state_dict().values())
     assert kept < 0.8 * everything and not any("optimizer" in k or "rng" in k for k in state)
@@ -205,7 +206,7 @@ def test_names_and_the_fingerprint_of_the_data(tmp_path):
     main.main(call.split())
     main.main(f"{call} --half true --output {tmp_path}/models/".split())
     assert (tmp_path / "models" / "toy_BtoA_half.pt").exists()
-    state = checkpoints.load_checkpoint(path.with_name("toy_BtoA.pt"))
+    state = load_checkpoint(path.with_name("toy_BtoA.pt"), methods.recognise)
     assert state["metadata"]["data"] == record[-1]["data"] and state["metadata"]["parameters"] > 1000
 
 
@@ -217,8 +218,8 @@ def toy(tmp_path):
 def test_mistakes_are_one_line(toy, tmp_path, monkeypatch):
     call = f"--phase export --device cpu --checkpoint {toy} "
     before = toy.read_bytes()
-    find_spec = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: name != "onnx" and find_spec(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "onnx" and find_spec(name))
     for text, *words in [
         ("", "translates both ways", "--direction AtoB"),
         (f"--direction AtoB --output {toy}", "is the checkpoint itself"),
@@ -239,7 +240,7 @@ def test_a_model_file_is_no_checkpoint_to_train_on(toy, tmp_path):
         main.main(f"--checkpoint {tmp_path}/m.pt --device cpu --dataset toy --result_dir {tmp_path}/new".split())
     one_line(error, "is a model file", "continue from a checkpoint")
     state = torch.load(tmp_path / "m.pt", weights_only=True)
-    name = next(key for key in state if checkpoints.is_network(key))
+    name = next(key for key in state if is_network(key))
     del state[name][next(iter(state[name]))], state["digest"]
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(UserError) as error:
@@ -251,5 +252,5 @@ def test_every_network_that_translates_has_its_parts():
     for method in SMALL:
         model = lively(method)
         for way in model.directions:
-            assert model.parts(*way).keys() <= set(model.translators[way]) >= model.all_parts(*way).keys()
+            assert model.inference_keys(*way).keys() <= set(model.inference_networks[way]) >= model.all_inference_keys(*way).keys()
     assert size_of("nice") == 48 and set(methods.METHODS) == set(SMALL)

@@ -10,12 +10,22 @@ import torch
 import torch.nn.functional as F
 from conftest import images, options, weights
 
-import fast
-import fast_convolution
-import fast_kernels
-import fast_normalisation
 import layers
 import NICE
+from layers import Conv2d, SNConv2d, SNLinear, fast, instance_layer_norm, instance_norm, use_definitions
+from layers.fast import convolution, memory, spectral_norm
+from layers.fast import convolution as fast_convolution
+from layers.fast import normalisation as fast_normalisation
+from layers.fast.convolution import conv2d, conv_transpose2d, one_channel_conv, row_conv
+from layers.fast.normalisation import (
+    _BatchNorm,
+    _InFewOperations,
+    _InstanceLayerNorm,
+    _InstanceNorm,
+    _TritonInstanceLayerNorm,
+    std_layer_norm,
+)
+from layers.fast.spectral_norm import iterate_foreach
 
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 
@@ -41,20 +51,20 @@ def test_convolutions(layout, out, k, stride, bias, padding):
     x, weight = double(2, 5, 15, 12, layout=layout), double(out, 5, k, k, layout=layout)
     b = double(out) if bias else None
     leaves = [t for t in (x, weight, b) if t is not None]
-    agree(fast.conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), *leaves)
+    agree(conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), *leaves)
 
 
 @LAYOUTS
 def test_convolution_by_rows_of_the_kernel(layout):
     torch.manual_seed(0)
     x, weight = double(2, 5, 15, 12, layout=layout), double(3, 5, 7, 7)
-    agree(fast_convolution.row_conv(x, weight), F.conv2d(x, weight), x, weight)
+    agree(row_conv(x, weight), F.conv2d(x, weight), x, weight)
 
 
 def test_convolution_to_one_channel():
     torch.manual_seed(0)
     x, weight = double(3, 5, 9, 7), double(1, 5, 4, 4)
-    agree(fast.one_channel_conv(x, weight), F.conv2d(x, weight), x, weight)
+    agree(one_channel_conv(x, weight), F.conv2d(x, weight), x, weight)
 
 
 @LAYOUTS
@@ -66,17 +76,17 @@ def test_convolution_to_one_channel():
 def test_convolution_by_minimal_filters(minimal_filters, monkeypatch, layout, n, c, out, h, w):
     torch.manual_seed(0)
     x, weight = double(n, c, h, w, layout=layout), double(out, c, 3, 3, layout=layout)
-    agree(fast.conv2d(x, weight), F.conv2d(x, weight), x, weight)
-    agree(fast.conv2d(x, weight, padding=1), F.conv2d(x, weight, padding=1), x, weight)
+    agree(conv2d(x, weight), F.conv2d(x, weight), x, weight)
+    agree(conv2d(x, weight, padding=1), F.conv2d(x, weight, padding=1), x, weight)
     monkeypatch.delattr(fast_convolution, "_MinimalConv")
     with pytest.raises(NameError):  # it did go this way
-        fast.conv2d(x, weight)
+        conv2d(x, weight)
 
 
 def test_minimal_filters_keep_float32s_precision():
     """At the width and in the layout of the paper's residual blocks, against double precision."""
     torch.manual_seed(0)
-    layer = layers.Conv2d(256, 256, 3, bias=False).to(memory_format=torch.channels_last)
+    layer = Conv2d(256, 256, 3, bias=False).to(memory_format=torch.channels_last)
     x = torch.randn(1, 256, 34, 34).contiguous(memory_format=torch.channels_last).requires_grad_()
     inputs, twice = (x, layer.weight), (x.double(), layer.weight.double())
     exact = F.conv2d(*twice)
@@ -94,14 +104,14 @@ def test_minimal_filters_keep_float32s_precision():
 def test_strided_convolutions(minimal_filters, monkeypatch, layout, k, stride, padding, more, h, w):
     torch.manual_seed(0)
     x, weight, b = double(2, 3, h, w, layout=layout), double(5, 3, k, k, layout=layout), double(5)
-    agree(fast.conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), x, weight, b)
+    agree(conv2d(x, weight, b, stride, padding), F.conv2d(x, weight, b, stride, padding), x, weight, b)
     x, weight, b = double(2, 5, h, w, layout=layout), double(5, 3, k, k, layout=layout), double(3)
     how = stride, padding, more
-    agree(fast.conv_transpose2d(x, weight, b, *how), F.conv_transpose2d(x, weight, b, *how), x, weight, b)
-    agree(fast.conv_transpose2d(x, weight, None, *how), F.conv_transpose2d(x, weight, None, *how), x, weight)
+    agree(conv_transpose2d(x, weight, b, *how), F.conv_transpose2d(x, weight, b, *how), x, weight, b)
+    agree(conv_transpose2d(x, weight, None, *how), F.conv_transpose2d(x, weight, None, *how), x, weight)
     monkeypatch.delattr(fast_convolution, "_StridedConv")
     with pytest.raises(NameError):  # it did go this way
-        fast.conv2d(x, weight[:, :5], stride=2)
+        conv2d(x, weight[:, :5], stride=2)
 
 
 def test_a_loss_that_goes_backward_early():
@@ -113,11 +123,11 @@ def test_a_loss_that_goes_backward_early():
         return (x @ W + frozen).tanh().square().sum()
 
     found, expected = (0.3 * way(loss, 2 * x, [W, unused, frozen]) + (x * W[0]).sum() for way in
-                       (fast.early, layers.early.__wrapped__))  # fmt: skip
+                       (memory.early, layers.early.__wrapped__))  # fmt: skip
     agree(found, expected, x, W)
     with torch.no_grad():
-        assert fast.early(loss, x, [W]) == loss(x)
-    assert fast.early(loss, x.detach(), [W]).grad_fn is not None  # nothing to hand back to
+        assert memory.early(loss, x, [W]) == loss(x)
+    assert memory.early(loss, x.detach(), [W]).grad_fn is not None  # nothing to hand back to
 
 
 @LAYOUTS
@@ -125,9 +135,9 @@ def test_smooth_doubling(layout):
     torch.manual_seed(0)
     x, taps = double(2, 5, 6, 3, layout=layout), torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 4
     filt = torch.outer(taps, taps).repeat(5, 1, 1, 1)
-    agree(fast.smooth_double(x, filt), layers.smooth_double.__wrapped__(x, filt), x)
+    agree(convolution.smooth_double(x, filt), layers.smooth_double.__wrapped__(x, filt), x)
     rows = torch.tensor([[4.0, 0, 0], [3, 1, 0], [1, 3, 0], [0, 3, 1], [0, 1, 3], [0, 0, 4]], dtype=torch.float64) / 4
-    torch.testing.assert_close(fast.smooth_double(x[:, :, :3], filt), rows @ x[:, :, :3] @ rows.T)
+    torch.testing.assert_close(convolution.smooth_double(x[:, :, :3], filt), rows @ x[:, :, :3] @ rows.T)
 
 
 @LAYOUTS
@@ -137,7 +147,7 @@ def test_blur(layout, padding):
     torch.manual_seed(0)
     x, row = double(2, 3, 9, 6, layout=layout), torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
     slopes = []
-    for way in (fast.blur, layers.blur.__wrapped__):
+    for way in (convolution.blur, layers.blur.__wrapped__):
         y = way(x.square(), torch.outer(row, row), padding)
         slopes.append(torch.autograd.grad(y.square().sum(), x, create_graph=True)[0])
     agree(*slopes, x)
@@ -149,13 +159,13 @@ def test_instance_norm(layout, offset):
     torch.manual_seed(0)
     x = double(3, 4, 8, 7, layout=layout)
     moved = x + offset
-    for way in (fast_normalisation._InstanceNorm, fast_normalisation._BatchNorm):  # on a CPU, on a GPU
-        agree(way.apply(moved, 1e-5), layers.instance_norm.__wrapped__(moved), x)
+    for way in (_InstanceNorm, _BatchNorm):  # on a CPU, on a GPU
+        agree(way.apply(moved, 1e-5), instance_norm.__wrapped__(moved), x)
         agree(way.apply(moved, 1e-5), F.instance_norm(moved), x)
 
 
 WAYS = pytest.mark.parametrize("way", [
-    fast_normalisation._InstanceLayerNorm, fast_normalisation._InFewOperations, fast_kernels.InstanceLayerNorm,
+    _InstanceLayerNorm, _InFewOperations, _TritonInstanceLayerNorm,
 ])  # fmt: skip
 
 
@@ -166,7 +176,7 @@ def test_instance_layer_norm(given, way):
     torch.manual_seed(0)
     x, mix = double(3, 4, 8, 7), double(1, 4, 2)
     gamma, beta = (double(3, 4) if given else double(1, 4, 1, 1) for _ in range(2))
-    plain = layers.instance_layer_norm.__wrapped__
+    plain = instance_layer_norm.__wrapped__
     agree(way.apply(x, mix, gamma, beta, 1e-5), plain(x, mix, gamma, beta), x, mix, gamma, beta)
 
 
@@ -178,7 +188,7 @@ def test_instance_layer_norm_of_half_precision_rounds_once(way):
     mix, gamma, beta = mix / mix.sum(-1, keepdim=True), torch.ones(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)
     exact = x.detach().double().requires_grad_()
     found = way.apply(x, mix, gamma, beta, 1e-5)
-    expected = layers.instance_layer_norm.__wrapped__(exact, mix, gamma, beta)
+    expected = instance_layer_norm.__wrapped__(exact, mix, gamma, beta)
     g = torch.randn(expected.shape).bfloat16()
     pairs = (found, expected), (*torch.autograd.grad(found, x, g), *torch.autograd.grad(expected, exact, g))
     assert found.dtype == torch.bfloat16
@@ -189,9 +199,9 @@ def test_instance_layer_norm_of_half_precision_rounds_once(way):
 def test_power_iterations_of_all_layers_at_once():
     """As on a GPU: the same vectors, and the same 1 / sigma."""
     torch.manual_seed(0)
-    ours = [layers.SNConv2d(3, 5, 4), layers.SNLinear(7, 2), layers.SNConv2d(5, 1, 4)]
+    ours = [SNConv2d(3, 5, 4), SNLinear(7, 2), SNConv2d(5, 1, 4)]
     theirs = copy.deepcopy(ours)
-    fast.together(ours, 2)
+    iterate_foreach(ours, 2)
     for a, b in zip(ours, theirs, strict=True):
         b.power_iteration(2)
         for x, y in zip([*a.iterations, a.weight_u, a.weight_v], [*b.iterations, b.weight_u, b.weight_v], strict=True):
@@ -206,7 +216,7 @@ def test_normalisations_with_numbers_of_their_own(layout):
         a, b, plain = double(*shape), double(*shape), getattr(layers, name).__wrapped__
         agree(getattr(fast, name)(x + 9, a, b), plain(x + 9, a, b), x, a, b)
     flat = torch.zeros(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
-    y = fast.std_layer_norm(flat, a, b)
+    y = std_layer_norm(flat, a, b)
     assert torch.autograd.grad(y.sum(), flat)[0].isfinite().all()
 
 
@@ -261,8 +271,8 @@ def test_convolution_after_up_sampling(layout, n, c, out, h, w, k):
     torch.manual_seed(0)
     x, weight, b = double(n, c, h, w, layout=layout), double(out, c, k, k, layout=layout), double(out)
     plain = layers.upsampled_conv2d.__wrapped__
-    agree(fast.upsampled_conv2d(x, weight, b), plain(x, weight, b), x, weight, b)
-    agree(fast.upsampled_conv2d(x, weight), plain(x, weight), x, weight)
+    agree(convolution.upsampled_conv2d(x, weight, b), plain(x, weight, b), x, weight, b)
+    agree(convolution.upsampled_conv2d(x, weight), plain(x, weight), x, weight)
 
 
 @pytest.mark.parametrize("side, stride, out, bias", [(6, 2, 5, True), (20, 2, 5, True), (20, 1, 1, False)])
@@ -274,17 +284,17 @@ def test_spectral_convolution_of_two_chunks(side, stride, out, bias):
     u, kept = torch.randn(out, dtype=torch.float64), []
     for _ in range(2):
         W = weight.detach().flatten(1)
-        kept.append(fast.power_iteration(W, u))
+        kept.append(spectral_norm.power_iteration(W, u))
         torch.testing.assert_close(kept[-1], layers.power_iteration.__wrapped__(W, u))
         u = kept[-1][1]
     sigmas = [torch.stack(parts) for parts in zip(*kept, strict=True)]
     leaves = [t for t in (x, weight, b) if t is not None]
     plain = layers.spectral_conv2d.__wrapped__
-    agree(fast.spectral_conv2d(x, weight, b, stride, *sigmas), plain(x, weight, b, stride, *sigmas), *leaves)
+    agree(spectral_norm.spectral_conv2d(x, weight, b, stride, *sigmas), plain(x, weight, b, stride, *sigmas), *leaves)
     if side == 6:
         x, weight = double(4, 48), weight.detach().flatten(1).requires_grad_()
         plain = layers.spectral_linear.__wrapped__
-        agree(fast.spectral_linear(x, weight, *sigmas), plain(x, weight, *sigmas), x, weight)
+        agree(spectral_norm.spectral_linear(x, weight, *sigmas), plain(x, weight, *sigmas), x, weight)
 
 
 def test_every_fast_function_stands_for_a_definition():
@@ -293,7 +303,7 @@ def test_every_fast_function_stands_for_a_definition():
 
 
 def test_plain_true_uses_the_definitions_alone(monkeypatch):
-    """The same step, though nothing in fast.py can be called."""
+    """The same step, though nothing in layers/fast can be called."""
     expected = NICE.NICE(options())
     real = images(seed=1), images(seed=2)
     terms = expected.train_step(*real)
@@ -304,21 +314,24 @@ def test_plain_true_uses_the_definitions_alone(monkeypatch):
         assert value.item() == pytest.approx(terms[name].item(), rel=1e-5)
     for key, value in weights(nice).items():
         torch.testing.assert_close(value, weights(expected)[key], rtol=0, atol=1e-4)
-    monkeypatch.setattr(layers, "plain", False)
+    use_definitions(False)
 
 
-def test_without_the_file_the_program_runs_on_the_definitions(tmp_path):
-    """Someone who deletes fast.py has a slower program, no broken one."""
+def test_without_the_folder_the_program_runs_on_the_definitions(tmp_path):
+    """Someone who deletes layers/fast has a slower program, no broken one."""
     root = Path(__file__).parents[1]
     for path in root.iterdir():
-        if path.suffix == ".py" and path.name != "fast.py" or path.name == "methods":
+        if path.suffix == ".py" or (path / "__init__.py").exists() and path.name != "layers":
             (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "layers").mkdir()
+    for path in (root / "layers").glob("*.py"):
+        (tmp_path / "layers" / path.name).symlink_to(path)
     code = """if True:
         import main, methods, torch
         argv = "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --device cpu".split()
         nice = methods.create(main.parse_args(argv))
         x = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        print(nice.train_step(x, -x)["g_loss"].item(), "fast" in __import__("sys").modules)"""
+        print(nice.train_step(x, -x)["g_loss"].item(), "layers.fast" in __import__("sys").modules)"""
     said = []
     for place in (tmp_path, root):
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=place,

@@ -21,7 +21,7 @@ from PIL import Image
 from scorer import fails, relative, run
 
 import fid_kid
-from dataset import list_images
+from images.files import list_images
 from scoring import inception, metrics
 from utils import UserError
 

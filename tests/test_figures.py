@@ -24,7 +24,7 @@ import heatmaps  # noqa: E402
 import latent  # noqa: E402
 import shared_latent  # noqa: E402
 
-from utils import UserError, run  # noqa: E402
+from utils import UserError, run
 
 OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu"
 GOOD = {  # what is drawn: the call

@@ -11,14 +11,13 @@ from browser import contrasts, loaded, opened, overflow
 from PIL import Image
 
 import main
-import provenance
+from training.run_record import version
+from utils import UserError, run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "figure"))
 
 import curves
 import gallery
-
-from utils import UserError, run
 
 RED, BLUE, GREEN = (220, 20, 20), (20, 20, 220), (20, 160, 20)
 NASTY = """a "b" 'c' <script>alert(1)</script> &amp; ü"""  # in a path its "/" parts folders
@@ -75,7 +74,7 @@ def test_of_a_real_run(folders, tmp_path):
     with opened(results / "toy" / "page") as page:
         assert page.title() == "toy" and texts(page, "nav a") == ["Training", "Options and versions", "Translations"]
         assert texts(page, "#film figcaption") == ["toy, A to B, step 2"]
-        assert provenance.version("torch") in page.content()  # from run.json
+        assert version("torch") in page.content()  # from run.json
         page.locator("#translations .card").first.scroll_into_view_if_needed()  # only what is near is painted
         page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
         assert texts(page, ".card .name") == ["0.png", "1.png"]

@@ -67,8 +67,8 @@ def test_rates_are_the_programs():
     model = methods.create(options("--steps_per_epoch 3"))
     for epoch, rate in table:
         for step in (3 * epoch - 2, 3 * epoch):
-            assert model.rate(int(step)) == pytest.approx(rate, abs=1e-12)
-    assert (table[-1] == [200, 0]).all() and model.rate(700) == 0
+            assert model.lr(int(step)) == pytest.approx(rate, abs=1e-12)
+    assert (table[-1] == [200, 0]).all() and model.lr(700) == 0
 
 
 def swapped_pools(monkeypatch):
@@ -134,4 +134,4 @@ def test_official_files_are_told_from_others():
     found = {f"latest_net_{name}": net.state_dict() for name, net in model.networks().items()}
     name, networks = methods.recognise(found)
     assert name == "gcgan" and networks.keys() == {"G_AB"}
-    assert methods.load(name).infer(networks) == {"ch": 2, "img_ch": 3, "n_res": 1, "share": True}
+    assert methods.load(name).infer_options(networks) == {"ch": 2, "img_ch": 3, "n_res": 1, "share": True}

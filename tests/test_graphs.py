@@ -9,11 +9,12 @@ from runs import SMALL
 from test_command_line import TORCHRUN
 from test_methods import batch, settings
 
-import graphs
 import main
 import methods
 import NICE
 from methods.cut import CUT
+from training import cuda_graphs
+from training.cuda_graphs import Graph, refusal
 
 WAYS = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
 CASES = [f"{method} --d_iter 2" if method == "drit" else method for method in SMALL] + [f"nice {text}" for text in WAYS]
@@ -35,7 +36,7 @@ def pair(case: str, steps: int):
 
 def by_turns(eager, recorded, steps, pictures=batch):
     """The terms of each step of both, which draw the same numbers."""
-    eager.looks = False
+    eager.may_sync = False
     states = dict.fromkeys((eager, recorded), torch.get_rng_state())
     for i in steps:
         terms = []
@@ -49,7 +50,7 @@ def by_turns(eager, recorded, steps, pictures=batch):
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in LATE else ()) for c in CASES])
 def test_a_replayed_step_is_a_step(case, monkeypatch):
     """To the bit, while the rate falls, pictures change and numbers are drawn."""
-    monkeypatch.setattr(graphs, "WARM", 1)
+    monkeypatch.setattr(cuda_graphs, "WARM", 1)
     steps = 8 if case.split()[0] in ("drit", "fastcut", "cyclegan", "gcgan", "distancegan") else 4  # some of each
     eager, recorded = pair(case, steps)
     for i, (expected, found) in enumerate(by_turns(eager, recorded, range(steps))):
@@ -68,7 +69,7 @@ def test_what_the_host_decides_in_a_step_is_found(monkeypatch):
     forward = CUT.forward
 
     def deciding(self, x, s, t):
-        self.decided = self.decide()
+        self.decision = self.host_decision()
         forward(self, x, s, t)
 
     monkeypatch.setattr(CUT, "forward", deciding)
@@ -145,9 +146,9 @@ def test_on_a_gpu_a_step_is_recorded_and_replayed(monkeypatch):
         step()
         return lambda: None
 
-    monkeypatch.setattr(graphs, "WARM", 0)
-    monkeypatch.setattr(graphs.Graph, "prepare", lambda graph: None)
-    monkeypatch.setattr(graphs.Graph, "record", record)
+    monkeypatch.setattr(cuda_graphs, "WARM", 0)
+    monkeypatch.setattr(Graph, "prepare", lambda graph: None)
+    monkeypatch.setattr(Graph, "record", record)
     with fake_cuda():
         model = NICE.NICE(options("--device cuda"))
         real = [torch.rand(1, 3, 48, 48) for _ in "AB"]
@@ -177,7 +178,7 @@ def test_what_cannot_be_is_refused(text, words, capsys):
 def test_who_can_be_a_graph(text, words):
     args = main.parse_args(["--device", "cpu", *text.replace("--amp fp16", "").split()])
     args.device, args.amp = "cuda", "fp16" if "fp16" in text else "none"
-    reason = graphs.refusal(args)
+    reason = refusal(args)
     assert (words in reason) if words else reason is None
 
 
@@ -186,4 +187,4 @@ def test_several_processes_are_no_graph(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     args.device = "cuda"
-    assert "several processes" in graphs.refusal(args)
+    assert "several processes" in refusal(args)

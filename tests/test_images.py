@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from pictures import one_line, png, save, scene
 from PIL import Image
 
-import dataset
-import decoding
-from dataset import check_images, list_images, output_paths, read_image
+from images.decode import EXTENSIONS, FORMATS, MAX_PIXELS, read_image, resize
+from images.files import check_images, list_images, output_paths
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,7 +243,7 @@ def seeds():
              ("tif", "RGB", {"compression": "tiff_lzw"}), ("tif", "RGB", {"compression": "jpeg"}),
              ("tif", "1", {"compression": "group4"}), ("webp", "RGB", {}), ("webp", "RGBA", {"lossless": True}),
              ("gif", "P", {}), ("jp2", "RGB", {}), ("jp2", "I;16", {})]
-    kinds += [("avif", "RGB", {})] * ("AVIF" in decoding.FORMATS)
+    kinds += [("avif", "RGB", {})] * ("AVIF" in FORMATS)
     exif = Image.Exif()
     exif[0x0112] = 6
     for ending, mode, options in kinds:
@@ -283,8 +282,8 @@ def fuzz(count, folder):
         start = time.perf_counter()
         try:
             image = read_image(path)
-            dataset.resize(image, 32)
-            assert image.mode == "RGB" and 0 < image.width * image.height <= decoding.MAX_PIXELS
+            resize(image, 32)
+            assert image.mode == "RGB" and 0 < image.width * image.height <= MAX_PIXELS
             loaded += 1
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
@@ -334,7 +333,7 @@ def test_check_images_keeps_the_good_and_names_the_bad(tmp_path, capfd):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=255).filter(lambda b: not set(b) & {0, 47} and b[:1] != b".")),
-       st.sampled_from(sorted(dataset.EXTENSIONS)))
+       st.sampled_from(sorted(EXTENSIONS)))
 def test_results_keep_relative_names_whatever_a_file_is_called(tmp_path_factory, names, ending):
     root = tmp_path_factory.mktemp("names")
     for i, name in enumerate([b"plain", b'a "quoted" \'one\'', b"two\nlines", b"x" * 250, *names]):
@@ -355,7 +354,7 @@ def test_no_result_leaves_its_folder(path):
         output_paths([Path(path)], Path("root"))
 
 
-@pytest.mark.parametrize("ending", sorted(dataset.EXTENSIONS))
+@pytest.mark.parametrize("ending", sorted(EXTENSIONS))
 def test_results_can_be_written_under_every_name_that_is_read(tmp_path, ending):
     for pixels in scene(), scene()[..., 0]:
         assert read_image(save(tmp_path / f"out{ending}", pixels)).size == (48, 32)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from conftest import options
 
-import info
 import main
+import methods
+from NICE import NICE
+from training.cost import LiveBytes, dry_run, modules, report, short, training_memory
 
 HOME = Path(__file__).parents[1]
 HALF_PAPER = "--img_size 128 --ch 32 --n_dis 7 --n_res 6"
@@ -31,20 +33,20 @@ def test_table_2(capsys):
 
 
 def test_table_2_of_the_smaller_generator():
-    dry = info.dry_run(main.parse_args(["--n_res", "4", "--device", "cpu"]))
+    dry = dry_run(NICE, main.parse_args(["--n_res", "4", "--device", "cpu"]))
     with torch.device("meta"):
-        rows = info.modules(dry.gen2A, dry.gen2A, torch.empty(1, 128, 64, 64), biases=True)
-    assert (info.short(2 * sum(r[2] for r in rows)), info.short(2 * sum(r[3] for r in rows))) == ("11.5M", "48.2G")
+        rows = modules(dry.gen2A, dry.gen2A, torch.empty(1, 128, 64, 64), biases=True)
+    assert (short(2 * sum(r[2] for r in rows)), short(2 * sum(r[3] for r in rows))) == ("11.5M", "48.2G")
     assert sum(r[2] for r in rows) == 5_743_296
 
 
 @pytest.mark.parametrize("text", ["--nice false --heads 2", "--heads 0", "--shared_layers 3 --ra false --img_ch 1"])
 def test_every_parameter_has_a_row(text, capsys):
     args = options(text)
-    info.report(args)
+    report(methods.load(args.method), args)
     out = capsys.readouterr().out
     sums = [int(n.replace(",", "")) for n in re.findall(r"^  sum +([\d,]+)", out, re.M)]
-    dry = info.dry_run(args)
+    dry = dry_run(methods.load(args.method), args)
     nets = [dry.disA, dry.gen2A] + ([dry.E["A"]] if dry.E is not dry.D else [])
     assert sums == [sum(p.numel() for p in net.parameters()) for net in nets]
     assert all(p.is_meta for net in nets for p in net.parameters())
@@ -54,7 +56,7 @@ def test_every_parameter_has_a_row(text, capsys):
 
 
 def test_live_bytes():
-    with info.LiveBytes() as live:
+    with LiveBytes() as live:
         a = torch.empty(100, device="meta")
         b = a.view(10, 10)[2:]  # shares a's memory
         assert live.now == 400
@@ -73,15 +75,15 @@ def test_live_bytes():
 def test_parts_of_the_memory():
     step = "gradients, activations"
     args = options("--n_res 2 --ch 8")
-    parts, dry = info.training_memory(args), info.dry_run(args)
+    parts, dry = training_memory(methods.load(args.method), args), dry_run(methods.load(args.method), args)
     parameters = sum(p.numel() for net in dry.networks().values() for p in net.parameters())
     assert 4 * parameters <= parts["weights"] < 4.2 * parameters  # buffers are little
     assert parts["Adam's moments"] == 8 * parameters
     assert parts["total"] == sum(v for k, v in parts.items() if k != "total")
-    twice = info.training_memory(options("--n_res 2 --ch 8 --batch_size 2"))
+    twice = training_memory(NICE, options("--n_res 2 --ch 8 --batch_size 2"))
     assert parts[step] < twice[step] < 2 * parts[step] and twice["weights"] == parts["weights"]
     usual, frugal = (
-        info.training_memory(options(f"--n_res 6 --ch 8 --batch_size 2 {more}"))[step]
+        training_memory(NICE, options(f"--n_res 6 --ch 8 --batch_size 2 {more}"))[step]
         for more in ("", "--checkpoint_blocks")
     )
     assert frugal < 0.9 * usual

@@ -15,12 +15,14 @@ from PIL import Image
 from replay import Replayed, pictures, replay, trainer_of
 from runs import SMALL
 
-import checkpoints
-import info
 import main
 import methods
-import translate
+from checkpoints.files import digest, newest_checkpoint
+from images.files import data_set_pictures
 from methods.cyclegan import ImagePool
+from training.cost import dry_run, modules, training_memory
+from training.sample_grid import save_sample_grids
+from translation.pipeline import translate_file
 from utils import UserError
 
 # recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
@@ -78,7 +80,7 @@ def make(folders):
     data, results = folders
 
     def make(method: str, text: str = ""):
-        if methods.load(method).tested == "train":  # it learns from one picture a domain
+        if methods.load(method).test_split == "train":  # it learns from one picture a domain
             for path in (data / "toy").glob("train?/[1-9].png"):
                 path.unlink()
         return methods.create(settings(method, text, dataset="toy", dataset_dir=data, result_dir=results))
@@ -203,8 +205,8 @@ def test_recordings_are_small():
 def test_counts(case):
     args, found = main.parse_args(f"--method {case} --device cpu".split()), {}
     with torch.device("meta"):
-        for title, names, net, forward, x in info.dry_run(args).tour():
-            rows = info.modules(net, forward, x)
+        for title, names, net, forward, x in dry_run(methods.load(args.method), args).summary_modules():
+            rows = modules(net, forward, x)
             found[title] = (len(names), sum(row[2] for row in rows), sum(row[3] for row in rows) / 1e9)
     assert found == {kind: (n, p, pytest.approx(m, rel=2e-4)) for kind, (n, p, m) in COUNTS[case].items()}
 
@@ -212,7 +214,7 @@ def test_counts(case):
 @every_method
 def test_the_memory_of_a_training_is_told_beforehand(method):
     """--phase info runs a step on tensors without contents: nothing in it may look at a number."""
-    parts = info.training_memory(settings(method))
+    parts = training_memory(methods.load(method), settings(method))
     assert parts["total"] > parts["gradients, activations"] > 0 and parts["weights"] > 0
 
 
@@ -240,7 +242,7 @@ def test_resume_is_bit_identical(method, make):
     second = make(method, f"{text} --resume true")
     assert second.train() is True
     ours, theirs = second.state(), whole.state()
-    assert {k for k in theirs if k != "args" and checkpoints.digest(ours[k]) != checkpoints.digest(theirs[k])} == set()
+    assert {k for k in theirs if k != "args" and digest(ours[k]) != digest(theirs[k])} == set()
     timeless = [
         [{k: v for k, v in json.loads(line).items() if k not in ("steps_per_second", "data_wait")} for line in text]
         for text in (lines.splitlines(), (second.results / "log.jsonl").read_text().splitlines())
@@ -265,15 +267,15 @@ def test_what_is_frozen_gets_no_gradient_and_every_network_learns(method, make):
 def test_samples_and_translations_change_nothing(method, make):
     model = make(method)
     model.train_step(*batch(model, 0))
-    tests = [f"{model.tested}{s}" for s, _ in model.directions]
+    tests = [f"{model.test_split}{s}" for s, _ in model.directions]
     before, rng = weights(model), torch.get_rng_state()
-    translate.sample(model, translate.pictures(model.args, *dict.fromkeys(("trainA", "trainB", *tests))))
+    save_sample_grids(model, data_set_pictures(model.args, *dict.fromkeys(("trainA", "trainB", *tests))))
     assert differing(before, weights(model)) == set() and torch.equal(rng, torch.get_rng_state())
     grids = sorted((model.results / "img").iterdir())
     assert [grid.name for grid in grids] == [f"{s}2{t}_0000001.png" for s, t in model.directions]
     width, height = (size_of(method),) * 2
     columns = {"A2B": 4 + 2, "B2A": 3 + 2}
-    if model.tested == "train":  # one picture, whole
+    if model.test_split == "train":  # one picture, whole
         (width, height), columns = (60, 40), {"A2B": 1}
     for grid in map(Image.open, grids):
         assert grid.width == columns[Path(grid.filename).name[:3]] * width
@@ -291,10 +293,10 @@ def test_a_checkpoint_says_what_it_is_and_translates(method, make, folders):
     main.main(["--phase", "test", "--dataset=toy", f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu"])
     for s, t in methods.load(method).directions:
         names = {path.name for path in (results / "toy" / f"fake{t}").iterdir()}
-        assert names == {path.name for path in (data / "toy" / f"{methods.load(method).tested}{s}").iterdir()}
+        assert names == {path.name for path in (data / "toy" / f"{methods.load(method).test_split}{s}").iterdir()}
     with pytest.raises(UserError, match=f"--method is .*, there {method};"):
         other = make("nice" if method != "nice" else "cyclegan", "--resume true")
-        other.load(checkpoints.newest_checkpoint(results / "toy"))
+        other.load(newest_checkpoint(results / "toy", None, methods.recognise))
 
 
 @every_method
@@ -324,8 +326,8 @@ def test_the_authors_files_translate(method, make, folders, tmp_path):
     main.main(["--phase", "test", "--method", method, "--checkpoint", str(folder), "--dataset=toy", "--device=cpu",
                f"--img_size={size_of(method)}", f"--dataset_dir={data}", f"--result_dir={results}"])  # fmt: skip
     s, t = methods.load(method).directions[0]
-    source = Path(data) / "toy" / f"{model.tested}{s}" / "0.png"
+    source = Path(data) / "toy" / f"{model.test_split}{s}" / "0.png"
     for net in model.networks().values():
         net.eval()
-    (_, expected), *_ = translate.translated(model, source, s, t, size_of(method))
+    (_, expected), *_ = translate_file(model, source, s, t, size_of(method))
     assert np.array_equal(np.asarray(Image.open(results / "toy" / f"fake{t}" / "0.png")), expected)

@@ -5,7 +5,8 @@ import shutil
 import pytest
 from runs import complaint, latest, pictures, snapshot, train, trained
 
-import checkpoints
+import methods
+from checkpoints.files import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_a_picture_gone_bad_amid_training_costs_no_step(folder, workers):
     assert run.wait() == 2
     line = run.output.splitlines()[-1]
     assert line.startswith("main.py: error: cannot read the picture") and "Traceback" not in run.output
-    assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == run.lines()[-1]["step"] >= 2
+    assert load_checkpoint(latest(folder), methods.recognise)["start_iter"] == run.lines()[-1]["step"] >= 2
 
 
 def test_a_new_run_puts_an_earlier_one_aside(folder):

@@ -10,13 +10,15 @@ from conftest import HERE, images
 from PIL import Image
 from replay import replay, trainer_of
 
-import checkpoints
-import info
 import main
 import methods
-import translate
+from checkpoints.contents import architecture_of
+from checkpoints.files import load_checkpoint
+from images.encode import to_uint8
 from methods.munit import MUNIT, AdaIN, LayerNorm, SharedContent
 from methods.unit import UNIT
+from training.cost import dry_run, modules
+from translation.pipeline import prepared, seeded_by, translate_file
 from utils import UserError
 
 TINY = {
@@ -57,10 +59,10 @@ COUNTS = {
 @both
 def test_parameters_and_multiply_adds(method):
     """At full width, of each network, for one picture of 256 x 256."""
-    dry = info.dry_run(main.parse_args(["--method", method, "--device", "cpu"]))
+    dry = dry_run(methods.load(method), main.parse_args(["--method", method, "--device", "cpu"]))
     with torch.device("meta"):
-        for title, names, net, forward, x in dry.tour():
-            rows = info.modules(net, forward, x)
+        for title, names, net, forward, x in dry.summary_modules():
+            rows = modules(net, forward, x)
             parameters, products = (sum(row[i] for row in rows) for i in (2, 3))
             expected = COUNTS[method][title]
             assert (parameters, len(names)) == (expected[0], 2) and products / 1e9 == pytest.approx(
@@ -120,7 +122,7 @@ def test_what_a_picture_needs_of_its_size(capsys):
 def test_learning_rates(method):
     model = methods.create(main.parse_args(["--method", method, "--ch", "2", "--device", "cpu"]))
     for step, rate in recording(method)["config/lr_table"]:
-        assert model.rate(int(step)) == pytest.approx(rate, rel=1e-12)
+        assert model.lr(int(step)) == pytest.approx(rate, rel=1e-12)
 
 
 def _detached_content(monkeypatch):
@@ -172,8 +174,8 @@ def _no_noise_in_reconstructions(monkeypatch):
 
 
 def _generators_first(monkeypatch):
-    right = SharedContent.halves
-    monkeypatch.setattr(SharedContent, "halves", lambda self: right(self)[::-1])
+    right = SharedContent.updates
+    monkeypatch.setattr(SharedContent, "updates", lambda self: right(self)[::-1])
 
 
 @pytest.mark.parametrize(
@@ -252,11 +254,11 @@ def test_the_authors_checkpoints(method, folders, tmp_path):
     torch.save(
         {kind: torch.optim.Adam([torch.zeros(1)]).state_dict() for kind in ("gen", "dis")}, folder / "optimizer.pt"
     )
-    state = checkpoints.load_checkpoint(folder)
+    state = load_checkpoint(folder, methods.recognise)
     assert state["method"] == method and torch.equal(
         state["dis_b"]["cnns.0.0.conv.weight"], model.D["B"].cnns[0][0].conv.weight
     )
-    found = checkpoints.architecture_of(state, folder, methods.load(method))
+    found = architecture_of(state, folder, methods.load(method))
     names = set(methods.load(method).architecture_options())
     assert found.keys() == names and found == {name: model.architecture[name] for name in names}
     for net in model.networks().values():
@@ -266,14 +268,14 @@ def test_the_authors_checkpoints(method, folders, tmp_path):
                    f"--dataset_dir={data}", f"--result_dir={results}"])  # fmt: skip
         for s, t in model.directions:
             source = data / "toy" / f"test{s}" / "1.png"
-            ((_, expected),) = translate.translated(model, source, s, t, 16)
+            ((_, expected),) = translate_file(model, source, s, t, 16)
             assert np.array_equal(np.asarray(Image.open(results / "toy" / f"fake{t}" / "1.png")), expected)
         shutil.rmtree(results)
 
 
 @pytest.mark.parametrize("found", [{"gen_1": 3}, {"a": 3, "b": {}}, {"gen_a": 7}, {"gen_1": {"a": 5}, "gen_0": {}}, {}])
 def test_what_is_no_checkpoint_is_not_adopted(found):
-    assert MUNIT.adopt(found) is None and UNIT.adopt(found) is None
+    assert MUNIT.from_released(found) is None and UNIT.from_released(found) is None
 
 
 # -------------------------------------------------------------------------------------------- styles
@@ -337,11 +339,11 @@ def test_the_style_of_an_example(styled):
     for net in styled.model.networks().values():
         net.eval()
     for i in range(2):
-        x, y = (translate.prepared(styled.model, path, 16)[0] for path in (styled.inputs / f"{i}.png", example))
+        x, y = (prepared(styled.model, path, 16)[0] for path in (styled.inputs / f"{i}.png", example))
         with torch.no_grad():
             G = styled.model.G
             picture = G["B"].decode(G["A"].enc_content(x), G["B"].enc_style(y))
-        expected = translate.utils.to_uint8(picture[0])
+        expected = to_uint8(picture[0])
         assert np.array_equal(found[f"{i}.png"], expected)
     assert found.keys() == {"0.png", "1.png"}
 
@@ -359,13 +361,13 @@ def test_the_grid_shows_the_styles_that_a_translation_draws(styled):
     for net in model.networks().values():
         net.eval()
     path = styled.inputs / "0.png"
-    x = translate.prepared(model, path, 16)[0]
-    with torch.no_grad(), translate.codes_of(path, model.args.seed):
-        rows = model.rows(x, "A", "B")
+    x = prepared(model, path, 16)[0]
+    with torch.no_grad(), seeded_by(path, model.args.seed):
+        rows = model.visuals(x, "A", "B")
     pictures = styled("--styles=3")
     assert len(rows) == 5 and torch.equal(rows[0], x)
     for k, row in enumerate(rows[2:]):
-        assert np.array_equal(translate.utils.to_uint8(row[0]), pictures[f"0_style{k}.png"])
+        assert np.array_equal(to_uint8(row[0]), pictures[f"0_style{k}.png"])
 
 
 def test_options_of_styles_say_what_the_authors_draw(capsys):

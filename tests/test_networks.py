@@ -107,10 +107,10 @@ def test_two_passes_in_one_batch_are_two_calls():
     D.power_iteration(2)
     both = D(torch.cat((real, fake)), at=(0, 1))
     torch.testing.assert_close(D.state_dict(), after)
-    halves = [type(both)(*pair) for pair in zip(*(t.chunk(2) for t in both), strict=True)]
-    for a, b in zip(apart, halves, strict=True):
+    parts = [type(both)(*pair) for pair in zip(*(t.chunk(2) for t in both), strict=True)]
+    for a, b in zip(apart, parts, strict=True):
         torch.testing.assert_close(tuple(a), tuple(b))
-    for a, b in zip(gradients(halves), expected, strict=True):
+    for a, b in zip(gradients(parts), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
 
 

@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import dataset
 import main
-import utils
-from options import as_argv, name
-from trainer import lr_at
+import options
+from images.decode import EXTENSIONS, read_image
+from images.encode import save_picture
+from images.files import list_images, output_paths
+from options import as_argv
+from training.method import lr_at
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -141,7 +143,7 @@ def test_the_printed_command_means_the_same_training_resumed(options, extra):
 @given(st.text(max_size=30))
 def test_a_data_set_is_one_folder_or_refused(text):
     try:
-        inside = Path("results", name(text))
+        inside = Path("results", options.name(text))
     except argparse.ArgumentTypeError:
         return
     assert inside.parent == Path("results") and inside.name not in ("", ".", "..")
@@ -158,7 +160,7 @@ names = st.one_of(
 
 
 @RELAXED
-@given(st.lists(names, min_size=1, max_size=3), names, st.sampled_from(sorted(dataset.EXTENSIONS)))
+@given(st.lists(names, min_size=1, max_size=3), names, st.sampled_from(sorted(EXTENSIONS)))
 def test_a_result_is_written_under_its_own_name_inside_the_folder(stems, parent, ending):
     pixels = np.full((2, 3, 3), 128, np.uint8)
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,9 +169,9 @@ def test_a_result_is_written_under_its_own_name_inside_the_folder(stems, parent,
         for name in wanted:
             (inputs / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(inputs / name, format="PNG")
-        found = dataset.list_images(inputs)
-        for name in dataset.output_paths(found, inputs):
-            utils.save_picture(pixels, results / name)
+        found = list_images(inputs)
+        for name in output_paths(found, inputs):
+            save_picture(pixels, results / name)
         written = {p.relative_to(results) for p in Path(temporary, "out").rglob("*") if p.is_file()}
         assert written == wanted
-        assert all(dataset.read_image(results / name).size == (3, 2) for name in written)
+        assert all(read_image(results / name).size == (3, 2) for name in written)

@@ -5,7 +5,7 @@ import shutil
 
 from runs import pictures, trained
 
-import provenance
+from training.run_record import PACKAGES, fingerprint
 
 
 def entries(folder):
@@ -18,7 +18,7 @@ def test_each_start_and_resume_has_an_entry(tmp_path):
     (first,) = entries(folder)
     assert (first["method"], first["seed"], first["step"], first["options"]["ch"]) == ("nice", 3, 0, 2)
     assert first["data"]["trainA"]["pictures"] == 2 and len(first["data"]["trainA"]["digest"]) == 64
-    assert set(first["versions"]) == {"python", *provenance.PACKAGES} and first["processor"]
+    assert set(first["versions"]) == {"python", *PACKAGES} and first["processor"]
     trained(folder, "--iteration 2 --resume True")
     first_again, second = entries(folder)
     assert first_again == first and second["step"] == 1 and second["data"] == first["data"]
@@ -30,10 +30,10 @@ def test_each_start_and_resume_has_an_entry(tmp_path):
 
 def test_other_pictures_have_another_fingerprint(tmp_path):
     files = sorted((pictures(tmp_path) / "dataset" / "tiny" / "trainA").iterdir())
-    found = provenance.fingerprint(files)
-    assert provenance.fingerprint(files[::-1]) == found
+    found = fingerprint(files)
+    assert fingerprint(files[::-1]) == found
     shutil.copy(files[0], files[0].with_name("z.png"))
-    assert provenance.fingerprint([*files, files[0].with_name("z.png")]) != found
+    assert fingerprint([*files, files[0].with_name("z.png")]) != found
 
 
 def test_a_damaged_record_does_not_stop_a_resume(tmp_path):

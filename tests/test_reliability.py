@@ -18,8 +18,9 @@ import pytest
 import torch
 from runs import ROOT, SMALL, TINY, complaint, latest, pictures, snapshot, train, trained, until
 
-import checkpoints
 import methods
+from checkpoints.contents import is_network
+from checkpoints.files import load_checkpoint, numbered_paths, save_checkpoint, verify
 
 STEPS = 10
 OFTEN = f"--iteration {STEPS} --print_freq 4 --save_freq 2 --keep 2"
@@ -46,7 +47,7 @@ def often(method):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, method):
-    return pictures(tmp_path_factory.mktemp("data"), each=1 if methods.load(method).tested == "train" else 2)
+    return pictures(tmp_path_factory.mktemp("data"), each=1 if methods.load(method).test_split == "train" else 2)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,8 @@ def undisturbed(data, often):
 
 def ending(folder) -> dict:
     """The digests of everything in a run's latest checkpoint, which are first compared with it."""
-    state = checkpoints.load_checkpoint(latest(folder))
-    checkpoints.verify(state, latest(folder))
+    state = load_checkpoint(latest(folder), methods.recognise)
+    verify(state, latest(folder))
     return state["digest"]
 
 
@@ -91,7 +92,7 @@ def test_a_stop_finishes_the_step_saves_and_says_how_to_continue(folder, undistu
     error = process.communicate()[1].splitlines()[-1]
     assert process.returncode == 128 + INT  # so that main.py ... && next does not go on
 
-    step = checkpoints.load_checkpoint(latest(folder))["start_iter"]
+    step = load_checkpoint(latest(folder), methods.recognise)["start_iter"]
     assert 1 <= step < STEPS and error.startswith(f"stopped after step {step}; continue with: python main.py ")
     argv = shlex.split(error.split("continue with: ")[1])[2:]
     assert argv[-2:] == ["--resume", "True"]
@@ -111,7 +112,7 @@ def test_stops_at_any_moment_lose_no_step(folder, undisturbed, method, often):
         if "stopped after step" in run.output:
             assert run.status == 128 + TERM
             step = int(run.output.split("stopped after step ")[1].split(";")[0])
-            assert checkpoints.load_checkpoint(latest(folder))["start_iter"] == step == run.lines()[-1]["step"]
+            assert load_checkpoint(latest(folder), methods.recognise)["start_iter"] == step == run.lines()[-1]["step"]
     run = trained(folder, f"{often} {'--resume True' if latest(folder).exists() else ''}")
     assert (ending(folder), losses(run)) == undisturbed[:2]
 
@@ -180,7 +181,7 @@ def test_kills_at_random_times_change_no_bit(folder, undisturbed, method, often,
         kills += killed_until_done(folder, often, noise, undisturbed[2])
         run = trained(folder, f"{often} --resume True")  # at the end already: changes nothing
         assert (ending(folder), losses(run)) == undisturbed[:2]
-        assert [p.name for p in checkpoints.numbered_paths(folder / "results" / "tiny")] == [
+        assert [p.name for p in numbered_paths(folder / "results" / "tiny")] == [
             f"tiny_params_{step:07d}.pt" for step in (STEPS - 2, STEPS)
         ]
         assert not debris(folder)
@@ -298,11 +299,11 @@ def test_memory_at_an_end_is_told_in_a_line(folder):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(folder):
     trained(folder, "--iteration 2")
-    state = checkpoints.load_checkpoint(latest(folder))
+    state = load_checkpoint(latest(folder), methods.recognise)
     del state["digest"]
     state["gen2B"]["UpBlock2.17.weight"] = state["gen2B"]["UpBlock2.17.weight"].clone()
     state["gen2B"]["UpBlock2.17.weight"][0] = torch.nan
-    checkpoints.save_checkpoint(state, latest(folder))
+    save_checkpoint(state, latest(folder))
     before = latest(folder).read_bytes()
     run = trained(folder, "--iteration 4 --resume True", status=2)
     line = run.output.splitlines()[-1]
@@ -326,8 +327,8 @@ def test_an_absurd_learning_rate_is_caught_before_it_spoils_a_checkpoint(folder,
     run = trained(folder, f"--method {method} --resume True --iteration 100 --lr 1e30 --print_freq 1", status=2)
     line = run.output.splitlines()[-1]
     assert line.startswith("main.py: error: step ") and "not finite: " in line and "lower --lr" in line
-    state = checkpoints.load_checkpoint(latest(folder))
-    networks = [value for name, value in state.items() if checkpoints.is_network(name)]
+    state = load_checkpoint(latest(folder), methods.recognise)
+    networks = [value for name, value in state.items() if is_network(name)]
     assert networks and all(v.isfinite().all() for net in networks for v in net.values())
     assert f"step {state['start_iter'] + 1}:" in line
 

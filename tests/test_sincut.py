@@ -12,13 +12,15 @@ from PIL import Image
 from replay import Replayed, config_of, pictures, trainer_of
 from runs import Run, complaint, snapshot
 
-import checkpoints
-import dataset
-import info
 import main
 import methods
+from checkpoints.contents import architecture_of, load_network
+from checkpoints.files import load_checkpoint
+from dataset import UnpairedStream
+from images.files import list_images
 from methods import sincut, stylegan2
 from methods.sincut import Crops, crop_at, patch_nce, zoomed_size
+from training.cost import dry_run, modules
 from utils import UserError
 
 TINY = "--method sincut --device cpu --num_workers 0 --ch 1 --ndf 1 --netF_nc 8 --batch_size 2"
@@ -37,9 +39,9 @@ def recording():
 
 
 def test_multiply_adds_at_256_pixels():
-    dry = info.dry_run(main.parse_args(["--method", "sincut", "--device", "cpu"]))
+    dry = dry_run(methods.load("sincut"), main.parse_args(["--method", "sincut", "--device", "cpu"]))
     with torch.device("meta"):
-        rows = info.modules(dry.G, dry.G, torch.empty(1, 3, 256, 256))
+        rows = modules(dry.G, dry.G, torch.empty(1, 3, 256, 256))
     assert sum(row[3] for row in rows) == pytest.approx(53.34e9, rel=1e-4)
 
 
@@ -73,7 +75,7 @@ def test_rates(recording):
     model = trainer_of("sincut", recording)
     for epoch, rate in recording["config/lr_table"]:
         for step in (6250 * int(epoch - 1) + 1, 6250 * int(epoch)):
-            assert model.rate(step) == pytest.approx(rate, rel=1e-6)
+            assert model.lr(step) == pytest.approx(rate, rel=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- mistakes
@@ -99,7 +101,7 @@ MISTAKES = [
     (sincut.SinCUT, "betas", (0.0, 0.999)),
     (sincut.SinCUT, "contrast", with_keys_gradient),
     (sincut.SinCUT, "contrast", swapped_places),
-    (sincut.SinCUT, "halves", lambda self, halves=sincut.SinCUT.halves: halves(self)[::-1]),
+    (sincut.SinCUT, "updates", lambda self, updates=sincut.SinCUT.updates: updates(self)[::-1]),
     (sincut, "patch_nce", lambda q, k, T: patch_nce(k, q, T)),
     (stylegan2, "SLOPE", 0.1),
     (stylegan2.EqualConv, "forward", no_gain),
@@ -164,9 +166,9 @@ def pair(tmp_path):
 
 
 def stream(folder, position=0, workers=0, batch=4, seed=0):
-    paths = {d: dataset.list_images(folder / "dataset" / "tiny" / f"train{d}") for d in "AB"}
+    paths = {d: list_images(folder / "dataset" / "tiny" / f"train{d}") for d in "AB"}
     samples = partial(Crops, batch=batch, most=3.0)
-    return dataset.UnpairedStream(paths, 16, batch, seed, position, workers, load_size=16, samples=samples)
+    return UnpairedStream(paths, 16, batch, seed, position, workers, load_size=16, samples=samples)
 
 
 def test_position_is_the_whole_state_of_the_crops(pair):
@@ -290,13 +292,13 @@ def test_an_official_folder_says_what_its_networks_are(text, wrapped, tmp_path):
     for name, net in model.networks().items():
         state = {wrapped + key: value for key, value in net.state_dict().items()}
         torch.save(state, tmp_path / f"latest_net_{name}.pth")
-    state = checkpoints.load_checkpoint(tmp_path)
+    state = load_checkpoint(tmp_path, methods.recognise)
     assert state["method"] == "sincut"
-    found = checkpoints.architecture_of(state, tmp_path, sincut.SinCUT)
+    found = architecture_of(state, tmp_path, sincut.SinCUT)
     again = trainer()
     again.build_model(**found)
     for name, net in again.networks().items():
-        checkpoints.load_network(net, state, name, tmp_path)
+        load_network(net, state, name, tmp_path)
     assert not differing(weights(model), weights(again))
     known = {name: value for name, value in model.architecture.items() if name in found}
     assert found == known and {"netG", "img_ch", "netF_nc", "img_size"} <= set(found)
@@ -306,10 +308,10 @@ def test_an_official_folder_says_what_its_networks_are(text, wrapped, tmp_path):
 def test_the_generator_alone_is_enough(text, tmp_path):
     model = trainer(text)
     torch.save(model.G.state_dict(), tmp_path / "5_net_G.pth")
-    state = checkpoints.load_checkpoint(tmp_path / "5_net_G.pth")
+    state = load_checkpoint(tmp_path / "5_net_G.pth", methods.recognise)
     again = trainer()
-    again.build_model(**checkpoints.architecture_of(state, tmp_path, sincut.SinCUT))
-    checkpoints.load_network(again.G, state, "G", tmp_path)
+    again.build_model(**architecture_of(state, tmp_path, sincut.SinCUT))
+    load_network(again.G, state, "G", tmp_path)
     x = torch.rand(1, 3, 24, 20)
     assert torch.equal(again.G(x), model.G(x))
 

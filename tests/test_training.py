@@ -11,12 +11,13 @@ import torch
 from conftest import TINY, differing, double_precision, images, options, weights
 from PIL import Image
 
-import checkpoints
 import main
+import methods
 import NICE
-import translate
-import utils
-from trainer import lr_at
+from checkpoints.files import latest_path, load_checkpoint
+from images.files import data_set_pictures
+from training.method import lr_at
+from training.sample_grid import save_sample_grids
 from utils import UserError, frozen
 
 
@@ -24,7 +25,7 @@ def test_each_half_of_a_step_moves_its_own_networks_only():
     nice = NICE.NICE(options())
     real = [{"A": images(1, seed=1), "B": images(1, seed=2)}]
     nice.step = 1
-    for half in nice.halves():
+    for half in nice.updates():
         which, before = half.name, weights(nice)
         with frozen(nice.frozen_in[which]):
             nice._descend(half, real)
@@ -104,9 +105,9 @@ def test_resume_is_bit_identical(toy):
 
 def test_samples_change_nothing(toy):
     nice = toy()
-    pictures = translate.pictures(nice.args, "trainA", "trainB", "testA", "testB")
+    pictures = data_set_pictures(nice.args, "trainA", "trainB", "testA", "testB")
     before, rng = weights(nice), torch.get_rng_state()
-    translate.sample(nice, pictures)
+    save_sample_grids(nice, pictures)
     assert differing(before, weights(nice)) == set() and torch.equal(rng, torch.get_rng_state())
     grid = Image.open(nice.results / "img" / "A2B_0000000.png")
     assert grid.size == (6 * 48, 5 * 48)  # 4 train and 2 test pictures; 5 rows
@@ -169,7 +170,7 @@ def test_grey_pictures_train(toy):
 def test_options_from_the_checkpoint_stand_in_for_those_not_given(folders, toy):
     first = toy("--iteration 1 --lr 3e-4 --cycle_weight 7")
     first.train()
-    saved = checkpoints.load_checkpoint(checkpoints.latest_path(first.results))["args"]
+    saved = load_checkpoint(latest_path(first.results), methods.recognise)["args"]
     args = main.parse_args(["--dataset", "toy", "--resume", "true", "--cycle_weight", "5"], saved=saved)
     assert (args.ch, args.lr, args.cycle_weight, args.resume) == (2, 3e-4, 5, True)
 
@@ -178,14 +179,3 @@ def test_another_architecture_is_refused(toy):
     toy("--iteration 1").train()
     with pytest.raises(UserError, match="--n_res is 2, there 1"):
         toy("--iteration 2 --n_res 2 --resume true").train()
-
-
-@pytest.mark.parametrize("seconds, told", [((0.001, 0.016), True), ((0.001, 0.0005), False)])
-def test_slow_half_precision_is_told_once_with_the_ratio(toy, capsys, monkeypatch, seconds, told):
-    found = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
-    assert all(0 < utils.seconds_of_a_convolution(kind) < 1 for kind in found)
-    monkeypatch.setattr(utils, "seconds_of_a_convolution", found.get)
-    toy("--amp bf16 --iteration 1").train()
-    error = capsys.readouterr().err
-    said = "takes 16.0 ms instead of 1.0, 16.0 times as long"
-    assert error.count("--amp bf16 is slower") == error.count(said) == told

@@ -8,13 +8,15 @@ from conftest import HERE, double_precision, images, weights
 from PIL import Image
 from replay import final_of, pictures, replay, trainer_of
 
-import checkpoints
-import info
 import layers
 import main
 import methods
-import translate
+from checkpoints.contents import architecture_of
+from checkpoints.files import newest_checkpoint
+from layers import instance_norm
 from methods import ugatit
+from training.cost import dry_run, modules
+from translation.pipeline import translate_file
 from utils import UserError
 
 LIGHT, FULL = (HERE / "fixtures" / f"{name}.npz" for name in ("ugatit", "ugatit_full"))
@@ -94,7 +96,7 @@ def biased_variances(patch):
     def biased(x, mix, gamma, beta, eps=1e-5):
         of_instance, of_layer = (m[..., None, None] for m in mix.unbind(-1))
         shape = (-1, x.shape[1], 1, 1)
-        mixed = of_instance * layers.instance_norm(x) + of_layer * F.layer_norm(x, x.shape[1:])
+        mixed = of_instance * instance_norm(x) + of_layer * F.layer_norm(x, x.shape[1:])
         return mixed * gamma.reshape(shape) + beta.reshape(shape)
 
     patch.setattr(ugatit, "instance_layer_norm", biased)
@@ -191,10 +193,10 @@ COUNTS = {  # parameters, multiply-adds in G, of one network for one picture of 
 
 @pytest.mark.parametrize("form", COUNTS)
 def test_counts(form):
-    dry = info.dry_run(main.parse_args(["--method", "ugatit", f"--light={form == 'light'}", "--device", "cpu"]))
+    dry = dry_run(methods.load("ugatit"), main.parse_args(["--method", "ugatit", f"--light={form == 'light'}", "--device", "cpu"]))
     with torch.device("meta"):
-        for _, names, net, forward, x in dry.tour():
-            rows = info.modules(net, forward, x, dry.counts_biases)
+        for _, names, net, forward, x in dry.summary_modules():
+            rows = modules(net, forward, x, dry.counts_biases)
             parameters, products = COUNTS[form][names[0]]
             assert sum(row[2] for row in rows) == parameters == sum(p.numel() for p in net.parameters())
             assert sum(row[3] for row in rows) / 1e9 == pytest.approx(products, rel=2e-4)
@@ -234,7 +236,7 @@ def test_an_authors_file_translates(form, folders, tmp_path, capsys):
     argv += [f"--dataset_dir={data}", f"--result_dir={results}"]
     main.main(argv)
     for s, t in model.directions:
-        ((_, expected),) = translate.translated(model, data / "toy" / f"test{s}" / "1.png", s, t, 96)
+        ((_, expected),) = translate_file(model, data / "toy" / f"test{s}" / "1.png", s, t, 96)
         assert np.array_equal(np.asarray(Image.open(results / "toy" / f"fake{t}" / "1.png")), expected)
     if model.args.light:
         main.main([*argv, "--keep_size"])
@@ -248,8 +250,8 @@ def test_training_goes_on_from_an_authors_file(folders, tmp_path):
     data, results = folders
     file = tmp_path / "params.pt"
     torch.save({name: net.state_dict() for name, net in make(seed=3).networks().items()}, file)
-    state, path = checkpoints.newest_checkpoint(results, str(file))
-    assert state["method"] == "ugatit" and checkpoints.architecture_of(state, path, ugatit.UGATIT) == {
+    state, path = newest_checkpoint(results, str(file), methods.recognise)
+    assert state["method"] == "ugatit" and architecture_of(state, path, ugatit.UGATIT) == {
         "ch": 2, "img_ch": 3, "n_res": 1, "light": True}  # fmt: skip
 
 
@@ -266,7 +268,7 @@ def test_rows_are_the_authors_strip():
     for net in model.networks().values():
         net.eval()
     with torch.no_grad():
-        shown = model.rows(x, "A", "B")
+        shown = model.visuals(x, "A", "B")
         fake = model.translate(x, "A", "B")
         expected = {0: x, 2: model.translate(x, "B", "A"), 4: fake, 6: model.translate(fake, "B", "A")}
     assert len(shown) == 7 and all(row.shape == x.shape for row in shown)

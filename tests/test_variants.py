@@ -8,7 +8,7 @@ from conftest import TINY, differing, images, options, weights
 
 import main
 import NICE
-from dataset import list_images
+from images.files import list_images
 from networks import Discriminator, Encoder, ResnetGenerator
 from utils import UserError
 

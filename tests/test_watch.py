@@ -19,13 +19,16 @@ from PIL import Image
 from runs import ROOT, Run, complaint, latest, pictures, until, with_pictures
 from watched import best, compare, digests, here, lines, no_hub, of, of_tiny, scored, train, trained
 
-import checkpoints
 import demo
 import fid_kid
-import utils
-import watch
+import methods
+from checkpoints.files import _CheckedFile, load_checkpoint, verify
+from images import encode
 from scoring import inception
-from utils import Log, UserError
+from training import evaluation
+from training.evaluation import Evaluation
+from training.log import Log
+from utils import UserError
 
 OFTEN = "--iteration 8 --print_freq 3 --score_freq 2 --ema 0.9"
 
@@ -84,7 +87,7 @@ def test_methods_of_random_styles_and_of_one_direction(folder, method, options, 
     of(method, folder, f"--iteration 1 --score_freq 1 {options}")
     found = scored(folder)[1]
     assert {key for key in found if key.startswith("kd_")} == keys
-    kept = checkpoints.load_checkpoint(best(folder))["score"]
+    kept = load_checkpoint(best(folder), methods.recognise)["score"]
     assert kept["name"] == ("kd_mean" if "kd_mean" in keys else min(keys)) and kept["value"] == found[kept["name"]]
     of(method, folder, f"--phase test {options}")
     compare(folder, found)
@@ -100,7 +103,7 @@ def test_fid_and_kid_where_inceptions_weights_are_at_hand(data, tmp_path, monkey
         here(tmp_path, "--phase test")
         compare(tmp_path, found, ("fid", "kid"), ())
     assert not any(key.startswith(("fd", "kd")) for key in found)
-    assert checkpoints.load_checkpoint(best(tmp_path))["score"]["name"] == "kid_mean"
+    assert load_checkpoint(best(tmp_path), methods.recognise)["score"]["name"] == "kid_mean"
     of_file = tmp_path / "results" / "tiny" / "real_testB.npz"
     assert fid_kid.read_npz(of_file, "inception-2048-legacy", 2048)["features"].shape == (4, 2048)
 
@@ -122,7 +125,7 @@ def test_demos_measures_where_there_are_counterparts(folder, data):
         places = (root / f"{kind}{s}" for kind in ("test", "truth", "mask"))
         for name, value in demo.measure(folder / "results" / "tiny" / f"fake{t}", *places).items():
             assert found[f"{name}_{s}2{t}"] == pytest.approx(value, rel=1e-9)
-    assert checkpoints.load_checkpoint(best(folder))["score"]["value"] == found["background_B2A"]
+    assert load_checkpoint(best(folder), methods.recognise)["score"]["value"] == found["background_B2A"]
     refused = complaint(trained(folder, "--score_freq 1 --best coat_texture_A2B", status=2), "--best coat_texture_A2B")
     assert refused.endswith("background_mean, coat_colour_A2B, coat_colour_B2A, coat_colour_mean")
     (root / "maskA" / "0.png").unlink()  # no measure of a part
@@ -133,8 +136,8 @@ def test_demos_measures_where_there_are_counterparts(folder, data):
 def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
     (folder / "dataset").unlink()
     shutil.copytree(data / "dataset", folder / "dataset")
-    extract, seen = watch.features.extract, []
-    monkeypatch.setattr(watch.features, "extract", lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k))
+    extract, seen = evaluation.features.extract, []
+    monkeypatch.setattr(evaluation.features, "extract", lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k))
 
     def look():
         seen.clear()
@@ -181,7 +184,7 @@ def test_without_the_options_nothing_is_imported_for_them(folder):
 
 
 def test_the_time_it_takes_is_not_the_steps(folder, monkeypatch):
-    monkeypatch.setattr(watch.Watch, "scores", lambda *_: time.sleep(2) or {"kd_mean": 1.0})
+    monkeypatch.setattr(Evaluation, "scores", lambda *_: time.sleep(2) or {"kd_mean": 1.0})
     here(folder, "--iteration 4 --score_freq 1")
     log = Log.lines(folder / "results" / "tiny" / "log.jsonl")
     assert [line["scoring_seconds"] >= 2 for line in log if "scoring_seconds" in line] == [True] * 4
@@ -190,11 +193,11 @@ def test_the_time_it_takes_is_not_the_steps(folder, monkeypatch):
 
 def test_only_a_better_score_replaces_the_best_also_after_a_resume(folder, monkeypatch):
     values = iter([3.0, 2.0, math.nan, 2.0, 5.0, 1.5, 1.7, 1.0])
-    monkeypatch.setattr(watch.Watch, "scores", lambda *_: {"kd_A2B": 7.0, "kd_mean": next(values)})
+    monkeypatch.setattr(Evaluation, "scores", lambda *_: {"kd_A2B": 7.0, "kd_mean": next(values)})
 
     def kept():
-        state = checkpoints.load_checkpoint(best(folder))
-        checkpoints.verify(state, best(folder))
+        state = load_checkpoint(best(folder), methods.recognise)
+        verify(state, best(folder))
         assert state["start_iter"] == state["score"]["step"]
         return state["score"]["value"], state["start_iter"]
 
@@ -219,7 +222,7 @@ def test_best_and_latest_are_names(undisturbed, folder):
     shutil.copytree(undisturbed / "results", folder / "results")
     for name, path in (("best", best(folder)), ("latest", latest(folder))):
         assert str(path) in trained(folder, f"--phase test --checkpoint {name}").output
-    step = checkpoints.load_checkpoint(best(folder))["start_iter"]
+    step = load_checkpoint(best(folder), methods.recognise)["start_iter"]
     run = trained(folder, f"--checkpoint best --iteration {step + 1} --score_freq 0")
     assert f"continuing from step {step} of {best(folder)}" in run.output
     best(folder).unlink()
@@ -281,22 +284,22 @@ def dying(moment: str, count: int, argv: list[str]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "translating":
-        encoded = utils.encoded
-        utils.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
+        encoded = encode.encoded
+        encode.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
     elif moment == "looking":
         distances = fid_kid.distances
         fid_kid.distances = lambda *a: at_the_moment(True) or distances(*a)
     elif moment == "writing":
-        save, name = checkpoints._CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}.tmp"
+        save, name = _CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}.tmp"
 
         def write(self, data):
             at_the_moment(Path(self.file.name).name == name)
             return save(self, data)
 
-        checkpoints._CheckedFile.write = write
+        _CheckedFile.write = write
     elif moment == "written":
-        write = utils.Log.write
-        utils.Log.write = lambda self, **v: at_the_moment("scoring_seconds" in v) or write(self, **v)
+        write = Log.write
+        Log.write = lambda self, **v: at_the_moment("scoring_seconds" in v) or write(self, **v)
     runs.program(argv)
 
 
@@ -309,7 +312,7 @@ def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, mome
     argv = [*of_tiny(folder), *OFTEN.split()]
     run = Run(folder, "test_watch:dying", moment, count, argv, environment=no_hub(folder))
     assert run.wait() == -signal.SIGKILL, run.output
-    step = checkpoints.load_checkpoint(latest(folder))["start_iter"]
+    step = load_checkpoint(latest(folder), methods.recognise)["start_iter"]
     assert step % 2 == 0 and step not in scored(folder)  # just this step's
     run = trained(folder, f"{OFTEN} --resume True")
     assert f"continuing from step {step} of {latest(folder)}" in run.output

@@ -8,10 +8,11 @@ import runs
 from conftest import TINY as IN_PROCESS
 from runs import TINY, Run
 
-import checkpoints
 import fid_kid
 import main
-from utils import Log
+import methods
+from checkpoints.files import load_checkpoint, verify
+from training.log import Log
 
 TIMES = ("steps_per_second", "data_wait", "scoring_seconds")
 LITE = ("--features", "efficientnet-lite0")
@@ -40,8 +41,8 @@ def best(folder) -> Path:
 
 def digests(path: Path) -> dict:
     """Of all entries of a checkpoint but the options."""
-    state = checkpoints.load_checkpoint(path)
-    checkpoints.verify(state, path)
+    state = load_checkpoint(path, methods.recognise)
+    verify(state, path)
     return {name: value for name, value in state["digest"].items() if name != "args"}
 
 

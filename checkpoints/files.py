@@ -1,0 +1,238 @@
+"""Checkpoint files: written atomically, verified by digests, never executed.
+
+A checkpoint is one dict: the state dicts of a method's networks by their names (NICE-GAN's: gen2B gen2A
+disA disB), its optimizers (D_optimizer, G_optimizer), start_iter (the last finished step); this program adds
+position, args, rng, guard, scalers, memory, with --ema the averaged weights, and a digest of each entry.  The
+authors' programs keep less, in one file or one a network: `from_released` of a method reads them.
+"""
+
+import hashlib
+import re
+import sys
+import warnings
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from checkpoints.contents import TYPES, fitting, is_network
+from utils import UserError, atomic, brief, shown
+
+
+def latest_path(results: Path) -> Path:
+    return results.parent / f"{results.name}_params_latest.pt"
+
+
+def best_path(results: Path) -> Path:
+    return results.parent / f"{results.name}_params_best.pt"
+
+
+def numbered_paths(results: Path) -> list[Path]:
+    """results/NAME/model/NAME_params_0001000.pt and its like, oldest first."""
+    pattern = re.compile(re.escape(results.name) + r"_params_(\d{7,})\.pt")
+    folder = results / "model"
+    found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(pattern.fullmatch(p.name)[1]))
+
+
+def candidates(results: Path) -> list[Path]:
+    """The checkpoints of a run that can be continued, the newest first."""
+    return [p for p in (latest_path(results), *reversed(numbered_paths(results))) if p.exists()]
+
+
+def digest(value) -> str:
+    """SHA-256 of nested dicts and lists of tensors and plain values, independent of the device."""
+    sha = hashlib.sha256()
+
+    def feed(x):
+        if isinstance(x, torch.Tensor):
+            sha.update(f"T{x.dtype}{tuple(x.shape)}".encode())
+            sha.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        elif isinstance(x, dict):
+            sha.update(f"D{len(x)}".encode())
+            for key, item in x.items():
+                sha.update(f"{key!r}:".encode())
+                feed(item)
+        elif isinstance(x, (list, tuple)):
+            sha.update(f"L{len(x)}".encode())
+            for item in x:
+                feed(item)
+        else:
+            sha.update(f"{x!r};".encode())
+
+    feed(value)
+    return sha.hexdigest()
+
+
+class _CheckedFile:
+    """A file that remembers the first write error; torch's zip writer turns it into a RuntimeError."""
+
+    def __init__(self, path):
+        self.file, self.error = open(path, "wb"), None  # noqa: SIM115
+
+    def write(self, data):
+        if self.error is None:
+            try:
+                return self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)  # after an error the rest is dropped; save_checkpoint raises it
+
+    def flush(self):
+        if self.error is None:
+            try:
+                self.file.flush()
+            except OSError as error:
+                self.error = error
+
+
+def save_checkpoint(state: dict, path: Path):
+    """Write `state` with a digest of each entry; the old file stays until the new one is complete."""
+    state = {**state, "digest": {key: digest(value) for key, value in state.items()}}
+    with atomic(path) as temporary:
+        out = _CheckedFile(temporary)
+        try:
+            torch.save(state, out)
+            out.flush()
+        finally:
+            with suppress(OSError):
+                out.file.close()
+        if out.error is not None:
+            raise out.error
+
+
+def load_checkpoint(path: Path, recognise) -> dict:
+    """Read a checkpoint of this program, or of a method's authors: a file, or a folder with a file a network.
+
+    recognise: methods.recognise, or another function from what the files hold to (method, networks by name) or None.
+    Returns one dict, which also names its method.  UserError: missing, damaged, foreign.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
+    if not path.exists():
+        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint")
+    if not files:
+        raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
+                        "with --checkpoint")
+    found = {file.stem: _read(file) for file in files}
+    single = next(iter(found.values()))
+    if path.is_file() and not all(isinstance(value, torch.Tensor) for value in single.values()):
+        found = single  # a dict of networks; else the file is one network
+    recognised = recognise(found)
+    if recognised is None:
+        raise UserError(f"{shown(path)} is no checkpoint of a method that is known here; name another")
+    method, state = recognised
+    state = {**state, "method": method}
+    for name, value in state.items():
+        kind = dict if is_network(name) or name.endswith("_optimizer") else TYPES[name]
+        if not isinstance(value, kind) or (kind is int and value < 0):
+            raise UserError(f"{shown(path)} is damaged: {shown(name)} is no {kind.__name__} that makes sense")
+        if is_network(name) and not all(isinstance(v, torch.Tensor) for v in value.values()):
+            raise UserError(f"{shown(path)} is damaged: {shown(name)} holds something that is no tensor")
+    return state
+
+
+def _read(path: Path) -> dict:
+    """The dict in a file.  UserError: damaged, or not to be trusted."""
+    try:
+        zipped = _is_sound_archive(path)
+        if not zipped:
+            with open(path, "rb") as file:
+                if file.read(1) != b"\x80":  # as every pickle begins that torch has written
+                    raise ValueError("torch has written no such file")
+        # weights_only: no pickle of a stranger is ever executed; mmap: only what is used is read
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        _check_extent(state, path.stat().st_size)
+        if zipped and "digest" not in state:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} differs")
+        if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+            raise ValueError("it holds no dict of names")
+        return state
+    except Exception as error:  # parsers of damaged files trip in many ways
+        reason = brief(error)
+        raise UserError(
+            f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
+        ) from None
+
+
+def _is_sound_archive(path: Path) -> bool:
+    """Whether the file is a zip archive, not of torch < 1.6.  ValueError, BadZipFile: what torch.load would trust."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                raise ValueError("a record is compressed")  # and might unfold to any size
+            if "/data/" not in record.filename:
+                archive.read(record)  # compares the checksum; for the tensors that of a digest is as good
+    return True
+
+
+def _check_extent(state, room: int):
+    """ValueError: a checkpoint that unfolds to more than the `room` bytes of its file.
+
+    Lists may contain one another many times over, and a tensor may repeat one number for ever.
+    """
+    todo = [state]
+    while todo:
+        x = todo.pop()
+        if isinstance(x, torch.Tensor):
+            if x.device.type != "cpu" or x.layout != torch.strided or x.is_quantized:
+                raise ValueError("it holds a tensor of an unknown kind")
+            room -= x.numel() * x.element_size()
+        elif isinstance(x, (dict, list, tuple, set, frozenset)):
+            room -= len(x)
+        if room < 0:
+            raise ValueError("it unfolds to more than the file holds")
+        if isinstance(x, dict):
+            todo.extend(x.values())
+        elif isinstance(x, (list, tuple)):
+            todo.extend(x)
+
+
+def verify(state: dict, path: Path, keys=None):
+    """Compare the digests of these entries; a released checkpoint has none.  UserError: damaged."""
+    if "digest" not in state:
+        return
+    stored = state["digest"]
+    for key in {**stored, **state}:
+        with fitting(path, key):
+            if key in ("digest", "method") or (keys and key not in keys):
+                continue
+            if stored.get(key) != (digest(state[key]) if key in state else None):
+                raise ValueError("its digest differs; name another with --checkpoint")
+
+
+def path_of(named: str, results: Path) -> Path:
+    """The file that --checkpoint names: best and latest are those of the run.  UserError: there is no best yet."""
+    path = {"best": best_path(results), "latest": latest_path(results)}.get(named, Path(named))
+    if named == "best" and not path.exists():
+        raise UserError(f"no checkpoint {shown(path)}: a training with --score_freq keeps one")
+    return path
+
+
+def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=False) -> tuple[dict, Path]:
+    """The newest valid checkpoint (state, path) of a run, or the one named.  to_translate: verify only what that needs."""
+    paths = [path_of(named, results)] if named else candidates(results)
+    if not paths:
+        earlier = [p for p in results.glob("previous_*/*_params_latest.pt") if p.parent.name[9:].isdecimal()]
+        earlier.sort(key=lambda p: int(p.parent.name[9:]))
+        remedy = f"name the earlier run's with --checkpoint {shown(earlier[-1])}" if earlier else (
+            "train first, check --dataset and --result_dir, or use --checkpoint")
+        raise UserError(f"no checkpoint {shown(latest_path(results))}; {remedy}")
+    for path in paths:
+        try:
+            state = load_checkpoint(path, recognise)
+            verify(state, path, [*filter(is_network, state), "args", "ema"] if to_translate else None)
+            return state, path
+        except UserError as error:
+            if path == paths[-1]:
+                raise
+            print(f"{error}; falling back to an older one", file=sys.stderr)
+    raise AssertionError("unreachable")

@@ -1,0 +1,265 @@
+"""Data sets of the papers by name: from their projects' own pages into dataset/NAME, complete or not at all.
+
+    python dataset/get.py horse2zebra                 fetch (a second call resumes), check, unpack
+    python dataset/get.py --list                      what there is
+
+An archive saved by hand as dataset/NAME.zip (or .tar.gz) is taken instead of the network.
+"""
+
+import argparse
+import hashlib
+import lzma
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from images.download import download, drop, writing_below
+from utils import RunError, UserError, shown
+
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+PICTURES = {".jpg", ".jpeg", ".png"}
+ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
+
+MAX_GROWTH = 10         # of the archive when unpacked; pictures are compressed already, bombs grow a thousandfold
+
+
+class Source(NamedTuple):
+    """Where a data set comes from and what it must be."""
+
+    page: str                          # for people
+    counts: tuple[int, int, int, int]  # pictures in FOLDERS, as the papers say
+    urls: tuple[str, ...] = ()         # of its archive, tried in this order; none: not handed out freely
+    size: int | None = None            # of the archive in bytes, and its
+    sha256: str | None = None          # hash, where known
+    folders: tuple[str, ...] = FOLDERS  # what FOLDERS are called in the archive, at any depth
+
+
+def _cyclegan(file, counts, size, sha256):
+    """Size and hash as TensorFlow Datasets publishes them for the same archive (url_checksums/cycle_gan.txt)."""
+    page = "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/"
+    return Source(page, counts, (f"{page}{file}.zip",), size, sha256)
+
+_YOSEMITE = _cyclegan("summer2winter_yosemite", (1231, 962, 309, 238), 132640856,
+                      "167fe1726807a9d22bd106b4a6c0bd7953b688af924ac1bf967439c4961e49f9")
+
+SOURCES = {
+    "horse2zebra": _cyclegan("horse2zebra", (1067, 1334, 120, 140), 116867962,
+                             "a74d9d392eecca9966b51287a76ca126af473d9de4f3e8fc0e9cda08fa1730a1"),
+    "summer2winter": _YOSEMITE,  # as configs/ call it
+    "summer2winter_yosemite": _YOSEMITE,
+    "vangogh2photo": _cyclegan("vangogh2photo", (400, 6287, 400, 751), 306590349,
+                               "362c3473e70be0944bda08d49d660eafdc2854df55d697835b8186d1d79caaff"),
+    "monet2photo": _cyclegan("monet2photo", (1072, 6287, 121, 751), 305231073,
+                             "88f91b00fc228f97c9411fbf1880ec1d119c98f1722e4cfcfaa2fb35fac05b04"),
+    "apple2orange": _cyclegan("apple2orange", (995, 1019, 266, 248), 78456409,
+                              "845a191e9af8926408ea597001cd03a452e3300a1f44a79fe329b3d59f6e3eb8"),
+    "cat2dog": Source(  # DRIT's server has been down at times; the project's history holds the same pictures
+        "https://github.com/HsinYingLee/DRIT#datasets", (771, 1264, 100, 100),
+        ("http://vllab.ucmerced.edu/hylee/DRIT/datasets/cat2dog.zip",
+         "http://vllab.ucmerced.edu/hylee/DRIT/datasets/cat2dog",
+         "https://codeload.github.com/HsinYingLee/DRIT/tar.gz/2e9738c8fbc50353b391c8b89b516d2734ecb792"),
+    ),
+    "afhq_cat2dog": Source(
+        "https://github.com/clovaai/stargan-v2#animal-faces-hq-dataset-afhq", (5153, 4739, 500, 500),
+        ("https://www.dropbox.com/s/t9l9o3vsx2jai3z/afhq.zip?dl=1",),
+        folders=("train/cat", "train/dog", "val/cat", "val/dog"),
+    ),
+    "single_image_monet_etretat": Source(
+        "https://github.com/taesungp/contrastive-unpaired-translation", (1, 1, 0, 0),
+        ("https://codeload.github.com/taesungp/contrastive-unpaired-translation/tar.gz/refs/heads/master",),
+        folders=tuple(f"single_image_monet_etretat/{folder}" for folder in FOLDERS),
+    ),
+    "cityscapes": Source("https://www.cityscapes-dataset.com", (2975, 2975, 500, 500)),
+}
+
+
+def hint(name: str) -> str:
+    """What to add to "no data set NAME": the command that fetches it; empty for names unknown here."""
+    return f"`python dataset/get.py {name}` fetches it" if name in SOURCES else ""
+
+
+def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str:
+    """Make root/name: from an archive of that name in root, else from the network; one line that says what is there.
+
+    sha256: what the archive must have, instead of the size and hash we know.
+    UserError: it cannot be had, is not what it should be, or root/name holds something else; nothing is
+    half-written then. RunError: no space.
+    """
+    target, by_hand = root / name, _by_hand(name, root, source)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        wrong = _miscount(target, source)
+        if wrong:
+            raise UserError(f"{shown(target)} exists and {wrong}: move it away, then run this again")
+        return f"{shown(target)} is there and complete"
+    if sha256:
+        source = source._replace(size=None, sha256=sha256.lower())
+    with writing_below(root):
+        root.mkdir(parents=True, exist_ok=True)
+    archive = next((path for ending in ENDINGS if (path := root / (name + ending)).is_file()), None)
+    fetched = None if archive else root / f".{name}.part"
+    if fetched:
+        if not source.urls:
+            raise UserError(f"{name} is handed out to registered users only: {by_hand}")
+        download(name, fetched, source, by_hand)
+    try:
+        digest = _check(archive or fetched, source)
+        with writing_below(root):
+            _unpack(archive or fetched, target, source)
+    except RunError:
+        raise  # what was fetched is good
+    except UserError:
+        drop(fetched)  # it would spoil every later try
+        raise
+    drop(fetched)
+    pictures = ", ".join(f"{folder} {count}" for folder, count in zip(FOLDERS, source.counts, strict=True) if count)
+    known = "" if source.sha256 else f"; SHA-256 {digest}: --sha256 checks it the next time"
+    return f"{shown(target)}: {pictures} pictures{known}"
+
+
+def _by_hand(name, root, source):
+    folders = ", ".join(folder for folder, count in zip(FOLDERS, source.counts, strict=True) if count)
+    place = shown(root / name)
+    archive = f"save its archive as {place}.zip (or .tar.gz) and run this again, or " if source.urls else ""
+    return f"see {source.page}, then {archive}put the pictures into {folders} of {place}"
+
+
+def _miscount(folder, source):
+    """What is wrong with the number of pictures below, "" if nothing."""
+    for name, wanted in zip(FOLDERS, source.counts, strict=True):
+        found = sum(path.suffix.lower() in PICTURES for path in (folder / name).rglob("*"))
+        if found != wanted:
+            return f"has {found} pictures in {name} where {wanted} belong"
+    return ""
+
+
+def _check(archive, source):
+    """The SHA-256 of the archive, if size and hash are what they should be."""
+    size, digest = archive.stat().st_size, hashlib.sha256()
+    if size != (source.size or size):
+        raise UserError(f"{shown(archive)} has {size} bytes, the archive we know {source.size}: fetch it again, "
+                        f"or accept what it is by --sha256")
+    with open(archive, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != (source.sha256 or digest.hexdigest()):
+        raise UserError(f"the archive of {source.page} has SHA-256 {digest.hexdigest()}, not {source.sha256}: it was "
+                        f"changed there or on the way; if you trust it, use --sha256 {digest.hexdigest()}")
+    return digest.hexdigest()
+
+
+def _unpack(archive, target, source):
+    """The pictures of the four folders into `target`, which appears when all of them are there."""
+    beside = target.with_name(f".{target.name}.unpacked")
+    shutil.rmtree(beside, ignore_errors=True)  # of a call that was killed
+    beside.mkdir()
+    try:
+        room = MAX_GROWTH * archive.stat().st_size + (1 << 20)
+        with _damage(source):
+            for path, size, opened in _members(archive):
+                room -= size
+                if room < 0:
+                    raise UserError(f"the archive of {source.page} grows more than {MAX_GROWTH}-fold when unpacked, as "
+                                    f"no pictures do: it is not what it should be")
+                place = _place(path, source.folders)
+                if place:
+                    if (beside / place).exists():
+                        raise ValueError(f"it holds {shown(place)} twice")
+                    (beside / place).parent.mkdir(exist_ok=True)
+                    with opened() as data, open(beside / place, "xb") as file:
+                        shutil.copyfileobj(data, file, 1 << 20)
+        wrong = _miscount(beside, source)
+        if wrong:
+            raise UserError(f"the archive of {source.page} {wrong}: it is not the one of the papers")
+        beside.rename(target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _damage(source):
+    """Whatever a broken archive makes the readers raise, as one line."""
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
+            EOFError, RuntimeError, ValueError, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the archive of {source.page} is damaged ({said}): run this again") from error
+
+
+def _members(archive):
+    """Path, size and a function that opens it, of each file in a zip or tar, links and devices left out."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            for member in file.infolist():
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                if not member.is_dir():
+                    yield _safe(member.filename, kind in (0, stat.S_IFREG)), member.file_size, \
+                        lambda member=member: file.open(member)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as file:
+            for member in file:
+                if not member.isdir():
+                    yield _safe(member.name, member.isreg()), member.size, \
+                        lambda member=member: file.extractfile(member)
+            file.fileobj.read(1 << 20)  # what follows the last member: the checksum, if compressed
+    else:
+        raise ValueError("it is neither zip nor tar")
+
+
+def _safe(name, regular):
+    """The name as a path.  UserError: it leads out of the archive, or to no file of its own."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name):
+        raise UserError(f"the archive wants to write outside of its folder, to {shown(name)}: do not trust it")
+    if not regular:
+        raise UserError(f"the archive holds a link or device, {shown(name)}: do not trust it")
+    return path
+
+
+def _place(path, folders):
+    """Where a file of the archive belongs, FOLDER/NAME, or None."""
+    if path.suffix.lower() not in PICTURES or path.name.startswith("."):
+        return None
+    for ours, theirs in zip(FOLDERS, folders, strict=True):
+        parts = PurePosixPath(theirs).parts
+        if path.parts[:-1][-len(parts):] == parts and "__MACOSX" not in path.inference_keys:
+            return f"{ours}/{path.name}"
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _hash(text):
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256: 64 hexadecimal digits")
+    return text
+
+
+def main(argv: list[str] | None = None):
+    parser = _Parser(prog="get.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one of --list")
+    parser.add_argument("--list", action="store_true", help="the names, their pictures and where they come from")
+    parser.add_argument("--dataset_dir", default=Path(__file__).resolve().parent / "dataset", type=Path, metavar="DIR",
+                        help="where the data sets are (default: the folder of get.py)")
+    parser.add_argument("--sha256", type=_hash, metavar="HASH", help="what the archive must have")
+    args = parser.parse_args(argv)
+    if args.list:
+        for name, source in SOURCES.items():
+            print(f"{name:28}{'  '.join(f'{count:5}' for count in source.counts)}  {source.page}")
+    elif args.name in SOURCES:
+        print(get(args.name, args.dataset_dir, SOURCES[args.name], args.sha256))
+    else:
+        parser.error(f"{'no data set ' + repr(args.name) if args.name else 'name a data set'}: {', '.join(SOURCES)}")

@@ -1,0 +1,144 @@
+"""Spectral normalisation (Miyato et al. 2018) by its definition."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers.accelerate import accelerated
+from layers.convolution import Conv2d
+
+
+@accelerated
+def power_iteration(W: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One power iteration of the weight W (O,I) from u (O,): (1 / sigma (1,), u, v), sigma = u . W v."""
+    v = F.normalize(W.T @ u, dim=0, eps=1e-12)
+    u = F.normalize(W @ v, dim=0, eps=1e-12)
+    return torch.dot(u, W @ v).reciprocal().view(1), u, v
+
+
+def _normalised(weight: Tensor, u: Tensor, v: Tensor) -> list[Tensor]:
+    """weight / sigma_k for each sigma_k = u_k . W v_k; gradient reaches the weight through sigma too."""
+    return [weight / torch.dot(u_k, torch.mv(weight.flatten(1), v_k)) for u_k, v_k in zip(u, v, strict=True)]
+
+
+@accelerated
+def spectral_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, inv_sigma, u, v) -> Tensor:
+    """Chunk k of the K chunks of a batch x, convolved without padding with weight / sigma_k.
+
+    inv_sigma (K,1), u (K,O), v (K,I): of the power iteration that chunk k belongs to, as constants.
+    """
+    pairs = zip(x.chunk(len(u)), _normalised(weight, u, v), strict=True)
+    return torch.cat([F.conv2d(chunk, W, bias, stride) for chunk, W in pairs])
+
+
+@accelerated
+def spectral_linear(x: Tensor, weight: Tensor, inv_sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """The same for a linear layer without bias: (N,I), (O,I) -> (N,O)."""
+    pairs = zip(x.chunk(len(u)), _normalised(weight, u, v), strict=True)
+    return torch.cat([F.linear(chunk, W) for chunk, W in pairs])
+
+
+class _SpectralNorm:
+    """The classical spectral norm (Miyato et al. 2018) for a linear or convolution layer.
+
+    A training-mode forward does one power iteration; evaluation mode does none.  An iteration
+    depends on the weight alone, so `power_iteration(n)` can do those of n forwards at once; then
+    `forward(x, at)` says which of them each equal chunk of the batch x belongs to, as if the
+    chunks had come in separate calls.
+    """
+
+    def _init_spectral_norm(self):
+        weight = self._parameters.pop("weight")
+        self.weight_orig = nn.Parameter(weight.data)  # after bias, as in existing checkpoints
+        rows = weight.flatten(1)
+        self.register_buffer("weight_u", F.normalize(torch.randn(rows.shape[0]), dim=0, eps=1e-12))
+        self.register_buffer("weight_v", F.normalize(torch.randn(rows.shape[1]), dim=0, eps=1e-12))
+        self.iterations = None
+
+    @torch.no_grad()
+    def power_iteration(self, n: int = 1):
+        """v = normalise(W^T u), u = normalise(W v), n times; keeps each (1/sigma, u, v)."""
+        W, u, kept = self.weight_orig.detach().flatten(1), self.weight_u, []
+        for _ in range(n):
+            kept.append(power_iteration(W, u))
+            _, u, v = kept[-1]
+        self.weight_u.copy_(u)
+        self.weight_v.copy_(v)
+        self.iterations = [torch.stack(x) for x in zip(*kept, strict=True)]
+
+    def _sigmas(self, at):
+        """1/sigma (K,1), u (K,O), v (K,I) of the power iterations that the K chunks of a batch belong to."""
+        if at is None and not self.training:
+            return self._fixed()
+        if at is None:
+            self.power_iteration()
+            at = (0,)
+        return [x[at[0] : at[-1] + 1] for x in self.iterations]
+
+
+    def _fixed(self):
+        """The same of evaluation, which does no power iteration."""
+        u, v = self.weight_u, self.weight_v
+        sigma = torch.dot(u, torch.mv(self.weight_orig.detach().flatten(1), v))
+        return sigma.reciprocal().view(1, 1), u[None], v[None]
+
+
+class SNConv2d(_SpectralNorm, nn.Conv2d):
+    """Convolution without padding, its weight divided by its spectral norm."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._init_spectral_norm()
+
+    def forward(self, x: Tensor, at=None) -> Tensor:
+        return spectral_conv2d(x, self.weight_orig, self.bias, self.stride[0], *self._sigmas(at))
+
+
+    def folded(self) -> Conv2d:
+        """The same layer for evaluation alone: a convolution with the normalised weight."""
+        i, o, k, s = self.in_channels, self.out_channels, self.kernel_size, self.stride
+        conv = Conv2d(i, o, k, s, bias=self.bias is not None, device=self.weight_orig.device)
+        conv.weight.data.copy_(self.weight_orig.detach() * self._fixed()[0])
+        if self.bias is not None:
+            conv.bias.data.copy_(self.bias.detach())
+        return conv
+
+
+def fold_spectral_norms(net: nn.Module):
+    """Put plain convolutions in the places of all spectrally normalised ones."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SNConv2d):
+                setattr(parent, name, child.folded())
+
+
+class SNLinear(_SpectralNorm, nn.Linear):
+    """Linear layer without bias, its weight divided by its spectral norm: (N,I) -> (N,O)."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+        self._init_spectral_norm()
+
+    def forward(self, x: Tensor, at=None) -> Tensor:
+        return spectral_linear(x, self.weight_orig, *self._sigmas(at))
+
+
+class Stack(nn.Sequential):
+    """nn.Sequential that hands `at` (see _SpectralNorm) to its spectrally normalised layers."""
+
+    def forward(self, x: Tensor, at=None) -> Tensor:
+        for layer in self:
+            x = layer(x, at) if isinstance(layer, (SNConv2d, SNLinear)) else layer(x)
+        return x
+
+
+def power_iterations(net: nn.Module, n: int):
+    """Do the power iterations of the next n forwards in every spectrally normalised layer of a network."""
+    iterate([layer for layer in net.modules() if isinstance(layer, (SNConv2d, SNLinear))], n)
+
+
+@accelerated
+def iterate(layers: list[nn.Module], n: int):
+    """Do the next n power iterations of each of these layers."""
+    for layer in layers:
+        layer.power_iteration(n)

@@ -1,0 +1,19 @@
+"""Options: how one is declared, typed, read from a file and shown."""
+
+from options.common import COMMON
+from options.files import OptionFileError, expanded
+from options.option import (
+    Option,
+    boolean,
+    bounded,
+    data_set,
+    folder,
+    name,
+    natural,
+    positive,
+    positive_float,
+    resuming,
+    weight,
+)
+from options.parser import OTHER_PROGRAMS, Help, Parser, as_argv
+

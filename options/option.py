@@ -1,0 +1,83 @@
+"""How an option is declared, and the kinds of values that options take."""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+def boolean(text: str) -> bool:
+    """true/false, yes/no, 1/0 in any case."""
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def resuming(text: str) -> bool | str:
+    """A boolean, or "auto"."""
+    return "auto" if text.lower() == "auto" else boolean(text)
+
+
+def bounded(kind, low, high=None, above=False):
+    """A number of the given kind in [low, high], or (low, high] with above."""
+    high = high if high is not None else 2**63 - 1 if kind is int else math.inf
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not low <= value <= high or (above and value == low) or not math.isfinite(value):
+            least = f"{'above' if above else 'at least'} {low}"
+            finite = " and finite" if not math.isfinite(value) else ""
+            most = f"at most {high}"
+            raise argparse.ArgumentTypeError(f"{text} must be {most if high < value < math.inf else least + finite}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+positive, natural = bounded(int, 1), bounded(int, 0)
+
+weight, positive_float = bounded(float, 0), bounded(float, 0, above=True)
+
+
+def name(text: str) -> str:
+    """A data set's name: one folder below --dataset_dir and --result_dir, never a path out of them."""
+    if not text or text in (".", "..") or "/" in text or "\\" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder name")
+    return text
+
+
+def folder(text: str) -> str:
+    """The path of a folder or file."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path; . is the working folder")
+    if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(part)) > 255 for part in text.split(os.sep)):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}... is too long for a path")
+    return text
+
+
+def data_set(text: str) -> str:
+    """A data set's name, or the path of its folder, whose last part is the name."""
+    path = text.rstrip("/" + os.sep)
+    name(os.path.basename(path))
+    return folder(path)
+
+
+class Option(NamedTuple):
+    """One option: `--name VALUE`, read by `kind`, listed under `group` in --help.
+
+    What is in the group "model" decides which networks are built: a checkpoint keeps it for good.
+    """
+
+    group: str
+    name: str
+    kind: Callable
+    default: object
+    help: str
+    choices: tuple | None = None
+    metavar: str | None = None

@@ -1,0 +1,259 @@
+"""What the options cost: `python main.py --phase info` prints modules, parameters, multiply-adds, memory.
+
+Networks and one training step run on meta tensors, which have shapes and no contents: no data set is
+needed, no memory for weights, and no arithmetic is done.
+"""
+
+import argparse
+import functools
+import math
+import os
+import weakref
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from utils import UserError, machine_memory
+
+
+@functools.cache
+def _dry(method: type) -> type:
+    def _update(self, half, terms):
+        self.optimizers[half.name].zero_grad(set_to_none=True)
+
+    return type(f"Dry{method.__name__}", (method,), {"_update": _update})
+
+
+@contextmanager
+def countable(args):
+    """UserError where a number of weights or positions overflows."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        what = f"--ch {args.ch}, --img_size {args.img_size} and --batch_size {args.batch_size}"
+        raise UserError(f"{what} make more numbers than can be counted: lower them") from None
+
+
+def dry_run(method: type, args):
+    """A trainer on meta tensors, whose steps end where the optimizers would want real numbers.
+
+    method: its class; args: from main.parse_args.  Mixed precision and compilation are left out.
+    """
+    with torch.device("cpu"):  # the first optimizer imports what PyTorch 2.6 cannot import while all is made on meta
+        torch.optim.Adam([torch.zeros(1)])
+    with countable(args), torch.device("meta"):
+        there = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
+        return _dry(method)(argparse.Namespace(**vars(args) | there))
+
+
+def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tuple[str, tuple, int, int]]:
+    """Rows (module, output shape, parameters, multiply-adds) of what forward(x) runs of net, on meta.
+
+    Half of the flops of convolutions and matrix products, with `biases` one for each addition of a bias;
+    normalisation, activations and padding count nothing.  Rows are in the order of execution, the
+    attention's last.
+    """
+    rows, added, start = [], [0], []
+
+    def enter(child, _):
+        start.append((counter.get_total_flops(), added[0]))
+
+    def leave(name, child, y):
+        flops, before = start.pop()
+        count = (counter.get_total_flops() - flops) // 2 + added[0] - before
+        rows.append((name, tuple(y.shape), _numel(child), count))
+
+    def add_bias(layer, _, y):
+        if layer.bias is not None:
+            added[0] += y.numel()
+
+    net.eval()
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear) if biases else ()
+    handles = [layer.register_forward_hook(add_bias) for layer in net.modules() if isinstance(layer, kinds)]
+    for name, child in _parts(net):
+        handles.append(child.register_forward_pre_hook(enter))
+        handles.append(child.register_forward_hook(lambda child, _, y, name=name: leave(name, child, y)))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        y = forward(*x) if isinstance(x, tuple) else forward(x)
+    for handle in handles:
+        handle.remove()
+    called = {row[0] for row in rows}
+    rows = [row for row in rows if row[2] or row[3]]
+    for name, child in _parts(net):
+        if name == "conv1x1":  # run folded, at half of the cost that the papers count: over [x, x]
+            n, _, *sides = getattr(y, "heatmap", y).shape
+            each = _numel(child) if biases else child.weight.numel()
+            rows.append((name, (n, child.out_channels, *sides), _numel(child), each * n * math.prod(sides)))
+        elif name not in called and _numel(child):  # CAM weights of an independent encoder scale, without a product
+            rows.append((name, (), _numel(child), 0))
+    return rows + [(name, tuple(p.shape), p.numel(), 0) for name, p in net.named_parameters(recurse=False)]
+
+
+def _parts(net):
+    """(name, module) of the parts worth a row: the children, and those of an only child."""
+    parts = list(net.named_children())
+    while len(parts) == 1 and isinstance(parts[0][1], (torch.nn.Sequential, torch.nn.ModuleList)):
+        ((name, only),) = parts
+        parts = [(f"{name}.{child}", module) for child, module in only.named_children()]
+    return parts
+
+
+def _numel(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside: those alive `now`, and the most at once, `peak`."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.storages:
+                    self.storages[key] = weakref.finalize(storage, self._freed, key, size)
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+        return out
+
+    def _freed(self, key, size):
+        self.now -= size
+        del self.storages[key]
+
+
+def training_memory(method: type, args) -> dict[str, int]:
+    """Bytes of main memory (on a GPU: of its memory) that training with these options needs at most.
+
+    A training step on meta tensors tells the most bytes of weights, gradients and activations alive at
+    once.  To these come Adam's two moments of every weight, the copies that a convolution makes of its
+    weight in the layouts it computes in and, on the CPU, the program itself: what it takes already, and
+    what only a real training loads.  The last two are fitted to measured peaks.
+    """
+    parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
+    with countable(args), LiveBytes() as live, torch.device("meta"):
+        dry = dry_run(method, args)
+        dry.step = dry.period - 1  # before the largest step
+        parts["weights"] = live.now
+        pictures = torch.empty(args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size)
+        dry.train_step(pictures, pictures.clone())
+    trained = [p for optimizer in dry.optimizers.values() for p in optimizer.param_groups[0]["params"]]
+    parts["Adam's moments"] = 8 * sum(p.numel() for p in trained)
+    parts["gradients, activations"] = live.peak - parts["weights"]
+    parts["copies of a weight"] = 3 * 4 * max(p.numel() for p in trained if p.dim() == 4)
+    return parts | {"total": sum(parts.values())}
+
+LOADED_LATER = 220 * 2**20
+
+
+def refuse_what_cannot_fit(method: type, args):
+    """UserError, with the estimate, where a training needs more memory than this machine or its GPU has.
+
+    The estimate takes seconds: it is made only where a bound far above it comes near the memory there is.
+    """
+    there = physical_memory(args.device)
+    batch = args.batch_size * args.grad_accum
+    pixels = batch * args.img_size**2
+    if (least := pixels * args.img_ch * 4 * 2) > there:  # what follows could not count so many
+        _refuse(least, there, "already the pictures of a step take")
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if args.device == "cpu" else 1
+    weights = [p for net in dry_run(method, args).networks().values() for p in net.parameters()]
+    numbers, layers = sum(p.numel() for p in weights), sum(p.dim() == 4 for p in weights)
+    if (least := copies * 16 * numbers) > there:
+        _refuse(least, there, "already the weights, their gradients and Adam's two moments take")
+    if copies * ((24 if args.ema else 20) * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < there:
+        return
+    needed = copies * training_memory(method, args)["total"]
+    if args.amp != "none":
+        needed //= 2
+    if ACCURACY * needed > there:
+        _refuse(needed, there, "training needs")
+
+OF_A_LAYER = 16  # bytes a pixel and base channel, three to eight times what was measured
+
+ACCURACY = 0.85
+
+
+def _refuse(needed: int, there: int, what: str):
+    raise UserError(
+        f"{what} about {needed / 2**30:,.1f} GiB of memory and there are {there / 2**30:,.1f}: lower --batch_size, "
+        f"--grad_accum, --img_size or --ch; --phase info shows what takes it"
+    )
+
+
+def physical_memory(device: str) -> float:
+    """Bytes of memory that this machine, or a container's limit, has in total; on a GPU of its own; inf: unknown."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    return machine_memory()[0]
+
+
+def _resident() -> int:
+    """Bytes of main memory that this process takes now; where the system does not tell, a usual value."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 550 * 2**20
+
+
+def short(n: float) -> str:
+    """16.2M, 67.6G: one decimal and a unit of thousands."""
+    for unit in ("", "K", "M", "G"):
+        if n < 999.95 or unit == "G":
+            return f"{n:.1f}{unit}" if unit else f"{n:.0f}"
+        n /= 1000
+
+
+def report(method: type, args):
+    """Print the networks as tables, the totals of all of a kind, and the memory that training needs."""
+    memory = training_memory(method, args)  # first: what follows loads more than a training does
+    found, size = kinds(method, args), args.img_size
+    for title, names, x, rows in found:
+        inputs = " and ".join(_by(part.shape) for part in (x if isinstance(x, tuple) else (x,)))
+        print(f"{title}: each of {', '.join(names)}, for one input of {inputs}")
+        print(f"  {'module':12}{'output':>20}{'parameters':>14}{'multiply-adds':>16}")
+        for name, shape, parameters, products in rows:
+            print(f"  {name:12}{_by(shape):>20}{parameters:14,}{products:16,}")
+        print(f"  {'sum':12}{'':20}{_sum(rows, 2):14,}{_sum(rows, 3):16,}\n")
+    print(f"  {'all of them together':32}{'parameters':>14}{'multiply-adds':>16}")
+    for title, (parameters, products) in totals(found).items():
+        print(f"  {title:32}{short(parameters):>14}{short(products):>16}")
+    where = "GPU memory" if args.device.startswith("cuda") else "memory"
+    print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
+    for name, size in memory.items():
+        print(f"  {name:32}{size / 2**20:10,.0f} MiB")
+
+
+def kinds(method: type, args) -> list[tuple]:
+    """Of each kind of network: its title, the names of all, what one of them is given, and that one's `modules`."""
+    dry = dry_run(method, args)
+    with torch.device("meta"):
+        summary = list(dry.summary_modules())
+    return [(title, names, x, modules(net, forward, x, dry.counts_biases)) for title, names, net, forward, x in summary]
+
+
+def totals(found: list[tuple]) -> dict[str, tuple[int, int]]:
+    """{title: parameters and multiply-adds of all networks of that kind}; found: from `kinds`."""
+    sums = {}
+    for title, names, _, rows in found:
+        parameters, products = sums.get(title, (0, 0))  # a kind may come in two sizes
+        sums[title] = parameters + len(names) * _sum(rows, 2), products + len(names) * _sum(rows, 3)
+    return sums
+
+
+def _sum(rows, column: int) -> int:
+    return sum(row[column] for row in rows)
+
+
+def _by(shape) -> str:
+    return " x ".join(map(str, shape))

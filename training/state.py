@@ -1,0 +1,127 @@
+"""What a run keeps: its state in checkpoints, earlier runs moved aside, the lock on its folder."""
+
+import itertools
+import os
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions
+from checkpoints.files import best_path, latest_path, numbered_paths, save_checkpoint
+from utils import UserError, shown, writing
+
+
+@contextmanager
+def locked(folder: Path):
+    """Only one training at a time in `folder`.  The kernel frees the lock when the process ends.
+
+    What is made for the lock goes again with an error that has left nothing else in the folder.
+    """
+    path, made = folder / ".lock", [p for p in (folder, *folder.parents) if not p.exists()]
+    fresh = not path.exists()
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+")  # noqa: SIM115
+    with handle:
+        try:
+            import fcntl
+
+            # not flock: that would pass to the worker processes, which outlive a killed parent by seconds
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat())
+        except (BlockingIOError, PermissionError):
+            taken = True
+        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
+            taken = fresh = False
+        if taken:
+            raise UserError(
+                f"another training runs in {shown(folder)}; wait for it, stop it, or choose another --result_dir"
+            )
+        try:
+            yield
+        except UserError:
+            if fresh and [p.name for p in folder.iterdir()] == [path.name]:
+                with suppress(OSError):  # others may have come to need these folders
+                    path.unlink()
+                    for place in made:
+                        place.rmdir()
+            raise
+
+
+def state(trainer) -> dict:
+    """Everything a run continues from; also readable by what reads the released NICE-GAN checkpoints."""
+    return {
+        **{name: net.state_dict() for name, net in trainer.networks().items()},
+        **{f"{name}_optimizer": optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
+        "start_iter": trainer.step,  # the last finished step
+        "position": trainer.position,  # pictures of each domain consumed, over all ranks
+        "scalers": {name: scaler.state_dict() for name, scaler in trainer.scalers.items()},
+        "guard": trainer.guard.state(),
+        "memory": trainer.extra_state(),
+        **({"ema": trainer.ema.state()} if trainer.ema else {}),
+        "args": {k: v for k, v in vars(trainer.args).items() if k not in NOT_SAVED},
+        "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
+    }
+
+
+def _cuda_rng():
+    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+
+
+def save(trainer, numbered: bool = False):
+    """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
+    if trainer.rank != 0:
+        return
+    kept, results = trainer.state(), trainer.results
+    if trainer.device.type != "cpu":  # once, not for each digest and each file
+        kept = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, kept)
+    if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
+        save_checkpoint(kept, results / "model" / f"{results.name}_params_{trainer.step:07d}.pt")
+    save_checkpoint(kept, latest_path(results))
+    if numbered and trainer.args.keep:
+        for old in numbered_paths(results)[: -trainer.args.keep]:
+            old.unlink()
+
+
+def load(trainer, found: tuple[dict, Path] | None = None):
+    """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
+    state, path = found or trainer.newest_checkpoint()
+    refuse_contradictions(state, path, trainer)
+    for name, net in trainer.networks().items():
+        load_network(net, state, name, path)
+    for name, optimizer in trainer.optimizers.items():
+        load_optimizer(optimizer, state, f"{name}_optimizer", path)
+    if trainer.ema:
+        trainer.ema.load(state, path)
+    trainer.step = state.get("start_iter", 0)
+    trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
+    if trainer.step:  # as after that step: whoever saves before the next one saves the same
+        trainer.set_lr()
+    with fitting(path, "scalers, guard, memory or rng"):
+        for name, scaler in trainer.scalers.items():
+            scaler.load_state_dict(state.get("scalers", {}).get(name, {}))
+        trainer.guard.load(state.get("guard"))
+        trainer.load_extra_state(state.get("memory", {}))
+        if "rng" in state:
+            torch.set_rng_state(state["rng"]["cpu"])
+            if trainer.device.type == "cuda" and state["rng"]["cuda"]:
+                torch.cuda.set_rng_state(state["rng"]["cuda"][0])
+    if trainer.rank == 0:
+        print(f"continuing from step {trainer.step} of {path}", file=sys.stderr)
+
+
+def keep_previous(results: Path):
+    """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
+    names = [results / name for name in ("log.jsonl", "run.json", "model", "tensorboard")]
+    old = [p for p in (latest_path(results), best_path(results), *names) if p.exists()]
+    old = [p for p in old if p.is_dir() or p.stat().st_size]
+    if not old:
+        return
+    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
+    with writing(folder):
+        folder.mkdir()
+        for path in old:
+            os.replace(path, folder / path.name)
+    print(f"starting anew; the checkpoints and the log of an earlier run are now in {shown(folder)}", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""--phase test --input FILE|FOLDER|GLOB --direction AtoB --output DIR: translate any pictures."""
+
+import glob
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from images.decode import alpha_of, is_picture, reader_of
+from images.encode import save_picture, with_alpha
+from images.files import check_images, list_images, output_paths
+from translation.pipeline import Pipeline, answer_suffixes, with_suffix
+from utils import UserError, shown
+
+
+def translate_inputs(trainer, found: tuple[dict, Path]):
+    """Translate the pictures of --input into --output, with a checkpoint (state, path).
+
+    They keep names, sub-folders, sizes (where the networks can) and transparency; colours become sRGB.
+    UserError: before anything is written.
+    """
+    args = trainer.args
+    if not args.output:
+        raise UserError("--input needs --output DIR, the folder that the translations go to")
+    pipeline = Pipeline(trainer, found)
+    s, t = pipeline.only_direction()
+    root, files = list_inputs(args.input)
+    files = check_images(files, skip_bad=args.skip_bad_images, workers=2)  # few: phones' pictures are large
+    names = output_paths(files, root)
+    places = [[Path(args.output) / name for name in answers] for answers in _with_styles(args, names)]
+    refuse_overwriting(files, places, root, Path(args.output))
+    pipeline.load(own_size=True)
+    mine = slice(trainer.rank, None, trainer.world)
+    bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
+    with pipeline.translating(s, t):
+        for file, answers in zip(bar, places[mine], strict=True):
+            alpha = alpha_of(file)
+            for place, (_, picture) in zip(answers, pipeline.translate_file(file, s, t), strict=True):
+                save_picture(with_alpha(picture, alpha), place)
+    if trainer.rank == 0:
+        print(f"translated {len(files)} pictures with {pipeline.path} into {args.output}")
+
+
+def list_inputs(text: str) -> tuple[Path, list[Path]]:
+    """What --input names: the folder that results keep their paths from, and the pictures."""
+    path = Path(text)
+    if path.is_dir():
+        return path, list_images(path)
+    if path.exists() or not glob.has_magic(text):
+        if not os.path.lexists(path):
+            raise UserError(f"--input {shown(text)} does not exist: give a picture, a folder or a 'pattern'")
+        return path.parent, [path]
+    files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if os.path.isfile(name)]
+    pictures = [file for file in files if is_picture(file)]
+    if not pictures:
+        what = f"matches {len(files)} files, none of which is a picture we can read" if files else "matches no file"
+        raise UserError(f"--input {shown(text)} {what}: check the pattern{reader_of(files)}")
+    if len(pictures) < len(files):
+        print(f"left out {len(files) - len(pictures)} files that are no pictures we can read", file=sys.stderr)
+    return Path(*_before_magic(path)), pictures
+
+
+def _before_magic(path: Path) -> list[str]:
+    """The parts of a pattern's folder up to the first with * or the like."""
+    parts = []
+    for part in path.parent.parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _with_styles(args, names: list[Path]) -> list[list[Path]]:
+    """The names of all answers to each picture."""
+    additions = answer_suffixes(getattr(args, "styles", 1))
+    return [[with_suffix(name, addition) for addition in additions] for name in names]
+
+
+def refuse_overwriting(files: list[Path], places: list[list[Path]], root: Path, output: Path):
+    """UserError: a result would take the place of an input, or of another result."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {shown(output)} is no folder: name one, results keep the names of their inputs")
+    inputs, taken = {os.path.realpath(file) for file in files}, {}
+    for file, answers in zip(files, places, strict=True):
+        for place in answers:
+            real = os.path.realpath(place)
+            if real in inputs:
+                raise UserError(f"--output would overwrite {shown(place)}, an input: choose another folder")
+            if real in taken:
+                both = f"{shown(taken[real])} and {shown(file)}"
+                raise UserError(f"{both} would both become {shown(place)}: rename one, or translate them apart")
+            taken[real] = file
+    inside = Path(os.path.realpath(output)).is_relative_to(os.path.realpath(root))
+    if inside and len(files) > 1:  # a second call would take the results for inputs
+        raise UserError(f"--output {shown(output)} lies in --input {shown(root)}: choose a folder outside of it")

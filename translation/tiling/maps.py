@@ -1,0 +1,208 @@
+"""Pictures larger than memory: the networks' own code, run on feature maps that are computed band by band.
+
+A Map stands for a tensor (1,C,H,W).  What a layer makes of it is another Map, which computes any of its rows from
+the rows that they depend on, borders included: a band has no edges of its own and nothing is blended.  What depends
+on the whole picture (the means and variances of normalisations, pooled features) is summed over all bands before the
+layers after it begin.  So the result equals the untiled one but for rounding, whatever the band's height.
+
+A pass over a map that was summed keeps its rows, in memory or, beyond the budget, in a file, so that nothing is
+computed again but what is cheap.  A layer of a kind that is unknown here ends in NotTileable.
+"""
+
+import mmap
+import shutil
+import tempfile
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils import DiskError, UserError, writing
+
+
+class NotTileable(UserError):
+    """A layer has no meaning band by band."""
+
+
+class Plan:
+    """How a picture is cut, and where its maps are kept.
+
+    height: the picture's; rows: of the picture in a band; budget: bytes of maps in memory; device: where it computes.
+    """
+
+    def __init__(self, height: int, rows: int, budget: float, device="cpu", quiet: bool = True):
+        self.height, self.rows, self.budget, self.device, self.quiet = height, rows, budget, device, quiet
+        self.passes = 0
+
+    def bands(self, height: int):
+        """The rows (from, to) of each band of a map of that height."""
+        step = max(1, self.rows * height // self.height)
+        self.passes += 1
+        starts = range(0, height, step)
+        bar = tqdm(starts, f"pass {self.passes} over the picture", leave=False, delay=2, disable=self.quiet)
+        return ((a, min(a + step, height)) for a in bar)
+
+
+class InMemory:
+    """Rows of a map in memory, (H,W,C): in the order in which convolutions like them."""
+
+    def __init__(self, plan: Plan, C: int, H: int, W: int, dtype: torch.dtype):
+        self.plan, self.bytes = plan, C * H * W * dtype.itemsize
+        plan.budget -= self.bytes
+        if plan.device == "cpu":  # a mapping of its own, which goes back to the system at once
+            self.data = torch.frombuffer(mmap.mmap(-1, self.bytes), dtype=dtype).view(H, W, C)
+        else:
+            self.data = torch.empty(H, W, C, dtype=dtype, device=plan.device)
+
+    def write(self, a: int, x: Tensor):
+        self.data[a : a + x.shape[2]] = x[0].permute(1, 2, 0)
+
+    def rows(self, a: int, b: int) -> Tensor:
+        return self.data[a:b].permute(2, 0, 1)[None]
+
+    def __del__(self):
+        self.plan.budget += self.bytes
+
+
+class InFile:
+    """The same in a file without a name, which goes with this object."""
+
+    def __init__(self, plan: Plan, C: int, H: int, W: int, dtype: torch.dtype):
+        self.plan, self.shape, self.dtype = plan, (W, C), dtype
+        self.row = W * C * dtype.itemsize
+        folder, needed = tempfile.gettempdir(), H * self.row
+        if shutil.disk_usage(folder).free < needed:
+            raise DiskError(
+                f"a feature map of this picture takes {needed / 2**30:.1f} GiB, more than memory and {folder} have "
+                "left; free some space, name another folder in TMPDIR, or translate it smaller with --keep_size false"
+            )
+        with writing(folder):
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+
+    def write(self, a: int, x: Tensor):
+        self.file.seek(a * self.row)
+        with writing(tempfile.gettempdir()):
+            rest = memoryview(x[0].permute(1, 2, 0).contiguous().cpu().view(-1).view(torch.uint8).numpy())
+            while rest:
+                rest = rest[self.file.write(rest) :]
+
+    def rows(self, a: int, b: int) -> Tensor:
+        buffer = bytearray((b - a) * self.row)
+        self.file.seek(a * self.row)
+        rest = memoryview(buffer)
+        while rest:
+            got = self.file.readinto(rest)
+            if not got:
+                raise DiskError(f"a file in {tempfile.gettempdir()} lost what was written to it; start again")
+            rest = rest[got:]
+        x = torch.frombuffer(buffer, dtype=self.dtype).view(b - a, *self.shape)
+        return x.permute(2, 0, 1)[None].to(self.plan.device)
+
+
+class Map:
+    """A feature map (1,C,H,W) in bands.
+
+    operations: layers by the names of PyTorch's functions (TiledMap's, in layers.py);
+    inputs: the Maps that it is made of; compute(a, b): its rows a..b-1, (1,C,b-a,W); depth: how many wide
+    convolutions lie between it and what is kept.
+    """
+
+    operations = {}
+
+    def __init__(self, plan: Plan, shape, inputs=(), compute=None, dtype=None, depth: int = 0):
+        self.plan, self.shape, self.inputs, self.compute = plan, torch.Size(shape), inputs, compute
+        self.dtype = dtype or inputs[0].dtype
+        self.depth = depth + max((x.depth for x in inputs), default=0)
+        self.device = torch.device(plan.device)
+        self.is_meta, self.kept, self.affine, self.found = False, None, None, None
+
+    def rows(self, a: int, b: int) -> Tensor:
+        """(1,C,b-a,W)."""
+        return self.kept.rows(a, b) if self.kept else self.compute(a, b)
+
+    def keep(self, measure: bool = False):
+        """One pass over all rows: keeps them where that saves work, and measures them where it is asked to."""
+        _, C, H, W = self.shape
+        kept, sums = None, Sums()
+        for a, b in self.plan.bands(H):
+            x = self.rows(a, b)
+            if a == 0:
+                self.dtype = x.dtype  # mixed precision has its own mind
+                kept = None if self.kept else self._place(measure)
+            if kept:
+                kept.write(a, x)
+            if measure:
+                sums.add(x)
+        if measure:
+            self.found = sums
+        if kept:
+            self.kept, self.inputs, self.compute, self.affine, self.depth = kept, (), None, None, 0
+        return self
+
+    def _place(self, measure: bool):
+        """Where its rows are to be kept; None: computing them again is cheaper than a file."""
+        place = (self.plan, *self.shape[1:], self.dtype)
+        if self.shape.numel() * self.dtype.itemsize <= self.plan.budget:
+            return InMemory(*place)
+        return None if measure and self.depth <= 1 else InFile(*place)
+
+    def measured(self) -> "Sums":
+        if self.found is None:
+            self.keep(measure=True)
+        return self.found
+
+    def dim(self) -> int:
+        return 4
+
+    def __getattr__(self, name: str):
+        """A method of tensors."""
+        if name.startswith("__") or name.strip("_") not in self.operations:
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self.operations[name.strip("_")](self, *args, **kwargs)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", str(func)).strip("_")
+        if name not in cls.operations:
+            raise NotTileable(f"{name} has no meaning in tiles: use --tile 0, or --keep_size false")
+        return cls.operations[name](*args, **(kwargs or {}))
+
+    def __add__(self, other):
+        return self.operations["add"](self, other)
+
+    def __sub__(self, other):
+        return self.operations["sub"](self, other)
+
+    def __mul__(self, other):
+        return self.operations["mul"](self, other)
+
+    def __truediv__(self, other):
+        return self.operations["div"](self, other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class Sums:
+    """What is summed over all rows: of each channel mean, squares about it, maximum; in double precision."""
+
+    def __init__(self):
+        self.n = 0
+
+    def add(self, x: Tensor):
+        n, x = x.shape[2] * x.shape[3], x.float() if x.dtype.itemsize < 4 else x
+        m = x.mean((2, 3), keepdim=True)
+        S = (x - m).square_().sum((2, 3), keepdim=True).double()
+        m, most = m.double(), x.amax((2, 3))
+        if self.n:  # both parts together (Chan et al. 1979)
+            apart, total = m - self.m, self.n + n
+            S = self.S + S + apart.square() * (self.n * n / total)
+            m, n, most = self.m + apart * (n / total), total, torch.maximum(self.most, most)
+        self.n, self.m, self.S, self.most = n, m, S, most
+
+    def moments(self, dims, correction: int) -> tuple[Tensor, Tensor]:
+        """Variance and mean over these axes, with kept axes: (1,C,1,1), or with the channels' (1,1,1,1)."""
+        if tuple(dims) == (2, 3):
+            return self.S / (self.n - correction), self.m
+        C, m = self.m.shape[1], self.m.mean(1, keepdim=True)
+        S = self.S.sum(1, keepdim=True) + self.n * (self.m - m).square().sum(1, keepdim=True)
+        return S / (C * self.n - correction), m

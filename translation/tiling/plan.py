@@ -1,0 +1,39 @@
+"""When and how a picture is translated in bands; translation/tiling/maps.py explains the method."""
+
+import torch
+
+from translation.tiling.layers import banded
+from translation.tiling.maps import Map, Plan
+from utils import machine_memory
+
+ROUGHLY = 64  # bytes a pixel and base channel, more than any method was measured to take
+KEPT, BAND = 0.45, 0.12  # shares of the free memory: for kept maps, and for one band
+
+
+def tiled(trainer, x: torch.Tensor, s: str, t: str) -> torch.Tensor | Map:
+    """A picture x (1,C,H,W) of domain s to translate to t: unchanged, or to be computed in bands."""
+    plan = plan_for(trainer, x.shape)
+    return x if plan is None else banded(x, plan)
+
+
+def plan_for(trainer, shape) -> Plan | None:
+    """How a picture (1,C,H,W) is cut into bands; None: not at all.
+
+    --tile gives the rows of a band, 0 never cuts; by default a picture is cut where the whole may not fit in memory.
+    """
+    tile, (_, _, H, W) = trainer.args.tile, shape
+    if tile == 0 or trainer.tiles_itself or trainer.size_bound:
+        return None
+    free = free_memory(trainer.device)
+    if tile is None:
+        needed = ROUGHLY * H * W * trainer.architecture["ch"]
+        if needed < free:
+            return None
+        tile = min(max(16, 4 * int(H * BAND * free / needed / 4)), 1024)
+    quiet = trainer.rank != 0 or trainer.args.phase == "train"
+    return Plan(H, tile, KEPT * free, str(trainer.device), quiet)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process may still take, of main memory or of a GPU's."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else max(2**26, machine_memory()[1])
