@@ -120,9 +120,9 @@ class NICE(Trainer):
     def discriminator_objective(self, real, s, t):
         """Tell real from fake in domain t: every head wants 1 on real and 0 on generated images."""
         with torch.no_grad():  # G is frozen, so its graph would only be thrown away
-            fake = self.G[t](self.E[s].encode(real[s], at=(0,)))
+            fake = self.G[t](self.E[s].encode(real[s], iteration=(0,)))
         # real and fake in one batch: the weights are read once, each half has its own sigma
-        judged = self.D[t](torch.cat((real[t], fake)), at=(0, 1))
+        judged = self.D[t](torch.cat((real[t], fake)), iteration=(0, 1))
         terms = {}
         for head, logits in judged.heads().items():
             on_real, on_fake = logits.chunk(2)
@@ -132,10 +132,10 @@ class NICE(Trainer):
     def generator_objective(self, real, s, t):
         """From domain s: fool D in t, come back (cycle), and stay (reconstruction)."""
         args, D, E, G = self.args, self.D, self.E, self.G
-        z = E[s].encode(real[s], at=(0,))
+        z = E[s].encode(real[s], iteration=(0,))
         fake = G[t](z)
-        judged = D[t](fake, at=(1,))
-        z_fake = judged.z if E[t] is D[t] else E[t].encode(fake, at=(1,))
+        judged = D[t](fake, iteration=(1,))
+        z_fake = judged.z if E[t] is D[t] else E[t].encode(fake, iteration=(1,))
         cyc, rec = G[s](torch.cat((z_fake, z))).chunk(2)  # in one batch
         adversarial = {f"g_{head}_{t}": lsgan(logits, 1) for head, logits in judged.heads().items()}
         cycle, recon = F.l1_loss(cyc, real[s]), F.l1_loss(rec, real[s])

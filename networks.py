@@ -53,11 +53,11 @@ class Encoder(nn.Module):
         pairs = zip(widths, widths[1:], strict=False)
         return Stack(*[m for pair in pairs for m in down(*pair)])
 
-    def features(self, x: Tensor, at=None) -> Tensor:
+    def features(self, x: Tensor, iteration=None) -> Tensor:
         """Images (N,3,S,S) -> (N,2c,S/4,S/4).  ValueError: another shape."""
         if x.dim() != 4 or x.shape[1] != self.input_nc:
             raise ValueError(f"images (N,{self.input_nc},H,W) in [-1,1] are wanted, not {tuple(x.shape)}")
-        return self.model(x, at)
+        return self.model(x, iteration)
 
     def power_iteration(self, n: int):
         """Do the power iterations of the next n forwards in every spectrally normalised layer."""
@@ -76,9 +76,9 @@ class Encoder(nn.Module):
         r = F.conv2d(f, first + second, self.conv1x1.bias)
         return F.leaky_relu(torch.addcmul(f, r, self.lamda.to(f.dtype)) if self.ra else r, 0.2)
 
-    def encode(self, x: Tensor, at=None) -> Tensor:
+    def encode(self, x: Tensor, iteration=None) -> Tensor:
         """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4); computes no head."""
-        return self.attend(self.features(x, at))
+        return self.attend(self.features(x, iteration))
 
 
 class Judgement(NamedTuple):
@@ -128,20 +128,20 @@ class Discriminator(Encoder):
     def _head(self, c: int) -> SNConv2d:
         return SNConv2d(c, 1, kernel_size=4, bias=False)
 
-    def forward(self, x: Tensor, at=None) -> Judgement:
-        """Judge images x (N,3,S,S); `at`: power iterations of the batch's chunks (_SpectralNorm)."""
-        f = self.features(x, at)  # (N,128,64,64)
+    def forward(self, x: Tensor, iteration=None) -> Judgement:
+        """Judge images x (N,3,S,S); `iteration`: power iterations of the batch's chunks (_SpectralNorm)."""
+        f = self.features(x, iteration)  # (N,128,64,64)
         z = self.attend(f)  # (N,128,64,64)
         cam = local = global_ = None
         if 0 in self.has:
-            cam = self.fc(torch.cat((f.mean((2, 3)), f.amax((2, 3))), 1), at)  # (N,256) -> (N,1)
+            cam = self.fc(torch.cat((f.mean((2, 3)), f.amax((2, 3))), 1), iteration)  # (N,256) -> (N,1)
         if self.has & {1, 2}:
-            trunk = self.Dis0_0(z, at)  # (N,256,32,32)
+            trunk = self.Dis0_0(z, iteration)  # (N,256,32,32)
         if 1 in self.has:
-            local = self.conv0(reflect(self.Dis0_1(trunk, at)), at)  # (N,512,31,31) -> (N,1,30,30)
+            local = self.conv0(reflect(self.Dis0_1(trunk, iteration)), iteration)  # (N,512,31,31) -> (N,1,30,30)
         if 2 in self.has:
-            deep = self.Dis1_1(self.Dis1_0(trunk, at), at)  # (N,1024,8,8) -> (N,2048,7,7)
-            global_ = self.conv1(reflect(deep), at)  # (N,1,6,6)
+            deep = self.Dis1_1(self.Dis1_0(trunk, iteration), iteration)  # (N,1024,8,8) -> (N,2048,7,7)
+            global_ = self.conv1(reflect(deep), iteration)  # (N,1,6,6)
         return Judgement(local, global_, cam, z.sum(1, keepdim=True), z)
 
 

@@ -43,7 +43,7 @@ class _SpectralNorm:
 
     A training-mode forward does one power iteration; evaluation mode does none.  An iteration
     depends on the weight alone, so `power_iteration(n)` can do those of n forwards at once; then
-    `forward(x, at)` says which of them each equal chunk of the batch x belongs to, as if the
+    `forward(x, iteration)` says which of them each equal chunk of the batch x belongs to, as if the
     chunks had come in separate calls.
     """
 
@@ -66,14 +66,14 @@ class _SpectralNorm:
         self.weight_v.copy_(v)
         self.iterations = [torch.stack(x) for x in zip(*kept, strict=True)]
 
-    def _sigmas(self, at):
+    def _sigmas(self, iteration):
         """1/sigma (K,1), u (K,O), v (K,I) of the power iterations that the K chunks of a batch belong to."""
-        if at is None and not self.training:
+        if iteration is None and not self.training:
             return self._fixed()
-        if at is None:
+        if iteration is None:
             self.power_iteration()
-            at = (0,)
-        return [x[at[0] : at[-1] + 1] for x in self.iterations]
+            iteration = (0,)
+        return [x[iteration[0] : iteration[-1] + 1] for x in self.iterations]
 
 
     def _fixed(self):
@@ -90,8 +90,8 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
         super().__init__(*args, **kwargs)
         self._init_spectral_norm()
 
-    def forward(self, x: Tensor, at=None) -> Tensor:
-        return spectral_conv2d(x, self.weight_orig, self.bias, self.stride[0], *self._sigmas(at))
+    def forward(self, x: Tensor, iteration=None) -> Tensor:
+        return spectral_conv2d(x, self.weight_orig, self.bias, self.stride[0], *self._sigmas(iteration))
 
 
     def folded(self) -> Conv2d:
@@ -119,16 +119,16 @@ class SNLinear(_SpectralNorm, nn.Linear):
         super().__init__(in_features, out_features, bias=False)
         self._init_spectral_norm()
 
-    def forward(self, x: Tensor, at=None) -> Tensor:
-        return spectral_linear(x, self.weight_orig, *self._sigmas(at))
+    def forward(self, x: Tensor, iteration=None) -> Tensor:
+        return spectral_linear(x, self.weight_orig, *self._sigmas(iteration))
 
 
 class Stack(nn.Sequential):
-    """nn.Sequential that hands `at` (see _SpectralNorm) to its spectrally normalised layers."""
+    """nn.Sequential that hands `iteration` (see _SpectralNorm) to its spectrally normalised layers."""
 
-    def forward(self, x: Tensor, at=None) -> Tensor:
+    def forward(self, x: Tensor, iteration=None) -> Tensor:
         for layer in self:
-            x = layer(x, at) if isinstance(layer, (SNConv2d, SNLinear)) else layer(x)
+            x = layer(x, iteration) if isinstance(layer, (SNConv2d, SNLinear)) else layer(x)
         return x
 
 

@@ -143,13 +143,14 @@ class Discriminator(nn.Module):
         layers = zip(widths, widths[1:], strides, strict=False)
         self.model = Stack(*[layer for c_in, c_out, stride in layers for layer in down(c_in, c_out, stride)])
 
-    def forward(self, x: Tensor, at=None) -> Judgement:
-        """`at`: power iterations of the batch's chunks (layers._SpectralNorm)."""
-        f = self.model(x, at)  # (N,1024,8,8) -> (N,2048,7,7)
-        cam_logit = torch.cat((self.gap_fc(f.mean((2, 3)), at), self.gmp_fc(f.amax((2, 3)), at)), 1)  # (N,2)
+    def forward(self, x: Tensor, iteration=None) -> Judgement:
+        """`iteration`: power iterations of the batch's chunks (layers._SpectralNorm)."""
+        f = self.model(x, iteration)  # (N,1024,8,8) -> (N,2048,7,7)
+        pooled = self.gap_fc(f.mean((2, 3)), iteration), self.gmp_fc(f.amax((2, 3)), iteration)
+        cam_logit = torch.cat(pooled, 1)  # (N,2)
         # the raw CAM weights attend, the normalised ones judge, and learn from both: as released
         z = F.leaky_relu_(attend(f, self.conv1x1, self.gap_fc.weight_orig, self.gmp_fc.weight_orig), 0.2)
-        return Judgement(self.conv(reflect(z), at), cam_logit, z.sum(1, keepdim=True))
+        return Judgement(self.conv(reflect(z), iteration), cam_logit, z.sum(1, keepdim=True))
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
@@ -218,7 +219,7 @@ class UGATIT(Trainer):
         # in one batch: the weights are read once, real and fake each have their own sigma
         both, terms = torch.cat((x[t], x[f"fake_{t}"].output.detach())), {}
         for scale, D in self.D[t].items():
-            for head, logits in D(both, at=(0, 1)).heads(f"{scale}{t}").items():
+            for head, logits in D(both, iteration=(0, 1)).heads(f"{scale}{t}").items():
                 on_real, on_fake = logits.chunk(2)
                 terms[f"d_{head}"] = mse(on_real, 1) + mse(on_fake, 0)
         loss = self.args.adv_weight * sum(terms.values())
@@ -228,7 +229,7 @@ class UGATIT(Trainer):
         """From domain s: fool the judges of t, come back (cycle), stay (identity), see where one's from (CAM)."""
         args, fake, adversarial = self.args, x[f"fake_{t}"], {}
         for scale, D in self.D[t].items():
-            heads = D(fake.output, at=(0,)).heads(f"{scale}{t}")
+            heads = D(fake.output, iteration=(0,)).heads(f"{scale}{t}")
             adversarial |= {f"g_{head}": mse(logits, 1) for head, logits in heads.items()}
         back = self.G[s](torch.cat((fake.output, x[s])))  # in one batch
         (cyc, same), (_, cam_same) = back.output.chunk(2), back.cam_logit.chunk(2)

@@ -105,7 +105,7 @@ def test_two_passes_in_one_batch_are_two_calls():
     expected = gradients(apart)
     D.load_state_dict(start)
     D.power_iteration(2)
-    both = D(torch.cat((real, fake)), at=(0, 1))
+    both = D(torch.cat((real, fake)), iteration=(0, 1))
     torch.testing.assert_close(D.state_dict(), after)
     parts = [type(both)(*pair) for pair in zip(*(t.chunk(2) for t in both), strict=True)]
     for a, b in zip(apart, parts, strict=True):

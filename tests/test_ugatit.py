@@ -68,7 +68,11 @@ def one_iteration_less(patch):
 
 def real_and_fake_of_one_sigma(patch):
     forward = ugatit.Discriminator.forward
-    patch.setattr(ugatit.Discriminator, "forward", lambda self, x, at=None: forward(self, x, at and (at[0],)))
+
+    def one_sigma(self, x, iteration=None):
+        return forward(self, x, iteration and iteration[:1])
+
+    patch.setattr(ugatit.Discriminator, "forward", one_sigma)
 
 
 def normalised_cam(patch):
