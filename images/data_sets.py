@@ -23,6 +23,7 @@ from typing import NamedTuple
 from images.download import download, drop, writing_below
 from utils import RunError, UserError, shown
 
+DATASETS = Path(__file__).resolve().parents[1] / "dataset"
 FOLDERS = ("trainA", "trainB", "testA", "testB")
 PICTURES = {".jpg", ".jpeg", ".png"}
 ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
@@ -232,7 +233,7 @@ def _place(path, folders):
         return None
     for ours, theirs in zip(FOLDERS, folders, strict=True):
         parts = PurePosixPath(theirs).parts
-        if path.parts[:-1][-len(parts):] == parts and "__MACOSX" not in path.inference_keys:
+        if path.parts[:-1][-len(parts):] == parts and "__MACOSX" not in path.parts:
             return f"{ours}/{path.name}"
     return None
 
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None):
     parser = _Parser(prog="get.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of --list")
     parser.add_argument("--list", action="store_true", help="the names, their pictures and where they come from")
-    parser.add_argument("--dataset_dir", default=Path(__file__).resolve().parent / "dataset", type=Path, metavar="DIR",
+    parser.add_argument("--dataset_dir", default=DATASETS, type=Path, metavar="DIR",
                         help="where the data sets are (default: the folder of get.py)")
     parser.add_argument("--sha256", type=_hash, metavar="HASH", help="what the archive must have")
     args = parser.parse_args(argv)

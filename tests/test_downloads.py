@@ -368,6 +368,9 @@ def test_the_command_works_from_anywhere_and_answers_mistakes_in_one_line(tmp_pa
     with pytest.raises(UserError) as error:
         main(["cityscapes", "--dataset_dir", str(tmp_path)])
     one_line(error, "https://www.cityscapes-dataset.com", "trainA", tmp_path / "cityscapes")
+    with pytest.raises(UserError) as error:
+        main(["cityscapes"])
+    one_line(error, ROOT / "dataset" / "cityscapes")
 
 
 def test_the_folder_does_not_hide_the_module():
