@@ -109,18 +109,10 @@ def main():
             torch.from_numpy(x), torch.from_numpy(y), kid_subsets=50, kid_subset_size=1000, verbose=False)
 
     compare("KID, 50 subsets of 1000 of 5000 features, against torch-fidelity", torch_fidelity_kid,
-            lambda: metrics.kid(x, y, var=False), 5, 3 * rounds)
-    compare("the same, with its variance", torch_fidelity_kid, lambda: metrics.kid(x, y), None, 3 * rounds)
-
-    fast, metrics.BFLOAT16 = metrics.BFLOAT16, False
-    compare("the same in float32, as on processors without bfloat16", torch_fidelity_kid,
-            lambda: metrics.kid(x, y, var=False), None, 3 * rounds)
-    metrics.BFLOAT16 = fast
-
-    exact = metrics.kid(x.astype(float), y.astype(float), var=False)["kid"]
-    theirs, ours = torch_fidelity_kid()["kernel_inception_distance_mean"], metrics.kid(x, y, var=False)["kid"]
-    print(f"\nKID against double precision, relative: torch-fidelity {abs(theirs / exact - 1):.1e}, "
-          f"ours {abs(ours / exact - 1):.1e}")
+            lambda: metrics.kid(x, y), None, 3 * rounds)
+    theirs, ours = torch_fidelity_kid()["kernel_inception_distance_mean"], metrics.kid(x, y)["kid"]
+    print(f"\nrelative error of torch-fidelity's KID in float32, against ours in double precision: "
+          f"{abs(theirs / ours - 1):.1e}")
 
 
 if __name__ == "__main__":

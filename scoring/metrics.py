@@ -1,6 +1,6 @@
 """Distances between sets of features, and between pictures: numbers in, numbers out.
 
-Features are float arrays (n, d) of numpy or torch; distances come in double precision.
+Features are arrays (n, d) of numpy or torch; distances are computed in double precision.
 """
 
 import math
@@ -10,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from scipy.linalg.lapack import dpstrf
 
-from layers import product
 from utils import UserError
 
-BLOCK = 256   # rows at a time wherever (n, n) or float64 copies would not fit in memory
-EXACT = 2000  # up to this many pictures KID is computed in double precision throughout
-BFLOAT16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # products in it are twice as fast
+BLOCK = 256  # rows at a time wherever (n, n) or float64 copies would not fit in memory
 
 
 def frechet_distance(x, y):
@@ -84,8 +81,8 @@ def polynomial_mmd2(x, y, degree=3, gamma=None, coef0=1.0, var_at_m=None):
     var_at_m (default m) points of each (Sutherland et al. 2017); it may come out negative, and
     it is NaN when m != n or m < 3, where the formula does not apply. Double precision throughout.
     """
-    x, y = (torch.as_tensor(a, dtype=torch.float64) for a in _comparable(x, y))
-    whole = torch.ones(len(x), 1).double(), torch.ones(len(y), 1).double()
+    x, y = _double(*_comparable(x, y))
+    whole = (torch.ones(len(z), 1, dtype=torch.float64) for z in (x, y))
     gamma = 1 / x.shape[1] if gamma is None else gamma
     mmd2, var = _mmd2_of_subsets(x, y, *whole, degree, gamma, coef0, var_at_m)
     return mmd2.item(), var.item()
@@ -95,130 +92,45 @@ def kid(x, y, subsets=50, subset_size=1000, seed=2020, degree=3, gamma=None, coe
     """KID: the mean of MMD^2 over random subsets of features x (n, d) and y (m, d).
 
     Returns a dict: kid, kid_std (over subsets), kid_var (mean variance at min(n, m) points; None
-    unless var), kid_subsets, kid_subset_size (clamped to n and m). Where that is both n and m, one
-    subset is all there is: kid_std is 0, and kid_var is given in any case. At the same seed the
-    subsets are torch-fidelity's. Up to EXACT pictures all is in double precision; beyond, float32
-    features are multiplied as such, or in bfloat16 where a trial finds that this moves a subset's
-    value by no more than some 1e-3 of kid_std.
+    unless var), kid_subsets, kid_subset_size (clamped to n and m). If the size is both n and m, there
+    is only one subset: kid_std is 0, and kid_var is always given. The subsets are torch-fidelity's
+    at the same seed. Double precision throughout.
     """
     x, y = _comparable(x, y)
     gamma = 1 / x.shape[1] if gamma is None else gamma
     smaller = min(len(x), len(y))
     size = min(subset_size, smaller)
-    if size == max(len(x), len(y)):  # every subset is everything: once is enough, and that exactly
-        subsets, var = 1, True
-        values, variances = np.array([polynomial_mmd2(x, y, degree, gamma, coef0, smaller)]).T
+    if size == max(len(x), len(y)):  # every subset would be everything: one is enough
+        subsets, var, draws = 1, True, [[np.arange(size)] * 2]
     else:
         rng = np.random.RandomState(seed)
         draws = [[rng.choice(len(z), size, replace=False) for z in (x, y)] for _ in range(subsets)]
-        dtype = np.float64 if max(len(x), len(y)) <= EXACT else np.result_type(x, y, np.float32)
-        x, y = (torch.from_numpy(z.astype(dtype, copy=False)) for z in (x, y))
-        kernel = degree, gamma, coef0
-        values = _values_of_draws(x, y, draws, kernel)
-        if var:
-            variances = torch.cat([_mmd2_of_subsets(*group, *kernel, smaller)[1] for group in _groups(x, y, draws)])
-    return {"kid": float(values.mean()), "kid_std": float(values.std()),
-            "kid_var": float(variances.mean()) if var else None, "kid_subsets": subsets, "kid_subset_size": size}
+    groups = [_mmd2_of_subsets(*group, degree, gamma, coef0, smaller) for group in _groups(x, y, draws)]
+    values, variances = map(torch.cat, zip(*groups, strict=True))
+    return {"kid": values.mean().item(), "kid_std": values.std(correction=0).item(),
+            "kid_var": variances.mean().item() if var else None, "kid_subsets": subsets, "kid_subset_size": size}
 
 
 def _groups(x, y, draws):
-    """Yields features x (n, d), y (m, d) with subsets of them in the columns of s (n, k), t (m, k).
+    """Yield (x (n, d), y (m, d), s (n, k), t (m, k)): features, and k subsets of them as columns of 0 and 1.
 
-    All at once where the draws, pairs of lists of rows, overlap, so that every product is made once.
+    draws: pairs of row indices. If the subsets overlap, all come at once, so that every kernel entry is computed
+    once; else one by one. All float64.
     """
     size = len(draws[0][0])
     if len(draws) * size**2 > max(len(x), len(y)) ** 2:
-        s, t = (torch.zeros(len(z), len(draws)).to(x) for z in (x, y))
+        s, t = (torch.zeros(len(z), len(draws), dtype=torch.float64) for z in (x, y))
         for column, (i, j) in enumerate(draws):
             s[i, column], t[j, column] = 1, 1
-        yield x, y, s, t
+        yield *_double(x, y), s, t
     else:
+        ones = torch.ones(size, 1, dtype=torch.float64)
         for i, j in draws:
-            yield x[i], y[j], *[torch.ones(size, 1).to(x)] * 2
+            yield *_double(x[i], y[j]), ones, ones
 
 
-def _values_of_draws(x, y, draws, kernel):
-    """MMD^2 (k,) of k draws: in bfloat16 where that is fast and a trial allows it."""
-    def values(draws, dtype):
-        return torch.cat([_centred_mmd2(*group, *kernel, dtype) for group in _groups(x, y, draws)])
-
-    if x.dtype == torch.float32 and BFLOAT16:
-        found = values(draws, torch.bfloat16)
-        trial = [[rows[:max(2, len(rows) // 4)] for rows in draw] for draw in draws[:2]]
-        error = values(trial, torch.bfloat16) - values(trial, x.dtype)  # four times a whole subset's
-        if error.square().mean().sqrt() <= 4e-3 * found.std(correction=0):
-            return found.numpy()
-    return values(draws, x.dtype).numpy()
-
-
-def _centred_mmd2(x, y, s, t, degree, gamma, coef0, dtype):
-    """MMD^2 (k,) of the k pairs of subsets in the columns of s (n, k), t (m, k); products in `dtype`."""
-    centre = (x.sum(0) + y.sum(0)) / (len(x) + len(y))
-    p, q = (_Centred(z, w, centre, degree, gamma, coef0, dtype) for z, w in ((x, s), (y, t)))
-    m, n = int(s[:, 0].sum()), int(t[:, 0].sum())
-    return _unbiased(p.sums(p), q.sums(q), p.sums(q), m, n)
-
-
-def _unbiased(within_x, within_y, across, m, n):
-    """MMD^2 from the kernel's sums over pairs of m and n points, within each set of different ones only."""
-    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
-
-
-class _Centred:
-    """Features x (n, d) seen from a point c, and their subsets in the columns of s (n, k).
-
-    gamma x_i.y_j + coef0 is u_i + v_j + r_ij with u_i = gamma (x_i.c - c.c / 2) + coef0 / 2 and
-    r_ij = gamma (x_i - c).(y_j - c), which is small. Of the power's expansion in r, the terms
-    (u + v)^p and p (u + v)^(p-1) r sum up without any pair, from sums of u^a and u^a (x - c). Only
-    those from r^2 on need all pairs, and what r is rounded to hardly shows there.
-    """
-
-    def __init__(self, x, s, centre, degree, gamma, coef0, dtype):
-        self.s, self.degree, self.gamma = s, degree, gamma
-        self.x = torch.empty_like(x, dtype=dtype)  # x - c
-        self.u, self.diagonal = torch.empty(2, len(x), dtype=torch.float64)  # u_i, r_ii
-        self.vectors = 0  # sums of u^a (x - c): (degree, k, d)
-        for i in range(0, len(x), BLOCK):
-            rows = slice(i, i + BLOCK)
-            self.x[rows] = part = x[rows] - centre
-            self.u[rows] = u = gamma * (part @ centre + centre @ centre / 2).double() + coef0 / 2
-            self.diagonal[rows] = gamma * torch.linalg.vecdot(part, part)
-            weighted = torch.cat([s[rows] * (u**a).to(s)[:, None] for a in range(degree)], 1)
-            self.vectors += product(weighted.T, part).double().unflatten(0, (degree, -1))
-        self.powers = [s.double().T @ self.u**a for a in range(degree + 1)]  # sums of u^a: (k,) each
-
-    def sums(self, other):
-        """The kernel's sum (k,) over pairs of points of self's and other's subsets; with self, of different points."""
-        p, pairs = self.degree, self.sums_of_pairs(other)
-        constant = sum(math.comb(p, a) * self.powers[a] * other.powers[p - a] for a in range(p + 1))
-        linear = sum(math.comb(p - 1, a) * (self.vectors[a] * other.vectors[p - 1 - a]).sum(1) for a in range(p))
-        if other is self:
-            pairs -= self.s.double().T @ ((2 * self.u) ** p + p * (2 * self.u) ** (p - 1) * self.diagonal)
-        return constant + p * self.gamma * linear + pairs
-
-    def sums_of_pairs(self, other):
-        """The sums (k,) of the terms from r^2 on: r^2 (r^(p-2) + p (u + v) r^(p-3) + ...), by Horner's rule."""
-        p, total = self.degree, torch.zeros(self.s.shape[1], dtype=torch.float64)
-        u, v = self.u.to(self.s), other.u.to(self.s)
-        memory = torch.empty(2, 5 * BLOCK**2).to(u)  # taken once: fresh memory costs more than what is done in it
-        for i in range(0, len(u), BLOCK):
-            rows, start = slice(i, i + BLOCK), i if other is self else 0
-            for j in range(start, len(v), 5 * BLOCK):
-                columns = slice(j, j + 5 * BLOCK)
-                products = product(self.x[rows], other.x[columns].T)
-                r, terms = (part[:products.numel()].view_as(products) for part in memory)
-                r.copy_(products).mul_(self.gamma)
-                if p > 2:
-                    torch.add(p * u[rows, None], p * v[columns], out=terms).add_(r)
-                else:
-                    terms.fill_(p - 1)  # r^2 alone, or with p = 1 not even that
-                for a in range(2, p - 1):
-                    terms.mul_(r).add_((u[rows, None] + v[columns]) ** a, alpha=math.comb(p, a))
-                terms.mul_(r.square_())
-                if other is self and j == start:  # the block on the diagonal has no mirror image
-                    terms.fill_diagonal_(0)[:, :len(terms)] /= 2
-                total += (self.s[rows] * product(terms, other.s[columns])).sum(0, dtype=torch.float64)
-        return 2 * total if other is self else total
+def _double(*arrays):
+    return (torch.as_tensor(a, dtype=torch.float64) for a in arrays)
 
 
 def _row_sums(kernel, x, y, s, t):
@@ -236,15 +148,15 @@ def _row_sums(kernel, x, y, s, t):
         k = kernel(x[block], y[first:])
         if symmetric:
             k.fill_diagonal_(0)
-        rows[block] += product(k, t[first:])
-        columns[first + once:] += product(k[:, once:].T, s[block])
+        rows[block] += k @ t[first:]
+        columns[first + once:] += k[:, once:].T @ s[block]
         k.square_()
         if symmetric:
             k[:, once:] *= 2
-        squared += (s[block] * product(k, t[first:])).sum(0, dtype=torch.float64)
+        squared += (s[block] * (k @ t[first:])).sum(0)
     if symmetric:
         rows = columns = rows + columns
-    return rows.double(), columns.double(), squared
+    return rows, columns, squared
 
 
 def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
@@ -253,14 +165,13 @@ def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
     var_at_m: the number of points to scale the variance to, None for the subsets' own.
     """
     def kernel(a, b):
-        return product(gamma * a, b.T).add_(coef0).pow_(degree)
+        return (gamma * a @ b.T).add_(coef0).pow_(degree)
 
     m, n = int(s[:, 0].sum()), int(t[:, 0].sum())
     (r_x, _, x2), (r_y, _, y2), (r, c, k2) = (
         _row_sums(kernel, *pair) for pair in ((x, x, s, s), (y, y, t, t), (x, y, s, t)))
-    s, t = s.double(), t.double()
     sum_x, sum_y, total = (s * r_x).sum(0), (t * r_y).sum(0), (s * r).sum(0)
-    mmd2 = _unbiased(sum_x, sum_y, total, m, n)
+    mmd2 = sum_x / (m * (m - 1)) + sum_y / (n * (n - 1)) - 2 * total / (m * n)
     if m != n or m < 3:
         return mmd2, torch.full_like(mmd2, math.nan)
 

@@ -153,10 +153,9 @@ def test_the_variance_is_that_of_repeated_draws():
 
 
 @pytest.mark.parametrize("n,m,size,subsets", [(300, 260, 100, 20), (400, 390, 30, 5)])
-@pytest.mark.parametrize("dtype,exact,tolerance", [("f8", 2000, 1e-6), ("f8", 0, 1e-6), ("f4", 0, 1e-4)])
-def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, exact, tolerance, monkeypatch):
-    """Overlapping subsets (products made once) and few of them (each by itself); float32 is theirs too."""
-    monkeypatch.setattr(metrics, "EXACT", exact)
+@pytest.mark.parametrize("dtype,tolerance", [("f8", 1e-6), ("f4", 1e-4)])
+def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, tolerance):
+    """Overlapping subsets (products computed once) and few of them (one by one); torch-fidelity works in float32."""
     x, y = features(n, 64, 1, dtype=dtype), features(m, 64, 2, 0.1, dtype=dtype)
     theirs = torch_fidelity.metric_kid.kid_features_to_metric(
         torch.tensor(x), torch.tensor(y), kid_subsets=subsets, kid_subset_size=size, rng_seed=5, verbose=False)
@@ -164,34 +163,6 @@ def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, exa
     assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=tolerance)
     assert found["kid_std"] == pytest.approx(theirs["kernel_inception_distance_std"], rel=tolerance)
     assert found["kid"] != metrics.kid(x, y, subsets, size, seed=6)["kid"]
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize("dimensions,scale,will_do", [(512, 1, True), (8, 30, False)])
-def test_kid_is_exact_to_what_its_spread_tells(dimensions, scale, will_do, bfloat16, monkeypatch):
-    """In float32 to 1e-5 of its spread; in bfloat16 to 1e-3, or, as for few large numbers, it is not used."""
-    rng = np.random.default_rng(dimensions)
-    x, y = (scale * rng.normal(0.1, 1, (n, dimensions)).astype(np.float32) for n in (1200, 1100))
-    exact = metrics.kid(x, y, 30, 300, var=False)
-    monkeypatch.setattr(metrics, "EXACT", 0)
-    monkeypatch.setattr(metrics, "BFLOAT16", False)
-    float32 = metrics.kid(x, y, 30, 300, var=False)
-    assert abs(float32["kid"] - exact["kid"]) < 1e-5 * exact["kid_std"]
-    monkeypatch.setattr(metrics, "BFLOAT16", bfloat16)
-    found = metrics.kid(x, y, 30, 300, var=False)
-    assert abs(found["kid"] - exact["kid"]) < 1e-3 * exact["kid_std"]
-    assert found["kid_std"] == pytest.approx(exact["kid_std"], rel=1e-3)
-    assert (found != float32) == (bfloat16 and will_do)
-
-
-def test_float32_products_change_kid_and_its_variance_little(monkeypatch):
-    x, y = features(500, 256, 1, dtype=np.float32), features(480, 256, 2, 0.1, dtype=np.float32)
-    exact = metrics.kid(x, y, 20, 200)
-    monkeypatch.setattr(metrics, "EXACT", 0)
-    found = metrics.kid(x, y, 20, 200)
-    for key in ("kid", "kid_std", "kid_var"):
-        assert found[key] == pytest.approx(exact[key], rel=1e-4)
-    assert found["kid"] == metrics.kid(x, y, 20, 200, var=False)["kid"]
 
 
 @pytest.mark.parametrize("degree,gamma", [(1, 0.1), (2, 0.1), (3, 0.05), (3, -0.05), (4, 0.05), (5, 0.05)])
@@ -210,13 +181,10 @@ def test_kid_averages_mmd2_and_its_variance_over_subsets(size, degree, gamma, mo
 
 
 @pytest.mark.parametrize("types", ["f2 f2", "i2 f4", "f4 f8", "u1 u1"])
-def test_kid_of_any_numbers_is_that_of_the_same_as_floats(types, monkeypatch):
-    monkeypatch.setattr(metrics, "EXACT", 0)
+@pytest.mark.parametrize("size", [20, 100])
+def test_kid_is_computed_in_double_precision_whatever_the_numbers(types, size):
     x, y = ((4 * features(n, 32, n)).astype(dtype) for n, dtype in zip((300, 260), types.split(), strict=True))
-    exact = metrics.kid(x.astype(float), y.astype(float), 20, 100)
-    found = metrics.kid(x, y, 20, 100)
-    assert found["kid"] == pytest.approx(exact["kid"], abs=1e-3 * exact["kid_std"])
-    assert found["kid_var"] == pytest.approx(exact["kid_var"], rel=1e-3)
+    assert metrics.kid(x, y, 20, size) == metrics.kid(x.astype(float), y.astype(float), 20, size)
 
 
 def test_kid_of_everything_is_clean_fids():
