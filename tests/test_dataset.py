@@ -3,12 +3,13 @@
 import gc
 import itertools
 import json
-import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from images.files import check_images, list_images
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = "a picture can be repaired"
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_any_position_batch_and_world_follow_the_same_sequence(pictures, sequenc
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_worker_processes_change_nothing_and_count_no_prefetch(pictures, sequence, workers):
+def test_threads_change_nothing_and_count_no_prefetch(pictures, sequence, workers):
     with UnpairedStream(pictures, 16, 2, position=5, workers=workers) as stream:
         assert alike(take(stream, 6), [joined(sequence[k:k + 2]) for k in range(5, 17, 2)])
         assert stream.position == 17
@@ -227,7 +227,7 @@ def test_the_cache_changes_no_bit_and_reads_each_file_once(pictures, sequence, t
     paths = {d: [Path(shutil.copy(path, tmp_path / f"{d}{path.name}")) for path in pictures[d]] for d in "AB"}
     with UnpairedStream(paths, 16, 1, workers=workers, cache=True) as stream:
         assert alike(take(stream, 7), sequence[:7])
-        assert all(filled.all() for _, filled in stream._samples.cache.values())  # by the workers, seen from here
+        assert all(filled.all() for _, filled in stream._samples.cache.values())
         for path in paths["A"] + paths["B"]:
             path.unlink()
         assert alike(take(stream, 53), sequence[7:])
@@ -260,117 +260,125 @@ def test_a_picture_gone_bad_is_a_clean_error_and_can_be_repaired(pictures, seque
         assert alike(take(stream, 3), sequence[4:7])
 
 
-def test_close_ends_the_workers_and_leaves_no_file_open(pictures):
-    def files():
-        return len(os.listdir("/proc/self/fd"))
+@pytest.fixture
+def read_by(monkeypatch):
+    """A function that replaces the reading of pictures by another."""
+    return lambda function: monkeypatch.setattr(dataset, "read_image", function)
 
-    counts = []
+
+def test_close_and_neglect_end_the_threads_and_leave_no_file_open(pictures):
+    files, before = [], threading.active_count()
     for _ in range(6):
         with UnpairedStream(pictures, 16, 1, workers=2, cache=True) as stream:
             next(stream)
-            workers = stream._batches.processes
-            assert all(os.getpgid(worker.pid) != os.getpgrp() for worker in workers[:1])  # a Ctrl-C spares them
-        assert not any(worker.is_alive() for worker in workers)
+            readers = stream._batches.threads
+            assert len(readers) == 2 and all(reader.daemon for reader in readers)
+        assert not any(reader.is_alive() for reader in readers)
+        next(stream)
+        readers = stream._batches.threads
         del stream
         gc.collect()
-        counts.append(files())
-    assert counts[-1] - counts[1] < 4, counts  # one file left open each time would make 4
+        for reader in readers:
+            reader.join(20)
+        files.append(len(os.listdir("/proc/self/fd")))
+    assert threading.active_count() == before and files[-1] == files[0]
 
 
-def test_a_killed_worker_is_a_clear_error_where_the_next_batch_is_asked_for(pictures):
-    with UnpairedStream(pictures, 16, 1, workers=1) as stream:
-        next(stream)
-        os.kill(stream._batches.processes[0].pid, signal.SIGKILL)
-        time.sleep(0.3)  # the training goes on undisturbed meanwhile
-        with pytest.raises(UserError) as error:
-            take(stream, 100)  # what it had sent before its death is good
-        one_line(error, "memory", "--num_workers", "--resume")
+def test_threads_read_only_a_few_batches_ahead(pictures, read_by):
+    read = []
 
-
-def test_ctrl_c_spares_workers_where_there_are_no_process_groups_too(pictures, sequence, monkeypatch, capfd):
-    monkeypatch.delattr(os, "setpgrp")  # as on Windows
+    def counted(path):
+        read.append(path)
+        return read_image(path)
+    read_by(counted)
     with UnpairedStream(pictures, 16, 1, workers=2) as stream:
-        first = take(stream, 2)
-        for worker in stream._batches.processes:
-            os.kill(worker.pid, signal.SIGINT)
-        assert alike(first + take(stream, 20), sequence[:22])
-    assert not capfd.readouterr().err
-
-
-def test_no_moment_of_a_worker_s_death_leaves_the_training_waiting(pictures):
-    moments = np.random.default_rng(0).uniform(0, 0.02, 30)
-    for moment in moments:
-        # a batch is larger than what a pipe holds, so most deaths come amid the writing of one
-        with UnpairedStream(pictures, 128, 2, workers=2) as stream:
-            next(stream)
-            time.sleep(moment)
-            os.kill(stream._batches.processes[1].pid, signal.SIGKILL)
-            with pytest.raises(UserError, match="--num_workers"):
-                take(stream, 3)
-
-
-@pytest.fixture
-def spawn():
-    """Reading processes begin with nothing, as on Windows and macOS."""
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
-
-
-@pytest.mark.usefixtures("spawn")
-def test_spawned_workers_follow_the_same_sequence_share_the_cache_and_can_die(pictures, sequence):
-    with UnpairedStream(pictures, 16, 2, position=5, workers=2, cache=True) as stream:
-        assert alike(take(stream, 6), [joined(sequence[k:k + 2]) for k in range(5, 17, 2)])
-        assert all(filled.any() for _, filled in stream._samples.cache.values())  # by the workers, seen from here
-        os.kill(stream._batches.processes[0].pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="--num_workers"):
-            take(stream, 100)
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_scale_deep_pictures_as_their_folder_was_found(tmp_path, request, start, capfd):
-    if start == "spawn":
-        request.getfixturevalue("spawn")
-    dark, bright = (save(tmp_path / f"{most}.tif", np.full((4, 4), most, np.uint16)) for most in (1000, 4000))
-    assert check_images([dark, bright]) == [dark, bright]
-    bright.unlink()
-    with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=1) as stream:
-        assert torch.equal(next(stream)["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))
-    assert capfd.readouterr().err.count("\n") == 1
-
-
-def test_a_mistake_of_ours_in_a_worker_is_no_lack_of_memory(pictures, monkeypatch):
-    def resize(*_):
-        raise RuntimeError("a mistake of ours")
-    monkeypatch.setattr(dataset, "resize", resize)
-    with UnpairedStream(pictures, 16, 1, workers=1) as stream, pytest.raises(RuntimeError, match="a mistake of ours"):
         next(stream)
+        deadline = time.monotonic() + 20
+        while len(read) < 10 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(read) == 10  # two pictures each of the batch received and of four more
 
 
-def test_workers_do_not_outlive_a_killed_parent(pictures):
+def test_errors_come_in_order_though_a_later_one_is_met_first(pictures, sequence, read_by):
+    first, second = (pictures["B"][_order(0, "B", 0, 4)[k]] for k in (2, 3))
+    later = threading.Event()
+
+    def spoilt(path):
+        if path == second:
+            later.set()
+        if path in (first, second):
+            assert later.wait(20)
+            raise UserError(f"cannot read {path}")
+        return read_image(path)
+    read_by(spoilt)
+    with UnpairedStream(pictures, 16, 1, workers=2) as stream:
+        assert alike(take(stream, 2), sequence[:2])
+        with pytest.raises(UserError, match=re.escape(str(first))):
+            next(stream)
+        assert stream.position == 2
+
+
+def test_a_mistake_of_ours_in_a_thread_is_raised_with_its_traceback(pictures, read_by):
+    def mistaken(path):
+        raise RuntimeError("a mistake of ours")
+    read_by(mistaken)
+    with UnpairedStream(pictures, 16, 1, workers=1) as stream, pytest.raises(RuntimeError, match="of ours") as error:
+        next(stream)
+    assert "mistaken" in [entry.name for entry in error.traceback]
+
+
+def test_an_interrupt_while_a_batch_is_awaited_loses_no_sample(pictures, sequence, read_by):
+    asked = threading.Event()
+
+    def slow(path):
+        assert asked.wait(20)
+        return read_image(path)
+    with UnpairedStream(pictures, 16, 1, workers=2) as stream:
+        assert alike(take(stream, 3), sequence[:3])
+        stream.close()
+        read_by(slow)
+        timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        asked.set()
+        assert stream.position == 3 and alike(take(stream, 3), sequence[3:6])
+
+
+@pytest.mark.parametrize("ending", ["exit", "interrupt"])
+def test_a_thread_that_hangs_in_a_read_keeps_no_program_from_ending(pictures, tmp_path, ending):
     code = """if True:
-        import sys, json, time, dataset
+        import os, signal, sys, json, threading, dataset
         from pathlib import Path
         paths = {d: [Path(path) for path in paths] for d, paths in json.loads(sys.argv[1]).items()}
         stream = dataset.UnpairedStream(paths, 16, 1, workers=2)
         next(stream)
-        print(*(worker.pid for worker in stream._batches.processes), flush=True)
-        time.sleep(60)"""
+        hanging = threading.Event()
+        def hang(path):
+            hanging.set()
+            threading.Event().wait()
+        dataset.read_image = hang
+        stream._batches._submit()
+        hanging.wait()
+        if sys.argv[2] == "interrupt":
+            threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            while True:
+                next(stream)
+        print("done")"""
     paths = json.dumps({d: [str(path) for path in paths] for d, paths in pictures.items()})
-    parent = subprocess.Popen([sys.executable, "-c", code, paths], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(workers) == 2
-    parent.kill()
-    parent.wait()
+    done = subprocess.run([sys.executable, "-c", code, paths, ending], cwd=ROOT, capture_output=True, text=True,
+                          timeout=60)
+    if ending == "interrupt":
+        assert done.returncode == -signal.SIGINT and done.stderr.rstrip().endswith("KeyboardInterrupt")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
-    def alive(pid):
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:
-            return False
 
-    deadline = time.time() + 20
-    while any(map(alive, workers)) and time.time() < deadline:
-        time.sleep(0.1)
-    assert not any(map(alive, workers))
+def test_threads_scale_deep_pictures_as_their_folder_was_found(tmp_path, capfd):
+    dark, bright = (save(tmp_path / f"{most}.tif", np.full((4, 4), most, np.uint16)) for most in (1000, 4000))
+    assert check_images([dark, bright]) == [dark, bright]
+    bright.unlink()
+    with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=2) as stream:
+        assert torch.equal(next(stream)["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))
+    assert capfd.readouterr().err.count("\n") == 1
