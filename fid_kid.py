@@ -1,11 +1,10 @@
 """Score a folder of pictures against another: FID, KID, Inception Score, paired distances.
 
     python fid_kid.py dataset/cat2dog/testB results/cat2dog/fakeB --mmd-var
-    python fid_kid.py testB fakeB --features efficientnet-lite0       no download, a score of its own
-    python fid_kid.py testB --save testB.npz                          features once, scores many times
+    python fid_kid.py testB fakeB --features efficientnet-lite0       no download; not FID, comparable only with itself
+    python fid_kid.py testB --save testB.npz                          compute features once, score many times
 
-FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) are distances between two sets of features
-of one fixed network.
+FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) are distances between two sets of features of a fixed network.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-# Read when torch is imported.  Large pages for large tensors: a CPU faults them in faster than many of 4 kB.
+# Read when torch is imported.  Large memory pages for large tensors: fewer page faults on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
@@ -29,7 +28,7 @@ from scoring.metrics import frechet_distance, inception_score, kid, polynomial_m
 from scoring.pairs import paired_distances
 from utils import UserError
 
-__all__ = [  # to be imported from here; the rest of the room is found in scoring/
+__all__ = [  # public names; the rest is in scoring/
     "EfficientNetLite0",
     "InceptionV3",
     "extract",
@@ -44,49 +43,48 @@ __all__ = [  # to be imported from here; the rest of the room is found in scorin
 
 
 def parse_args(argv=None):
-    parser = Parser(
-        prog="fid_kid.py", formatter_class=Help,
-        description="Score pictures: FID, KID, Inception Score, distances of pairs.")
+    parser = Parser(prog="fid_kid.py", formatter_class=Help,
+                    description="Score pictures: FID, KID, Inception Score, paired distances.")
     parser.add_argument("paths", nargs="+", metavar="PATH",
                         help="two folders or .npz files to compare; or one, with --save, --isc or --paired")
 
     group = parser.add_argument_group("features")
     group.add_argument("--features", choices=("inception", "efficientnet-lite0"), default="inception",
-                       help="network; only inception's distances are FID and KID")
-    group.add_argument("--dims", type=int, choices=InceptionV3.dims, help="depth of inception's features "
-                       "(default: 2048)", default=argparse.SUPPRESS)
-    group.add_argument("--weights", metavar="FILE", help="inception's weights, instead of a download")
+                       help="feature network; only inception's distances are FID and KID")
+    group.add_argument("--dims", type=int, choices=InceptionV3.dims, default=argparse.SUPPRESS,
+                       help="inception's layer, by its number of features (default: 2048)")
+    group.add_argument("--weights", metavar="FILE", help="inception's weights, instead of the download")
     group.add_argument("--resize", choices=("legacy", "clean"), default="legacy",
-                       help="legacy: bilinear, as the paper's tool; clean: antialiased, as clean-fid")
+                       help="legacy: bilinear, as in the paper's tool; clean: antialiased, as in clean-fid")
 
     group = parser.add_argument_group("KID")
     group.add_argument("--mmd-degree", type=bounded(int, 1), default=3, help="kernel: (gamma x.y + coef0)^degree")
-    group.add_argument("--mmd-gamma", type=finite, metavar="GAMMA", help="1/dims if not given")
-    group.add_argument("--mmd-coef0", type=finite, default=1.0, metavar="COEF0", help="as above")
+    group.add_argument("--mmd-gamma", type=finite, metavar="GAMMA", help="gamma of the kernel (default: 1/dims)")
+    group.add_argument("--mmd-coef0", type=finite, default=1.0, metavar="COEF0", help="coef0 of the kernel")
     group.add_argument("--mmd-subsets", type=bounded(int, 1), default=50, help="number of random subsets")
-    group.add_argument("--mmd-subset-size", type=bounded(int, 2), default=1000, help="pictures in each")
-    group.add_argument("--mmd-var", action="store_true", help="also estimate the variance")
-    group.add_argument("--seed", type=bounded(int, 0), default=2020, help="of the random subsets")
-    group.add_argument("--no-kid", action="store_true", help="FID alone, which mu and sigma suffice for")
+    group.add_argument("--mmd-subset-size", type=bounded(int, 2), default=1000, help="pictures in a subset")
+    group.add_argument("--mmd-var", action="store_true", help="also estimate the variance of KID")
+    group.add_argument("--seed", type=bounded(int, 0), default=2020, help="seed of the random subsets")
+    group.add_argument("--no-kid", action="store_true", help="only FID, which needs only mu and sigma")
 
     group = parser.add_argument_group("other scores")
     group.add_argument("--isc", action="store_true", help="Inception Score of the last PATH")
-    group.add_argument("--paired", metavar="DIR", help="L1, PSNR, SSIM of the last PATH against DIR, by name")
+    group.add_argument("--paired", metavar="DIR", help="L1, PSNR, SSIM of the last PATH against DIR, paired by name")
 
     group = parser.add_argument_group("output")
-    group.add_argument("--save", metavar="FILE", help="write the first PATH's features, mu, sigma to an .npz")
-    group.add_argument("--json", metavar="FILE", help="write the scores to a file as well")
+    group.add_argument("--save", metavar="FILE", help="write features, mu and sigma of the first PATH to an .npz file")
+    group.add_argument("--json", metavar="FILE", help="also write the scores to this file")
 
     group = parser.add_argument_group("run")
-    group.add_argument("--batch-size", type=bounded(int, 1), default=50, help="changes speed only, never a score")
+    group.add_argument("--batch-size", type=bounded(int, 1), default=50, help="changes speed and memory, never a score")
     group.add_argument("--workers", type=bounded(int, 1), default=min(8, os.cpu_count() or 1),
-                       help="pictures read at a time")
-    group.add_argument("-c", "--gpu", metavar="N", help="number of the GPU, or a device's name; '' for the "
-                       "CPU; the best present if not given")
+                       help="threads that read pictures")
+    group.add_argument("-c", "--gpu", metavar="N",
+                       help="number of a GPU, or a device's name; '' for the CPU (default: the best present)")
 
     args = parser.parse_args(argv)
     if len(args.paths) > 2:
-        parser.error(f"give two paths at most, not {len(args.paths)}")
+        parser.error(f"give at most two paths, not {len(args.paths)}")
     if len(args.paths) == 1 and not (args.save or args.isc or args.paired):
         parser.error("give two paths to compare, or one with --save, --isc or --paired")
     if args.features != "inception" and ("dims" in args or args.weights):
@@ -106,7 +104,7 @@ def finite(text):
 
 
 def choose_device(gpu):
-    """-c/--gpu to a torch device: None is the best present, '' the CPU, digits a CUDA device."""
+    """The torch device of -c/--gpu: None: the best present; '': the CPU; digits: a CUDA device."""
     if gpu is None:
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
@@ -119,7 +117,7 @@ def choose_device(gpu):
 
 
 def score(args):
-    """Everything `args` asks for: the report, a dict of plain values with the notes for the reader."""
+    """Compute all scores that `args` asks for: a dict of plain values, with notes for the reader."""
     for option, path in (("--save", args.save), ("--json", args.json)):
         if path and not Path(path).resolve().parent.is_dir():
             raise UserError(f"{option} {path}: its folder does not exist; make it first")
@@ -154,7 +152,7 @@ def score(args):
 
 
 def need_features(sources, args):
-    """UserError, before any picture is read, where a score needs more than a file holds."""
+    """UserError, before any picture is read, if a score needs more than a file holds."""
     for source in sources if len(sources) == 2 and not args.no_kid else ():
         if not source.files and source.features is None:
             raise UserError(f"{source.path} holds only mu and sigma, but KID needs features: make it with "
@@ -164,25 +162,23 @@ def need_features(sources, args):
 
 
 def lines(report):
-    """The report for people, a line a score."""
-    of = {"inception": ""}.get(report["features"], f" ({report['features']})")
-    if report["features"] == "inception" and report["dims"] != 2048:
-        of = f" (dims {report['dims']})"
+    """The report as text, one line a score."""
+    inception = report["features"] == "inception"
+    of = f" ({report['features']})" if not inception else f" (dims {report['dims']})" * (report["dims"] != 2048)
     for fid in {"fid", "fd"} & report.keys():
         yield f"{fid.upper()}{of}: {report[fid]:.6g}"
     for kid_ in {"kid", "kd"} & report.keys():
         mean, std, var = (report[kid_ + part] for part in ("", "_std", "_var"))
         subsets, size = (report[kid_ + part] for part in ("_subsets", "_subset_size"))
-        if size == max(report["pictures"]):  # one subset, of everything: nothing is spread
+        if size == max(report["pictures"]):  # a single subset of everything: no spread to print
             std = math.sqrt(var) if var > 0 else 0
         x100, raw = (f"{scale * mean:.6g}" + f" +- {scale * std:.6g}" * (std > 0) for scale in (100, 1))
         yield f"{kid_.upper()} x100{of}: {x100} (raw {raw}, {subsets} subset{'s' * (subsets > 1)} of {size})"
         if report[f"{kid_}_var"] is not None:
             yield f"{kid_.upper()} variance{of}: {report[f'{kid_}_var']:.6g} (raw, at the smaller set's size)"
     if "isc_mean" in report:
-        name = "Inception Score" if report["features"] == "inception" else f"Score{of}"
-        mean, std = report["isc_mean"], report["isc_std"]
-        yield f"{name} of {report['paths'][-1]}: {mean:.6g} +- {std:.6g} (10 splits)"
+        name = "Inception Score" if inception else f"Score{of}"
+        yield f"{name} of {report['paths'][-1]}: {report['isc_mean']:.6g} +- {report['isc_std']:.6g} (10 splits)"
     if "ssim" in report:
         yield (f"L1 {report['l1']:.6g} of 1, PSNR {report['psnr']:.6g} dB, SSIM {report['ssim']:.6g} "
                f"({report['pairs']} pairs)")

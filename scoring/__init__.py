@@ -1,1 +1,1 @@
-"""What fid_kid.py is made of: pictures to features, by which networks, their distances; pictures in pairs."""
+"""The scores of fid_kid.py: features of pictures, the networks that give them, distances, paired distances."""

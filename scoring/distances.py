@@ -7,10 +7,10 @@ from scoring.metrics import frechet_distance, frechet_from_moments, kid
 
 def distances(x, y, notes, features="inception", dims=2048, no_kid=False, subsets=50, subset_size=1000, seed=2020,
               degree=3, gamma=None, coef0=1.0, var=False):
-    """FID and KID of two sources (features.Source), as a dict; fd and kd where the features are not Inception's.
+    """FID and KID of two sets (features.Source), as a dict; named fd and kd if the features are not Inception's.
 
-    notes: a list that remarks for the reader are added to.  features, dims: the network and its features' dimension.
-    no_kid: FID alone.  The other arguments are those of metrics.kid.
+    notes: a list; remarks for the reader are appended.  features, dims: name of the network, dimension of its features.
+    no_kid: FID only.  The other arguments are those of metrics.kid.
     """
     if x.features is None or y.features is None:
         frechet = frechet_from_moments(*x.moments(), *y.moments())
@@ -19,18 +19,18 @@ def distances(x, y, notes, features="inception", dims=2048, no_kid=False, subset
     fid, kid_ = ("fid", "kid") if features == "inception" else ("fd", "kd")
     if 0 < min(len(x) or math.inf, len(y) or math.inf) <= dims:
         notes.append(f"fewer pictures than the features' {dims} dimensions bias {fid.upper()} upwards: "
-                     "compare it at equal numbers of pictures only")
+                     "compare it only at equal numbers of pictures")
     if no_kid:
         return {fid: frechet}
 
     found = kid(x.features, y.features, subsets, subset_size, seed, degree, gamma, coef0, var)
     size = found["kid_subset_size"]
     if size < subset_size:
-        notes.append(f"subset size {subset_size} clamped to {size}, the smaller set's pictures")
+        notes.append(f"subset size {subset_size} clamped to {size}, the size of the smaller set")
     if size == max(len(x), len(y)):
-        notes.append("every subset is the whole of both sets, so +- is no spread of subsets but the root of the "
-                     "variance's estimate, where that is positive")
+        notes.append("the only subset is both sets in full, so +- is the root of the variance's estimate, if that is "
+                     "positive, not a standard deviation over subsets")
     if found["kid"] < 0:
-        notes.append(f"slightly negative {kid_.upper()} is valid: the sets are similar, the estimate unbiased")
+        notes.append(f"slightly negative {kid_.upper()} is valid: the sets are similar and the estimate is unbiased")
     found |= {"kid_x100": 100 * found["kid"], "kid_x100_std": 100 * found["kid_std"], "seed": seed}
     return {fid: frechet} | {name.replace("kid", kid_): value for name, value in found.items()}

@@ -1,6 +1,6 @@
-"""From picture files to features, and features kept in .npz files.
+"""Extract features from picture files, and read and write them as .npz files.
 
-Features stay in float32, 8 KB a picture of Inception's: 400 MB for 50,000.
+Features stay in float32: Inception's take 8 KB a picture, 400 MB for 50,000.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from utils import UserError
 
 @dataclass
 class Source:
-    """What is known of one of the two sets: files to be read, or features, or moments alone."""
+    """One of the two sets: files not yet read, or features, or only their moments."""
 
     path: str
     files: list = field(default_factory=list)
@@ -40,10 +40,10 @@ class Source:
 
 
 def read_picture(path, size, resize):
-    """Picture at `path` as float [0, 1] (3, size, size), and a digest of its pixels as read.
+    """The picture at `path` as float [0, 1] (3, size, size), and a digest of its pixels before resizing.
 
-    resize: "legacy", bilinear without antialiasing as pytorch-fid does, or "clean", PIL's antialiased
-    bicubic in floats as clean-fid does.
+    resize: "legacy" (bilinear without antialiasing, as pytorch-fid) or "clean" (PIL's antialiased bicubic in
+    float, as clean-fid).
     """
     image = read_image(path)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
@@ -58,12 +58,12 @@ def read_picture(path, size, resize):
 def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False):
     """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
 
-    Each picture is resized by itself, and rows are in the order of the pictures' digests: neither the
-    batch size nor names and their order matter to a score, and splits and subsets find them shuffled.
+    Each picture is resized on its own, and rows are sorted by the pictures' digests. So scores do not depend
+    on batch size, file names or their order, and splits and subsets see the pictures shuffled.
     """
     digests, features, logits = [], [], []
     bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=quiet or None)
-    # float32 as it is written: TensorFloat-32 would cost three digits.  What flags() is not told, it switches off.
+    # no TensorFloat-32: it would cost three digits.  flags() switches off what it is not given, hence enabled.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with bar, exact, ThreadPoolExecutor(workers) as pool:
         waiting = deque()
@@ -77,7 +77,7 @@ def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", work
                 found = net(torch.stack(pictures).to(device), upto=net.classes if classes else dim)
                 digests += keys
                 features.append(found[dim].cpu().numpy())
-                if classes:  # the original score's code leaves the bias out
+                if classes:  # the original Inception Score's code omits the bias
                     logits.append((found[net.classes] - net.fc.bias).cpu().numpy())
                 bar.update(len(read))
     order = sorted(range(len(files)), key=digests.__getitem__)
@@ -85,28 +85,29 @@ def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", work
 
 
 def open_source(path, kind, dim):
-    """A folder's pictures, not yet read, or the features or moments in an .npz, checked to be usable.
+    """The Source of a folder (pictures not yet read) or of an .npz (features or moments, checked).
 
-    kind: "inception-2048-legacy" and the like, as --save writes it; dim: the features' dimension.
+    kind: such as "inception-2048-legacy", as --save writes it; dim: the features' dimension.
+    UserError: fewer than two pictures, or an unusable file.
     """
     if Path(path).suffix.lower() != ".npz":
         source = Source(path, files=list_images(path))
     else:
         source = Source(path, **read_npz(path, kind, dim))
     if 1 in (len(source.files), len(source)):
-        raise UserError(f"{path} holds one picture only: a distribution needs at least two")
+        raise UserError(f"{path} holds only one picture: a distribution needs at least two")
     return source
 
 
 def read_npz(path, kind, dim):
-    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits if it has them."""
+    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits if present."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name a folder or an .npz made with --save") from error
-    except Exception as error:  # a damaged archive trips numpy, zipfile and zlib in many ways
-        raise UserError(f"{path} is damaged or no .npz of plain arrays: make it anew with --save") from error
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged archives
+        raise UserError(f"{path} is damaged or not an .npz of plain arrays: make it again with --save") from error
     made_as = str(arrays.get("kind", kind))
     if made_as != kind:
         raise UserError(f"{path} holds {made_as} features, not {kind}: give its --features, --dims, --resize")
@@ -120,17 +121,17 @@ def read_npz(path, kind, dim):
             raise UserError(f"{name} in {path} is {array.shape}, but {kind} features have {dim} dimensions: "
                             "check --dims and --features")
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise UserError(f"{name} in {path} holds what is no finite number: make it anew with --save")
+            raise UserError(f"{name} in {path} holds values that are not finite numbers: make it again with --save")
         arrays[name] = array.astype(np.promote_types(array.dtype, np.float32))
     return arrays
 
 
 def write_npz(path, source, kind):
-    """What --save keeps: features, their moments under pytorch-fid's names, and how they were made."""
+    """Write an .npz: features, logits, moments under pytorch-fid's names (mu, sigma), and their kind."""
     arrays = dict(zip(("mu", "sigma"), source.moments(), strict=True), kind=kind)
     arrays |= {k: v for k, v in vars(source).items() if k in ("features", "logits") and v is not None}
     try:
-        with open(path, "wb") as file:  # np.savez would add a suffix of its own
+        with open(path, "wb") as file:  # np.savez would append .npz to a path
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"--save {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Networks that turn pictures into features: the FID Inception, and a small one from a package."""
+"""Feature networks: the FID Inception, and EfficientNet-Lite0 from a package."""
 
 import hashlib
 import http.client
@@ -14,11 +14,11 @@ from utils import UserError
 
 WEIGHTS_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
                "pt_inception-2015-12-05-6726825d.pth")
-WEIGHTS_SHA256 = "6726825d"  # how the file's hash begins
+WEIGHTS_SHA256 = "6726825d"  # first digits of the file's hash
 
 
 class TensorFlowPooling:
-    """torchvision's block with the ported network's pooling: averages that do not count the padding."""
+    """torchvision's block with TensorFlow's average pooling, which does not count the padding."""
 
     def forward(self, x):
         return torch.cat([*self.branches(x), self.branch_pool(self.pool(x))], 1)
@@ -52,12 +52,12 @@ class BlockE(TensorFlowPooling, tv.InceptionE):
 
 
 class LastBlockE(BlockE):
-    def pool(self, x):  # a slip of the original network, which its weights are trained for
+    def pool(self, x):  # an oddity of the original network, with which its weights were trained
         return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
 def fid_inception():
-    """The FID Inception without values (on the meta device), under the names of the published file."""
+    """The FID Inception on the meta device (no values); parameters are named as in the published file."""
     with torch.device("meta"):
         net = tv.Inception3(num_classes=1008, aux_logits=False, init_weights=False)
         net.Mixed_5b, net.Mixed_5c, net.Mixed_5d = BlockA(192, 32), BlockA(256, 64), BlockA(288, 64)
@@ -71,8 +71,8 @@ class InceptionV3(nn.Module):
     """The FID Inception: pictures to features at four depths and logits.
 
     `weights`: a file, a state dict with the published names, or None for the published file, which is
-    downloaded once. UserError: a file that is damaged or holds another network.
-    Batch norms are folded into the convolutions, and memory is channels last, for speed.
+    downloaded once. UserError: the file is damaged or holds another network.
+    For speed, batch norms are folded into the convolutions and memory is channels last.
     """
 
     name, size, dims, classes = "inception", 299, (64, 192, 768, 2048), 1008
@@ -97,7 +97,7 @@ class InceptionV3(nn.Module):
     def forward(self, images, upto=1008):
         """uint8 or [0, 1] images (N, 3, H, W) -> {64: (N, 64), ..., 2048: (N, 2048), 1008: logits}.
 
-        Features are means over positions. `upto` names the last feature wanted.
+        Features are means over positions. `upto`: the last feature to compute.
         """
         x, features = 2 * resized(images, self.size) - 1, {}
         x = x.contiguous(memory_format=torch.channels_last)
@@ -110,9 +110,9 @@ class InceptionV3(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """An ImageNet network whose weights come in a package: for machines without internet.
+    """An ImageNet network whose weights come in a package, for machines without internet.
 
-    Its distances compare with its own only; they are no FID.
+    Its distances are not FID and are comparable only with each other.
     """
 
     name, size, dims, classes = "efficientnet-lite0", 224, (1280,), 1000
@@ -154,13 +154,13 @@ def fold_batch_norms(module):
 
 
 def load_weights(path, net):
-    """The state dict in file `path`, checked to fit `net`. UserError: damaged, or another network's."""
+    """The state dict in file `path`, checked to fit `net`. UserError: damaged, or of another network."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"weights {path} do not exist") from error
-    except Exception as error:  # damaged files trip the unpickler in many ways
-        raise UserError(f"weights {path} are truncated or no PyTorch weights: get the file again") from error
+    except Exception as error:  # the unpickler raises many kinds on damaged files
+        raise UserError(f"weights {path} are truncated or not PyTorch weights: get the file again") from error
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     state = state if isinstance(state, dict) else {}
     found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Distances between sets of features, and between pictures: numbers in, numbers out.
+"""Scores from arrays: distances between sets of features, Inception Score, SSIM.
 
 Features are arrays (n, d) of numpy or torch; distances are computed in double precision.
 """
@@ -12,16 +12,16 @@ from scipy.linalg.lapack import dpstrf
 
 from utils import UserError
 
-BLOCK = 256  # rows at a time wherever (n, n) or float64 copies would not fit in memory
+BLOCK = 256  # rows at a time, where (n, n) arrays or float64 copies would not fit in memory
 
 
 def frechet_distance(x, y):
     """Frechet distance of the Gaussians fitted to features x (n, d) and y (m, d); n, m >= 2.
 
     |mu_x - mu_y|^2 + tr S_x + tr S_y - 2 tr (S_x S_y)^(1/2), in double precision, never negative.
-    With any factors S = F'F the last trace is the nuclear norm of F_x F_y', so no square root of a
-    matrix is taken: up to d pictures the centred features themselves are such a factor, and what
-    remains is a small (n, m) matrix. UserError: features that cannot be compared.
+    For any factors S = F'F the last trace is the nuclear norm of F_x F_y', so no matrix square root is
+    needed. With at most d pictures the scaled, centred features are such a factor, and F_x F_y' is a small
+    (n, m) matrix. UserError: the features cannot be compared.
     """
     x, y = _comparable(x, y)
     if min(len(x), len(y)) > x.shape[1]:
@@ -32,10 +32,10 @@ def frechet_distance(x, y):
 
 
 def frechet_from_moments(mu_x, sigma_x, mu_y, sigma_y):
-    """The same distance from means (d,) and covariances (d, d): a symmetric eigenvalue problem.
+    """The same distance from means (d,) and covariances (d, d), by a symmetric eigenvalue problem.
 
-    The singular values of F_x F_y' are the roots of the eigenvalues of its Gram matrix, taken on the
-    side of the lower rank, where none of them is zero but for rounding.
+    The singular values of F_x F_y' are the roots of the eigenvalues of its Gram matrix. The smaller of the
+    two Gram matrices is used: its eigenvalues are nonzero except for rounding.
     """
     f_x, f_y = _factor(sigma_x), _factor(sigma_y)
     cross = f_x @ f_y.T if len(f_x) <= len(f_y) else f_y @ f_x.T
@@ -63,7 +63,7 @@ def _mean_and_factor(x):
 
 
 def _factor(sigma):
-    """F (rank, d) with F'F = sigma: Cholesky with pivoting, which stops at sigma's numerical rank."""
+    """F (rank, d) with F'F = sigma, by pivoted Cholesky, which stops at sigma's numerical rank."""
     lower, pivot, rank, _ = dpstrf(sigma, lower=1)
     factor = np.empty((rank, len(sigma)))
     factor[:, pivot - 1] = np.tril(lower)[:, :rank].T
@@ -77,9 +77,9 @@ def _frechet(mu_x, trace_x, mu_y, trace_y, root):
 def polynomial_mmd2(x, y, degree=3, gamma=None, coef0=1.0, var_at_m=None):
     """Unbiased MMD^2 of features x (m, d), y (n, d) under k(a, b) = (gamma a.b + coef0)^degree.
 
-    gamma defaults to 1/d. Returns (mmd2, var): var estimates the variance the estimate would have on
-    var_at_m (default m) points of each (Sutherland et al. 2017); it may come out negative, and
-    it is NaN when m != n or m < 3, where the formula does not apply. Double precision throughout.
+    gamma defaults to 1/d. Returns (mmd2, var): var estimates the variance of the estimate for
+    var_at_m (default m) points in each set (Sutherland et al. 2017). It can be negative, and it is NaN
+    if m != n or m < 3, where the formula does not apply. Double precision throughout.
     """
     x, y = _double(*_comparable(x, y))
     whole = (torch.ones(len(z), 1, dtype=torch.float64) for z in (x, y))
@@ -134,17 +134,17 @@ def _double(*arrays):
 
 
 def _row_sums(kernel, x, y, s, t):
-    """Sums over subsets of K = kernel(x, y); where y is x, of K without its diagonal.
+    """Sums over subsets of K = kernel(x, y); if y is x, of K without its diagonal.
 
-    s (n, k) and t (m, k) hold a 1 where a point belongs to the subset of that column. Returns K t
-    (n, k), K's (m, k), and per column the sum of K^2 over the subset's entries (k,).
+    s (n, k) and t (m, k) are 1 where a point belongs to the subset of that column. Returns K t (n, k),
+    K's (m, k), and for each column the sum of K^2 over the subset's entries (k,).
     """
-    symmetric = y is x  # then only the blocks from the diagonal on are made
+    symmetric = y is x  # then only the blocks from the diagonal on are computed
     rows, columns = torch.zeros_like(s), torch.zeros_like(t)
     squared = torch.zeros(s.shape[1], dtype=torch.float64)
     for i in range(0, len(x), BLOCK):
         block, first = slice(i, i + BLOCK), i if symmetric else 0
-        once = len(x[block]) if symmetric else 0  # columns of the diagonal block, which has no mirror image
+        once = len(x[block]) if symmetric else 0  # columns of the diagonal block, which counts once
         k = kernel(x[block], y[first:])
         if symmetric:
             k.fill_diagonal_(0)
@@ -160,9 +160,9 @@ def _row_sums(kernel, x, y, s, t):
 
 
 def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
-    """MMD^2 (k,) and its variance (k,) for k pairs of subsets given as columns of s (n, k), t (m, k).
+    """MMD^2 (k,) and its variance (k,) of k pairs of subsets, the columns of s (n, k), t (m, k).
 
-    var_at_m: the number of points to scale the variance to, None for the subsets' own.
+    var_at_m: the number of points that the variance is for; None: the subsets' size.
     """
     def kernel(a, b):
         return (gamma * a @ b.T).add_(coef0).pow_(degree)
@@ -179,7 +179,7 @@ def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
         return (subset * a * b).sum(0)
 
     m2, m3, big = m * (m - 1), m * (m - 1) * (m - 2), var_at_m or m
-    same = (sum_x**2 + sum_y**2) / m2**2 + 2 * total**2 / m**4  # products of means, in both terms below
+    same = (sum_x**2 + sum_y**2) / m2**2 + 2 * total**2 / m**4  # products of means, in both z1 and z2
     mixed = dot(s, r_x, r) + dot(t, r_y, c) - (sum_x + sum_y) * total / m
     z1 = ((dot(s, r_x, r_x) - x2 + dot(t, r_y, r_y) - y2) / m3 - same
           + (dot(s, r, r) + dot(t, c, c) - 2 * k2) / (m * m2) - 2 * mixed / (m * m2))
@@ -190,7 +190,7 @@ def _mmd2_of_subsets(x, y, s, t, degree, gamma, coef0, var_at_m=None):
 def inception_score(logits, splits=10):
     """exp E KL(p(y|x) || p(y)) (Salimans et al. 2016) of logits (n, classes): mean and std over splits."""
     if len(logits) < splits:
-        raise UserError(f"the Inception Score needs {splits} pictures, one a split, and there are {len(logits)}")
+        raise UserError(f"the Inception Score needs at least {splits} pictures, one a split; there are {len(logits)}")
     log_p = torch.as_tensor(logits, dtype=torch.float64).log_softmax(1)
     scores = []
     for part in (log_p[i * len(log_p) // splits:(i + 1) * len(log_p) // splits] for i in range(splits)):
@@ -211,8 +211,8 @@ def _comparable(x, y):
 def ssim(a, b):
     """Structural similarity (Wang et al. 2004) of pictures (N, 3, H, W) in [0, 1], H, W >= 11: (N,).
 
-    The paper's settings: Gaussian window 11x11, sigma 1.5, K = 0.01 and 0.03, inside positions only;
-    per colour channel, then averaged.
+    The paper's settings: Gaussian window 11x11, sigma 1.5, K = 0.01 and 0.03, only positions where the window
+    fits; per colour channel, then averaged.
     """
     taps = torch.exp(-torch.arange(-5, 6, dtype=a.dtype) ** 2 / (2 * 1.5**2))
     window = torch.outer(taps, taps)[None, None] / taps.sum() ** 2

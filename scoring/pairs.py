@@ -1,4 +1,4 @@
-"""Distances of pictures from their true counterparts."""
+"""Paired distances: pictures against their true counterparts."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,9 @@ from utils import UserError
 
 
 def paired_distances(folder, truth, workers=2):
-    """Means over the pictures of `folder` against those of the same name (any suffix) in `truth`.
+    """Mean distances between the pictures of `folder` and those of the same name (any suffix) in `truth`.
 
-    Returns a dict: l1 in [0, 1], psnr in dB (infinite if a pair is identical), ssim at most 1, pairs.
+    Returns a dict: l1 in [0, 1], psnr in dB (infinite if a pair is identical), ssim at most 1, pairs (their number).
     """
     fakes, exact, by_stem = list_images(folder), {}, {}
     for path in list_images(truth):
