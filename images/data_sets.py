@@ -7,7 +7,6 @@ An archive saved by hand as dataset/NAME.zip (or .tar.gz) is taken instead of th
 """
 
 import argparse
-import hashlib
 import lzma
 import re
 import shutil
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from images.download import download, drop, writing_below
+from images.download import download, drop, sha256_of, writing_below
 from utils import RunError, UserError, shown
 
 DATASETS = Path(__file__).resolve().parents[1] / "dataset"
@@ -108,7 +107,7 @@ def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str
     if fetched:
         if not source.urls:
             raise UserError(f"{name} is handed out to registered users only: {by_hand}")
-        download(name, fetched, source, by_hand)
+        download(name, source.urls, fetched, by_hand, source.size, room=2)  # the archive and its pictures
     try:
         digest = _check(archive or fetched, source)
         with writing_below(root):
@@ -116,9 +115,11 @@ def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str
     except RunError:
         raise  # what was fetched is good
     except UserError:
-        drop(fetched)  # it would spoil every later try
+        if fetched:
+            drop(fetched)  # it would spoil every later try
         raise
-    drop(fetched)
+    if fetched:
+        drop(fetched)
     pictures = ", ".join(f"{folder} {count}" for folder, count in zip(FOLDERS, source.counts, strict=True) if count)
     known = "" if source.sha256 else f"; SHA-256 {digest}: --sha256 checks it the next time"
     return f"{shown(target)}: {pictures} pictures{known}"
@@ -142,17 +143,15 @@ def _miscount(folder, source):
 
 def _check(archive, source):
     """The SHA-256 of the archive, if size and hash are what they should be."""
-    size, digest = archive.stat().st_size, hashlib.sha256()
+    size = archive.stat().st_size
     if size != (source.size or size):
         raise UserError(f"{shown(archive)} has {size} bytes, the archive we know {source.size}: fetch it again, "
                         f"or accept what it is by --sha256")
-    with open(archive, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != (source.sha256 or digest.hexdigest()):
-        raise UserError(f"the archive of {source.page} has SHA-256 {digest.hexdigest()}, not {source.sha256}: it was "
-                        f"changed there or on the way; if you trust it, use --sha256 {digest.hexdigest()}")
-    return digest.hexdigest()
+    digest = sha256_of(archive)
+    if digest != (source.sha256 or digest):
+        raise UserError(f"the archive of {source.page} has SHA-256 {digest}, not {source.sha256}: it was changed "
+                        f"there or on the way; if you trust it, use --sha256 {digest}")
+    return digest
 
 
 def _unpack(archive, target, source):

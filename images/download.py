@@ -1,6 +1,7 @@
-"""Resumable downloads: one file from the first address that has it."""
+"""Resumable downloads: one file from the first URL that serves it."""
 
 import errno
+import hashlib
 import http.client
 import json
 import os
@@ -14,20 +15,48 @@ from tqdm import tqdm
 
 from utils import RunError, UserError, shown
 
-TIMEOUT = 30            # seconds that a server may be silent
-TRIES, PAUSE = 6, 1.0   # requests in a row that bring nothing, once some did; seconds before the second, then doubled
-MAX_ARCHIVE = 20 << 30  # bytes
+TIMEOUT = 30           # seconds that a server may be silent
+TRIES, PAUSE = 6, 1.0  # requests in a row without data, after some data; seconds before the second, then doubled
+MAX_SIZE = 20 << 30    # bytes
 
 
-def drop(fetched):
-    if fetched:
-        for path in fetched, _note(fetched):
-            path.unlink(missing_ok=True)
+def fetch(name, urls, path, by_hand, size=None, sha256=""):
+    """Download the file `name` to `path`, which appears once it is complete and verified; a later call resumes.
+
+    urls: tried in this order.  by_hand: the remedy, for messages.  size: in bytes.  sha256: its hash, or how it begins.
+    UserError: no URL serves it, its size or hash is wrong, the folder is not writable.  RunError: no space.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with writing_below(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    download(name, urls, part, by_hand, size)
+    digest = sha256_of(part)
+    if not digest.startswith(sha256.lower()):
+        drop(part)
+        raise UserError(f"cannot fetch {name} ({' and '.join(urls)}: its hash is {digest}, not {sha256}): {by_hand}")
+    with writing_below(path.parent):
+        part.replace(path)
+    drop(part)
+
+
+def sha256_of(path):
+    """The SHA-256 of a file: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def drop(part):
+    """Delete a download and the note about it."""
+    for path in part, _note(part):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing_below(root):
-    """An OSError of the disk as one line."""
+    """Turn an OSError of the disk into one line."""
     try:
         yield
     except OSError as error:
@@ -36,15 +65,18 @@ def writing_below(root):
 
 
 class _Failed(Exception):
-    """This address does not give it; the message says why."""
+    """This URL does not serve the file; the message says why."""
 
 
 def _note(part):
-    return part.with_suffix(".json")  # what `part` is the beginning of: address and the server's mark of the version
+    return part.with_suffix(".json")  # where `part` comes from: its URL and the server's version
 
 
-def download(name, part, source, by_hand):
-    """The archive into `part`, from the first address that has it, going on where an earlier call was stopped."""
+def download(name, urls, part, by_hand, size=None, room=1):
+    """Download into `part` from the first URL that serves the file; resume what an earlier call left there.
+
+    room: how many times its size must be free on the disk.  The rest, and errors, as fetch.
+    """
     with writing_below(part.parent):
         file = open(part, "ab+")  # noqa: SIM115
     with file:
@@ -57,9 +89,9 @@ def download(name, part, source, by_hand):
                 raise UserError(f"another call is fetching {name} into {shown(part.parent)}: wait for it") from None
         try:
             reasons = []
-            for url in source.urls:
+            for url in urls:
                 try:
-                    return _persist(name, url, file, source.size)
+                    return _persist(name, url, file, size, room)
                 except _Failed as error:
                     reasons.append(f"{url}: {error}")
             raise UserError(f"cannot fetch {name} ({'; '.join(reasons)}): {by_hand}")
@@ -70,13 +102,13 @@ def download(name, part, source, by_hand):
             raise
 
 
-def _persist(name, url, file, size):
-    """Ask again for the rest whenever the connection breaks, as long as something comes."""
+def _persist(name, url, file, size, room):
+    """Request the rest after each broken connection, as long as data arrive."""
     progress, silent = False, 0
     while True:
         before = os.path.getsize(file.name)
         try:
-            if _request(name, url, file, size):
+            if _request(name, url, file, size, room):
                 return
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
@@ -86,19 +118,19 @@ def _persist(name, url, file, size):
             reason = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         grown = os.path.getsize(file.name) > before
         progress, silent = progress or grown, 0 if grown else silent + 1
-        if not progress or silent == TRIES:  # offline is said at once
+        if not progress or silent == TRIES:  # offline: fail at once
             raise _Failed(reason)
         time.sleep(PAUSE * (2**silent - 1))
 
 
-def _request(name, url, file, size):
-    """One request for what `file` lacks: whether it is whole now.  OSError, HTTPException: of the network."""
+def _request(name, url, file, size, room):
+    """Request what `file` lacks; return whether it is complete.  OSError, HTTPException: of the network."""
     note, have = _note(Path(file.name)), os.path.getsize(file.name)
     headers = {"User-Agent": "python-urllib", "Accept-Encoding": "identity"}
     with suppress(OSError, ValueError, TypeError, KeyError):
-        mark = json.loads(note.read_text())
-        if have and mark["url"] == url and mark["version"]:  # If-Range: the rest of the same version, else all of it
-            headers |= {"Range": f"bytes={have}-", "If-Range": mark["version"]}
+        known = json.loads(note.read_text())
+        if have and known["url"] == url and known["version"]:  # If-Range: the rest of the same version, else all of it
+            headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
     request = urllib.request.Request(url, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -109,25 +141,24 @@ def _request(name, url, file, size):
     with response:
         offered, resumed = response.headers.get("Content-Range", ""), response.status != 200
         if response.status == 416 and offered == f"bytes */{have}":
-            return True  # nothing is lacking
+            return True
         if resumed and not offered.startswith(f"bytes {have}-"):
             if not have:
-                raise _Failed("it answers with a part that nobody asked for")
+                raise _Failed("it answers with a part that was not requested")
             file.truncate(0)
-            return _request(name, url, file, size)
+            return _request(name, url, file, size, room)
         length = response.headers.get("Content-Length")
         total = int(length) + have * resumed if length and length.isdecimal() else None
-        if total is not None and (total != (size or total) or total > MAX_ARCHIVE):
-            raise _Failed(f"it has {total} bytes there, not {size or f'up to {MAX_ARCHIVE}'}")
+        if total is not None and (total != (size or total) or total > MAX_SIZE):
+            raise _Failed(f"it has {total} bytes there, not {size or f'up to {MAX_SIZE}'}")
         with writing_below(note.parent):
             if not resumed:
                 file.truncate(0)
                 etag = response.headers.get("ETag", "")
                 version = etag if etag.startswith('"') else response.headers.get("Last-Modified")
                 note.write_text(json.dumps({"url": url, "version": version}))
-            if (total or 0) * 2 > shutil.disk_usage(note.parent).free:
-                raise RunError(f"{name} takes {total * 2 >> 20} MiB while it is unpacked: free some space in "
-                               f"{shown(note.parent)}")
+            if (total or 0) * room > shutil.disk_usage(note.parent).free:
+                raise RunError(f"{name} takes {total * room >> 20} MiB: free some space in {shown(note.parent)}")
         got = have * resumed
         with tqdm(desc=name, total=total, initial=got, unit="B", unit_scale=True, disable=None) as bar:
             while chunk := response.read1(1 << 18):
@@ -136,7 +167,7 @@ def _request(name, url, file, size):
                     file.flush()
                 got += len(chunk)
                 bar.update(len(chunk))
-                if got > (size or MAX_ARCHIVE):
+                if got > (size or MAX_SIZE):
                     file.truncate(0)
-                    raise _Failed(f"it is longer than {size or MAX_ARCHIVE} bytes there")
+                    raise _Failed(f"it is longer than {size or MAX_SIZE} bytes there")
     return got == (got if total is None else total)

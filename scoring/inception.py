@@ -1,8 +1,5 @@
 """Feature networks: the FID Inception, and EfficientNet-Lite0 from a package."""
 
-import hashlib
-import http.client
-import socket
 from pathlib import Path
 
 import torch
@@ -10,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import inception as tv
 
+from images.download import fetch, sha256_of
 from utils import UserError
 
 WEIGHTS_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -172,25 +170,17 @@ def load_weights(path, net):
 
 
 def cached_weights():
-    """Where the published weights are kept, in torch.hub's cache, whether they are there or not: a Path."""
+    """Path of the published weights in torch.hub's cache, whether they exist or not."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(WEIGHTS_URL).name)
 
 
 def published_weights():
-    """Path of the published weights, downloaded and checked if need be."""
+    """Path of the published weights, which are downloaded if missing; their hash is checked.  UserError: no weights."""
     cached = cached_weights()
-    if cached.exists():
-        if not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(WEIGHTS_SHA256):
-            raise UserError(f"weights {cached} are damaged: delete the file to download it again")
-        return cached
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(15)  # seconds without a byte; urllib's own patience is endless
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(WEIGHTS_URL, str(cached), hash_prefix=WEIGHTS_SHA256)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise UserError(f"cannot download {WEIGHTS_URL} to {cached} ({error}): get the file elsewhere and name "
-                        "it with --weights FILE, or use --features efficientnet-lite0") from error
-    finally:
-        socket.setdefaulttimeout(patience)
+    if not cached.exists():
+        fetch("the weights of FID's Inception", [WEIGHTS_URL], cached, sha256=WEIGHTS_SHA256,
+              by_hand=f"save the file as {cached}, name another place with --weights FILE, or use "
+                      "--features efficientnet-lite0")
+    elif not sha256_of(cached).startswith(WEIGHTS_SHA256):
+        raise UserError(f"weights {cached} are damaged: delete the file to download it again")
     return cached

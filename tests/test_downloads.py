@@ -255,6 +255,25 @@ def test_two_calls_at_once_do_not_spoil_each_other_s_file(server, tmp_path):
     assert fcntl and get("toy", tmp_path, source(server)) and complete(tmp_path)
 
 
+# --- one file, for other programs ------------------------------------------------------------------
+
+def test_a_single_file_is_resumed_verified_and_appears_when_complete(server, tmp_path, monkeypatch):
+    path, digest = tmp_path / "cache" / "net.pth", hashlib.sha256(GOOD).hexdigest()
+    monkeypatch.setattr(download, "TRIES", 1)
+    server.cuts = [1000, 0]
+    for sha256, words in (digest, ["cut"]), ("12ab", ["hash", digest, "12ab"]):
+        with pytest.raises(UserError) as error:
+            download.fetch("the net", [server.url], path, "save it as net.pth", sha256=sha256)
+        one_line(error, "cannot fetch the net", server.url, "save it as net.pth", *words)
+        assert not path.exists()
+    assert server.requests == [None, "bytes=1000-", "bytes=1000-"] and not list(path.parent.iterdir())
+    download.fetch("the net", [server.url], path, "", len(GOOD), digest[:8].upper())
+    assert path.read_bytes() == GOOD and list(path.parent.iterdir()) == [path]
+    with pytest.raises(UserError) as error:
+        download.fetch("the net", [server.url], path / "below.pth", "")
+    one_line(error, "cannot write to", path)
+
+
 # --- bad archives --------------------------------------------------------------------------------
 
 def with_link(name):
