@@ -187,10 +187,6 @@ def _transform(profile, mode):
     moved = np.asarray(ImageCms.applyTransform(samples, transform), int)
     return transform if np.abs(moved - np.asarray(samples.convert("RGB"))).max() > 1 else None
 
-levels = {}  # (folder, depth): (black, white), found on first use; reading processes are given it
-
-_measuring = threading.Lock()
-
 
 def _depth(image):
     """What a grey of more than 8 bits a pixel holds, in words; None for all others."""
@@ -201,7 +197,7 @@ def _depth(image):
 
 def _to_8_bits(image, folder):
     """Mode L, scaled as the head of this file says; PIL's own conversion would clip at 255."""
-    black, white = _stated(image) or _level(image, folder)
+    black, white = _stated(image) or levels.of(image, folder)
     values = _values(image).astype(np.float32)  # and in place from here, for the sake of large pictures
     np.nan_to_num(values, copy=False, nan=black, posinf=white, neginf=black)
     values.clip(black, white, out=values)
@@ -235,26 +231,42 @@ def _stated(image):
     return (0, 2**bits - 1) if bits and bits not in (8, 16, 32, 64) else None
 
 
-def _level(image, folder):
-    """(black, white) by the rule, over all pictures of this depth in the folder."""
-    depth = _depth(image)
-    if folder is None:
-        return _rule(*_extent(image), depth)
-    with _measuring:
-        if (folder, depth) not in levels:
-            extents, files = [_extent(image)], []
-            with suppress(OSError):
-                files = [path for path in folder.iterdir() if path.is_file()]
-            for path in tqdm(files, f"values in {folder.name}", leave=False, delay=2):
-                with suppress(Exception), _opened(path) as other:  # a damaged one is reported where it is read
-                    if _depth(other) == depth and not _stated(other):
-                        other.load()
-                        extents.append(_extent(other))
-            least, most = min(low for low, _ in extents), max(high for _, high in extents)
-            levels[folder, depth] = black, white = _rule(least, most, depth)
-            print(f"{depth} pictures in {shown(folder)} hold values of {least:.10g} to {most:.10g}: "
-                  f"{black:.10g} becomes black and {white:.10g} white", file=sys.stderr)
-    return levels[folder, depth]
+class FolderLevels:
+    """Black and white of deep pictures by the rule: one pair for each folder and depth, measured on first use."""
+
+    def __init__(self):
+        self._measured, self._lock = {}, threading.Lock()
+
+    def clear(self):
+        self._measured.clear()
+
+    def of(self, image, folder):
+        """(black, white) for an image from `folder`; None: it is alone."""
+        depth = _depth(image)
+        if folder is None:
+            return _rule(*_extent(image), depth)
+        with self._lock:
+            if (folder, depth) not in self._measured:
+                self._measured[folder, depth] = self._measure(image, folder, depth)
+            return self._measured[folder, depth]
+
+    def _measure(self, image, folder, depth):
+        extents, files = [_extent(image)], []
+        with suppress(OSError):
+            files = [path for path in folder.iterdir() if path.is_file()]
+        for path in tqdm(files, f"values in {folder.name}", leave=False, delay=2):
+            with suppress(Exception), _opened(path) as other:  # a damaged file is reported where it is read
+                if _depth(other) == depth and not _stated(other):
+                    other.load()
+                    extents.append(_extent(other))
+        least, most = min(low for low, _ in extents), max(high for _, high in extents)
+        black, white = _rule(least, most, depth)
+        print(f"{depth} pictures in {shown(folder)} hold values of {least:.10g} to {most:.10g}: "
+              f"{black:.10g} becomes black and {white:.10g} white", file=sys.stderr)
+        return black, white
+
+
+levels = FolderLevels()  # of this process; all threads share it
 
 
 def _extent(image):
