@@ -1,6 +1,6 @@
-"""The built-in demo: data drawn from a seed (data.py, scenes.py), and how well it is translated (measures.py).
+"""The built-in demo: pictures generated from a seed (data.py, scenes.py) and measures of translations (measures.py).
 
-    python -m demo                          draw dataset/demo
+    python -m demo                          generate dataset/demo
 """
 
 from demo.data import DIRECTIONS, ROOT, ensure

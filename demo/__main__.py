@@ -1,4 +1,4 @@
-"""Draw the demo data set: python -m demo."""
+"""Generate the demo data set: python -m demo."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ NAME = "python -m demo"
 
 
 def main(argv: list[str] | None = None):
-    parser = Parser(prog=NAME, description="Draw the demo data set.")
-    parser.add_argument("--root", type=Path, default=demo.ROOT, help="folder to draw it into (default: %(default)s)")
+    parser = Parser(prog=NAME, description="Generate the demo data set.")
+    parser.add_argument("--root", type=Path, default=demo.ROOT, help="folder to write it into (default: %(default)s)")
     demo.ensure(parser.parse_args(argv).root)
 
 

@@ -1,12 +1,12 @@
-"""The demo data, a pocket horse2zebra drawn from a seed.
+"""The demo data: a small horse2zebra, generated from a seed.
 
     trainA  plain horses                    trainB  zebras             400 each, no scene in both
     testA   plain horses                    testB   zebras             100 each
     truthA  testA's scenes with a zebra     truthB  testB's scenes with a horse
     maskA   the animal of testA             maskB   the animal of testB
 
-Pictures are 64 x 64 PNG. The A and the B picture of a scene differ in the coat alone, and the shade of one coat
-follows from the other's, so every translation has a right answer to be compared with.
+Pictures are 64 x 64 PNG. The A and the B picture of a scene differ only in the coat, and the shade of one coat
+determines the other's, so every translation can be compared with a correct answer.
 """
 
 import shutil
@@ -23,35 +23,35 @@ from utils import UserError
 ROOT = Path("dataset/demo")
 SCENES = {"trainA": range(0, 400), "trainB": range(400, 800), "testA": range(800, 900), "testB": range(900, 1000)}
 FOLDERS = SCENES | {f"{kind}{d}": SCENES[f"test{d}"] for kind in ("truth", "mask") for d in "AB"}
-TRAIN_SIZE = (26, 32)  # smaller: training crops enlarge
+TRAIN_SIZE = (26, 32)  # smaller, because training crops enlarge
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
 
 
 def ensure(root: Path = ROOT) -> Path:
-    """Draw the data set into the folder `root` unless it is there; return root.
+    """Generate the data set in the folder `root` unless it is there; return root.
 
-    It is drawn beside root and then renamed: whenever the drawing is stopped, root is complete or absent.
+    It is generated beside root and then renamed, so that root is either complete or absent after an interruption.
     """
     root = Path(root)
     if _complete(root):
         return root
     if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not the whole demo data set; delete this folder and it will be drawn again")
-    print(f"Drawing the demo data set in {root} ...", flush=True)
+        raise UserError(f"{root}: is not the complete demo data set; delete this folder and it will be generated again")
+    print(f"Generating the demo data set in {root} ...", flush=True)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        for old in root.parent.glob(f".{root.name}-*"):  # left by a drawing that was killed
+        for old in root.parent.glob(f".{root.name}-*"):  # left by a killed process
             if time.time() - old.stat().st_mtime > 600:
                 shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as beside:
-            _draw(Path(beside) / root.name)
+            _generate(Path(beside) / root.name)
             try:
                 (Path(beside) / root.name).rename(root)
             except OSError:
                 if not _complete(root):  # else another process was first
                     raise
     except OSError as error:
-        raise UserError(f"{root}: cannot be drawn there ({error.strerror}); make room or choose another") from None
+        raise UserError(f"{root}: cannot be written ({error.strerror}); make room or choose another folder") from None
     return root
 
 
@@ -59,7 +59,7 @@ def _complete(root: Path) -> bool:
     return all(len(list((root / name).glob("*.png"))) == len(numbers) for name, numbers in FOLDERS.items())
 
 
-def _draw(root: Path):
+def _generate(root: Path):
     for name in FOLDERS:
         (root / name).mkdir(parents=True)
     for domain, other in DIRECTIONS:

@@ -1,4 +1,4 @@
-"""How well the demo's test pictures are translated: three measures, each with a bar to pass."""
+"""Three measures of how well the demo's test pictures are translated, each with a range to pass."""
 
 from pathlib import Path
 
@@ -9,33 +9,33 @@ from scipy.ndimage import gaussian_filter
 from demo.data import DIRECTIONS, ROOT
 from utils import UserError
 
-BARS = {  # measure: at least, at most, what it says
+BARS = {  # measure: at least, at most, meaning
     "background": (0, 0.04, "change outside the animal"),
     "coat_colour": (0, 0.4, "error of the coat's colour, 1 = not translated"),
-    "coat_texture": (0.6, 1.5, "strength of the coat's pattern, 1 = as it should be"),
+    "coat_texture": (0.6, 1.5, "strength of the coat's pattern, 1 = correct"),
 }
 TRANSLATE = "python main.py @configs/demo.txt --phase test"
-BLUR = 4  # sigma in pixels, wider than a stripe: it parts a coat into colour and texture
+BLUR = 4  # sigma in pixels, wider than a stripe: separates a coat into colour and texture
 
 
 def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
-    """How well the pictures in fake_dir translate their namesakes in source_dir.
+    """Measure how well the pictures in fake_dir translate the pictures of the same names in source_dir.
 
-    A larger picture in fake_dir, of networks that take none so small, is reduced to its namesake's size.
-    Pixel values are in [0, 1]; means are over scenes, pixels and colour channels. Inside are the pixels
-    that the animal covers at least by half, outside those it does not touch; the edge in between counts for
-    neither. blur is Gaussian, of sigma BLUR, and confined to the inside (weights outside are 0), so that no
-    background leaks in. It is wider than a stripe: what it leaves is the coat's colour, what it takes the texture.
+    A larger picture in fake_dir (some networks need larger inputs) is first reduced to the size of its source.
+    Pixel values are in [0, 1]; means are over scenes, pixels and colour channels. Inside: pixels that the animal
+    covers by at least half. Outside: pixels it does not touch. The edge in between is in neither. blur is
+    Gaussian, of sigma BLUR, and uses only the inside (weights outside are 0), so that no background leaks in.
+    The blurred coat is its colour, the remainder its texture.
 
     background    mean |fake - source| outside
     coat_colour   mean |blur(fake) - blur(truth)| / mean |blur(source) - blur(truth)| inside
     coat_texture  mean (fake - blur(fake))^2 / mean (truth - blur(truth))^2 inside
 
-    Numerators and denominators are averaged over the scenes before they are divided.
+    Numerators and denominators are averaged over the scenes before the division.
     """
     names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
     if not names:
-        raise UserError(f"{mask_dir}: no masks; delete the demo data set and draw it again with: python -m demo")
+        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: python -m demo")
     sums = np.zeros(5)
     for name in names:
         source, truth = (_read(Path(d) / name, "RGB") for d in (source_dir, truth_dir))
@@ -67,12 +67,12 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
 
 
 def _read(path: Path, mode: str, shape=None) -> np.ndarray:
-    """The picture as floats in [0, 1], reduced to `shape` (h, w, ...) if it is larger."""
+    """The picture as floats in [0, 1], reduced to `shape` (h, w, ...) if larger."""
     try:
         with Image.open(path) as image:
             image = image.convert(mode)
             if shape and image.height >= shape[0] and image.width >= shape[1]:
-                image = image.resize(shape[1::-1], Image.Resampling.LANCZOS)  # blurs a texture least
+                image = image.resize(shape[1::-1], Image.Resampling.LANCZOS)  # blurs texture least
             return np.asarray(image, float) / 255
     except OSError:
         raise UserError(f"{path}: missing or unreadable; translate the test folders again with: {TRANSLATE}") from None
@@ -84,7 +84,7 @@ def passes(name: str, value: float) -> bool:
 
 
 def bars() -> str:
-    """The bars in a sentence."""
+    """The ranges to pass, as a sentence."""
     parts = [
         f"{name.replace('_', ' ')} " + (f"{low} to {high}" if low else f"at most {high}")
         for name, (low, high, _) in BARS.items()
@@ -95,8 +95,8 @@ def bars() -> str:
 def report(results_dir, root: Path = ROOT) -> dict:
     """Measure results_dir/fakeB and fakeA, print a line a measure, and return {"A2B": {...}, "B2A": {...}}.
 
-    A method that learns one direction leaves one of the folders: then only that one is measured.
-    UserError: neither is there.
+    Of a method with one direction only one of the folders exists: only that direction is measured.
+    UserError: neither folder exists.
     """
     results_dir, root = Path(results_dir), Path(root)
     found = {

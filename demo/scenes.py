@@ -1,8 +1,8 @@
-"""One scene of the demo data: a landscape with a horse or the same animal as a zebra, from a number.
+"""One scene of the demo data, generated from its number: a landscape with a horse, or with the same animal as a zebra.
 
-Shapes are signed distances (negative inside), in pixels for the landscape and in body lengths for the animal,
-which makes their edges smooth at 64 x 64. Only elementary arithmetic in float64 touches the pixels, so every
-machine draws the same.
+Shapes are signed distances (negative inside), in pixels for the landscape and in body lengths for the animal, so
+that edges are smooth at 64 x 64. Pixels are computed by elementary float64 arithmetic only, so that every machine
+generates the same pictures.
 """
 
 import math
@@ -16,7 +16,7 @@ SOFT = 1.4  # width of an edge, in pixels
 
 
 class Dice:
-    """The random choices of one scene."""
+    """The random numbers of one scene."""
 
     def __init__(self, number: int):
         self.rng = np.random.default_rng([SEED, number])
@@ -29,12 +29,12 @@ class Dice:
 
 
 def ramp(x, low, high):
-    """0 up to `low`, 1 from `high` on, straight between."""
+    """0 up to `low`, 1 from `high` on, linear in between."""
     return np.clip((x - low) / (high - low), 0, 1)
 
 
 def mix(a, b, share):
-    """`share` of colour b over colour a; colours are (3,) or (3,H,W), share a number or (H,W)."""
+    """Blend `share` of colour b over colour a; colours (3,) or (3,H,W), share a number or (H,W)."""
     a, b = (np.asarray(c, float) if np.ndim(c) == 3 else np.asarray(c, float).reshape(3, 1, 1) for c in (a, b))
     return a + (b - a) * share
 
@@ -44,13 +44,13 @@ def disc(x, y, cx, cy, radius):
 
 
 def merge(a, b, width):
-    """Union of two shapes whose joint is rounded over `width`."""
+    """Union of two shapes, rounded over `width` where they join."""
     near = np.maximum(width - np.abs(a - b), 0) / width
     return np.minimum(a, b) - near * near * (width / 4)
 
 
 def bend(points, steps=2):
-    """A smooth (Catmull-Rom) curve through rows of numbers, in `steps` straight pieces between two of them."""
+    """A Catmull-Rom curve through the rows of `points`, as `steps` straight pieces between two rows."""
     p = np.array(points, float)
     p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
     a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
@@ -60,9 +60,9 @@ def bend(points, steps=2):
 
 
 def limb(x, y, points):
-    """A tapering tube through rows of (x, y, radius): its distance, and how far along it each pixel lies.
+    """A tapering tube through rows of (x, y, radius): signed distance (H,W) and position along the tube (H,W).
 
-    x (1,W) and y (H,1) are increasing coordinates; the work is done in the tube's neighbourhood only.
+    x (1,W) and y (H,1) are increasing coordinates; only the neighbourhood of the tube is computed.
     """
     reach = points[:, 2].max() + 0.15
     columns, rows = (
@@ -133,7 +133,7 @@ def landscape(dice, x, y):
     return mix(picture, petal, np.clip(0.5 - petals, 0, 1) + 0 * x), horizon
 
 
-POSES = {  # angle of the neck above and of the head below the horizontal; half a stride
+POSES = {  # angle of the neck above the horizontal, of the head below it; half a stride length
     "standing": (52, 40, 0.05),
     "alert": (66, 26, 0.06),
     "walking": (44, 38, 0.17),
@@ -142,7 +142,7 @@ POSES = {  # angle of the neck above and of the head below the horizontal; half 
 
 
 def skeleton(dice):
-    """The animal's parts as rows of (x, y, radius), facing right, shoulder to hip about 0.75; y points down."""
+    """The y of the ground, and the animal's parts as rows of (x, y, radius): facing right, y down, shoulder to hip 0.75."""
     pose = dice.pick("standing", "alert", "walking", "walking", "grazing")
     neck, head, stride = POSES[pose]
     grazing = pose == "grazing"
@@ -197,7 +197,7 @@ def skeleton(dice):
 def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     """Scene `number` as uint8 pictures: "A" and "B" (H,W,3), and "mask" (H,W), 255 on the animal, 0 outside.
 
-    size: the least and the greatest length of its trunk, in pixels.
+    size: range of the body length, in pixels.
     """
     dice = Dice(number)
     x, y = np.arange(SIZE)[None] + 0.5, np.arange(SIZE)[:, None] + 0.5
@@ -205,7 +205,7 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     ground, bones = skeleton(dice)
     light, shade, mirror = dice(0.95, 1), dice(), dice.pick(1, -1)
 
-    # place the animal in the frame; from here on x and y are in body lengths, `px` pixels each
+    # place the animal in the frame; from here on x and y are in body lengths of `px` pixels
     left, right = bones["tail"][:, 0].min() - 0.06, bones["head"][:, 0].max() + 0.08
     top = min(-0.26, bones["ear"][-1, 1] - 0.02)
     px = min(dice(*size), 60 / (right - left), 57 / (ground - top))
@@ -221,10 +221,10 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     body = merge(merge(shape["trunk"], shape["neck"], 0.18), shape["head"], 0.06)
     body = merge(merge(body, shape["hind"], 0.06), shape["fore"], 0.06)
 
-    # stripes run across each part, and fade into each other where parts meet
+    # stripes run across each part and blend where parts meet
     def stripes(name, period, dark=0.47, warp=0.0):
         phase = (part[name][1] + warp) / period
-        wave = np.abs(phase - np.floor(phase) - 0.5) * 2  # 0 at the heart of a stripe, 1 between two
+        wave = np.abs(phase - np.floor(phase) - 0.5) * 2  # 0 in the middle of a stripe, 1 between two
         return np.clip(0.5 + (dark - wave) * period * px / (2 * SOFT), 0, 1)
 
     belly = y / 0.2
@@ -241,7 +241,7 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     stripe["far"] = np.where(shape["far hind"] < shape["far fore"], stripe["far hind"], stripe["far fore"])
     stripe["tail"] = np.maximum(stripe["tail"], ramp(part["tail"][1], 0.2, 0.26))
 
-    # light from above rounds the body; a crease parts the legs from the trunk
+    # light from above shades the body; a crease separates the legs from the trunk
     slope = np.gradient(body, 1 / px, axis=0) * (1 - np.clip(-body / 0.13, 0, 1))
     shading = 1 + 0.24 * np.maximum(-slope, 0) - 0.45 * np.maximum(slope, 0)
     for name in ("hind", "fore"):
@@ -271,9 +271,9 @@ def scene(number: int, size=(32, 40), domains: str = "AB") -> dict:
     pictures = {"mask": np.ceil(np.maximum.reduce(list(cover.values())) * 255)}
     for domain in domains:
         hide, hair, dark = colours[domain]
-        drawn = picture
+        painted = picture
         for name in everything:  # from back to front
-            drawn = mix(drawn, coat(hide, hair, name, dark[name] + 0 * body, shades.get(name, 1)), cover[name])
-        pictures[domain] = drawn * light
+            painted = mix(painted, coat(hide, hair, name, dark[name] + 0 * body, shades.get(name, 1)), cover[name])
+        pictures[domain] = painted * light
     pictures = {key: (np.clip(value, 0, 255) + 0.5).astype(np.uint8)[..., ::mirror] for key, value in pictures.items()}
     return {key: value if key == "mask" else np.moveaxis(value, 0, -1) for key, value in pictures.items()}

@@ -1,4 +1,4 @@
-"""The demo data is drawn the same everywhere and never by halves; its measures are right where the answer is known."""
+"""The demo data is the same everywhere and never incomplete; its measures are right where the answer is known."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ def test_no_scene_twice(root):
     assert np.array_equal(read(root / "trainB" / "0407.png"), scene(407, data.TRAIN_SIZE)["B"])
 
 
-def test_drawing_does_not_depend_on_the_process():
+def test_scenes_do_not_depend_on_the_process():
     numbers, keys = (3, 411, 803, 950), ("A", "B", "mask")
     code = "import random, sys, numpy; from demo.scenes import scene; random.seed(9); numpy.random.seed(9)\n"
     code += f"for n in {numbers}:\n  for k in {keys}: sys.stdout.buffer.write(scene(n)[k].tobytes())"
@@ -62,7 +62,7 @@ def test_pictures_are_the_recorded_ones():
     assert digest.hexdigest()[:16] == "785ec336edab598d"
 
 
-def test_drawn_once(root):
+def test_generated_once(root):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     assert demo.ensure(root) == root
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
@@ -102,7 +102,7 @@ def test_the_truth_scores_perfectly(root, domain):
 
 @pytest.mark.parametrize("domain", "AB")
 def test_larger_translations_are_measured_at_the_size_of_their_sources(domain, root, tmp_path):
-    """96 pixels, as U-GAT-IT draws: enlarging and reducing costs a fifth of the texture."""
+    """96 pixels, as U-GAT-IT gives: enlarging and reducing costs a fifth of the texture."""
     for path in (root / f"truth{domain}").glob("*.png"):
         Image.open(path).resize((96, 96), Image.Resampling.BILINEAR).save(tmp_path / path.name)
     found = measured(root, domain, tmp_path)
@@ -179,28 +179,28 @@ def test_missing_files_are_named(root, tmp_path):
 
 def test_someone_elses_folder_is_left_alone(tmp_path):
     (tmp_path / "demo" / "trainA").mkdir(parents=True)
-    with pytest.raises(UserError, match="not the whole demo data set"):
+    with pytest.raises(UserError, match="not the complete demo data set"):
         demo.ensure(tmp_path / "demo")
     assert [p.name for p in (tmp_path / "demo").iterdir()] == ["trainA"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_drawing_leaves_no_half_data_set(tmp_path, how, monkeypatch):
+def test_an_interruption_leaves_no_incomplete_data_set(tmp_path, how, monkeypatch):
     process = subprocess.Popen([sys.executable, "-m", "demo", "--root", str(tmp_path / "demo")], cwd=HOME,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                # a shell may have started the tests in the background, deaf to SIGINT
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
-    while not (drawn := sum(1 for _ in tmp_path.rglob("*.png"))) and time.monotonic() < deadline:
+    while not (written := sum(1 for _ in tmp_path.rglob("*.png"))) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(how)
-    assert process.wait(timeout=30) != 0 and 0 < drawn < 1600
+    assert process.wait(timeout=30) != 0 and 0 < written < 1600
     assert not (tmp_path / "demo").exists()
     left = list(tmp_path.iterdir())
     if how == signal.SIGINT:
         assert left == []
-    else:  # the next drawing sweeps what was killed, once it is surely nobody's
+    else:  # the next call removes what a killed one left, once it is old
         os.utime(left[0], (0, 0))
-        monkeypatch.setattr(data, "_draw", lambda folder: folder.mkdir())
+        monkeypatch.setattr(data, "_generate", lambda folder: folder.mkdir())
         demo.ensure(tmp_path / "demo")
         assert [p.name for p in tmp_path.iterdir()] == ["demo"]
