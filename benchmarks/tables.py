@@ -173,14 +173,10 @@ def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
         folders = [root / f"test{s}", *(row.pictures.get(way) for row in rows), *[truths.get(way)] * bool(truths)]
         found = [compare.by_stem(folder) if folder else {} for folder in folders]
         for stem in compare.choose(found[0], None, n, folders[0]):
-            lines.append([_read(pictures[stem], size) if stem in pictures else None for pictures in found])
+            lines.append([common.read_square(pictures[stem], size) if stem in pictures else None for pictures in found])
     figure = common.grid(lines, titles, title)
     if len(titles) > 5:  # narrow columns
         for axes in figure.axes:
             axes.title.set_fontsize(7)
     common.pyplot().rcParams["savefig.dpi"] = 200  # a column of many is 70 dots at the usual 100
     return figure
-
-
-def _read(path: Path, size: int):
-    return common.dataset.resize(common.dataset.read_image(path), size)

@@ -1,8 +1,9 @@
-"""What the figures share: options, a trained model, pictures, and plots as wide as a README.
+"""Shared by the figures: options, the trained model, pictures, plots as wide as a README.
 
-Importing it makes the program's modules, one folder up, importable.
+Importing this makes the program's modules, one folder up, importable.
 """
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,49 +19,44 @@ import NICE
 import options
 from checkpoints.contents import architecture_of, load_network, saved_options
 from checkpoints.files import newest_checkpoint
-from images.decode import load_for_test
+from images.decode import load_for_test, read_image, resize
 from images.encode import jet
 from images.files import list_images
 from options import Help, Parser, bounded
 from utils import UserError, atomic, run, shown
 
-__all__ = ["UserError", "jet", "parser", "run"]
+__all__ = ["UserError", "bounded", "jet", "parser", "run"]
 
 INSTALL = "pip install -r requirements-figures.txt"
-WIDTH = 9.0  # inches at most, at 100 dots each: a README shows about 900 pixels
+WIDTH = 9.0  # maximum in inches, at 100 dots each: a README shows about 900 pixels
 
 
 # ------------------------------------------------------------------------------------------- options
 
 
 def parser(description: str, model: bool = False) -> Parser:
-    """A parser with --out and, for figures of a trained model, the options that say which."""
+    """A parser with --out and, for figures of a trained model, the options that select it."""
     parser = Parser(description=description.split("\n")[0], formatter_class=Help)
-    parser.add_argument("--out", type=Path, help="folder for the figure; by default results/NAME/figure")
+    parser.add_argument("--out", type=Path, help="folder for the figure (default: results/NAME/figure)")
     if model:
-        parser.add_argument("--dataset", required=True, type=options.name, help="data set that it was trained on")
-        parser.add_argument("--dataset_dir", default="dataset", help="where the data sets are")
-        parser.add_argument("--result_dir", default="results", help="where the training wrote its results")
-        parser.add_argument("--checkpoint", help="use this checkpoint file, not the newest", metavar="FILE")
-        parser.add_argument("--device", help="cuda, mps or cpu; by default the best present")
+        parser.add_argument("--dataset", required=True, type=options.name, help="data set of the training")
+        parser.add_argument("--dataset_dir", default="dataset", help="folder of the data sets")
+        parser.add_argument("--result_dir", default="results", help="folder of the training's results")
+        parser.add_argument("--checkpoint", help="use this checkpoint file instead of the newest", metavar="FILE")
+        parser.add_argument("--device", help="cuda, mps or cpu (default: the best present)")
     return parser
-
-
-def at_least(lowest: int):
-    """A whole number that is not below `lowest`."""
-    return bounded(int, lowest)
 
 
 # --------------------------------------------------------------------------------- model and pictures
 
 
 def results(args) -> Path:
-    """Where the training wrote."""
+    """The folder of the training's results."""
     return Path(args.result_dir) / args.dataset
 
 
-def load(args) -> tuple[NICE.NICE, dict, Path]:
-    """The trained model in evaluation mode, its checkpoint and the checkpoint's path.  UserError: none fits."""
+def load_model(args) -> tuple[NICE.NICE, dict, Path]:
+    """The trained model in evaluation mode, its checkpoint and that file's path.  UserError: none usable."""
     state, path = newest_checkpoint(results(args), args.checkpoint, methods.recognise, to_translate=True)
     if state["method"] != "nice":
         raise UserError(f"{shown(path)} is of --method {state['method']}; this figure is about NICE-GAN's encoders")
@@ -71,7 +67,7 @@ def load(args) -> tuple[NICE.NICE, dict, Path]:
 
 
 def build(args, state: dict, path: Path) -> NICE.NICE:
-    """The checkpoint's model in evaluation mode, with the initial weights that its seed gives."""
+    """The checkpoint's model in evaluation mode, with the initial weights of its seed."""
     argv = [f"--{k}={getattr(args, k)}" for k in ("dataset", "dataset_dir", "result_dir", "device") if getattr(args, k)]
     saved = saved_options(state) | architecture_of(state, path, NICE.NICE)
     nice = NICE.NICE(program.parse_args(["--phase", "test", *argv], saved=saved))
@@ -80,17 +76,26 @@ def build(args, state: dict, path: Path) -> NICE.NICE:
     return nice
 
 
+def evenly(things: list, n: int) -> list:
+    """n things (or all, if fewer) evenly spread over the list, first and last included."""
+    return [things[i] for i in np.linspace(0, len(things) - 1, min(n, len(things))).round().astype(int)]
+
+
+def read_square(path: Path, size: int) -> np.ndarray:
+    """The picture, resized to (size,size,3) uint8."""
+    return resize(read_image(path), size)
+
+
 def pictures(args, nice: NICE.NICE, folder: str, n: int) -> torch.Tensor:
     """Up to n pictures of a folder of the data set, evenly spread: (n,C,S,S) in [-1,1] on the model's device."""
-    paths = list_images(Path(args.dataset_dir) / args.dataset / folder)
-    chosen = np.linspace(0, len(paths) - 1, min(n, len(paths))).round().astype(int)
+    paths = evenly(list_images(Path(args.dataset_dir) / args.dataset / folder), n)
     size, channels = nice.args.img_size, nice.args.img_ch
-    return torch.stack([load_for_test(paths[i], size, channels) for i in chosen]).to(nice.device)
+    return torch.stack([load_for_test(path, size, channels) for path in paths]).to(nice.device)
 
 
 @torch.no_grad()
 def one_by_one(network, batch: torch.Tensor) -> torch.Tensor:
-    """network(batch) without the memory that a large batch would take: (n,...)."""
+    """network(batch), one picture at a time to save memory: (n,...)."""
     return torch.cat([network(x) for x in batch.split(1)])
 
 
@@ -102,7 +107,7 @@ def steps(state: dict) -> str:
 
 
 def pyplot():
-    """matplotlib.pyplot, drawing to files.  UserError: not installed."""
+    """matplotlib.pyplot, set up to write files.  UserError: not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -121,9 +126,9 @@ def to_rgb(x: torch.Tensor) -> np.ndarray:
 
 
 def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: list[str] | None = None):
-    """A figure of pictures in rows, titles above the columns and labels before the rows; None leaves a gap.
+    """A figure of rows of pictures, with titles above the columns and labels before the rows.
 
-    rows: pictures (H,W,3) in [0,1] or uint8, all of one shape.
+    rows: pictures (H,W,3) in [0,1] or uint8, all of one shape; None leaves a gap.
     """
     plt = pyplot()
     height, width = next(p.shape[:2] for row in rows for p in row if p is not None)
@@ -154,12 +159,17 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
 
 
 def save(figure, out: Path | None, results: Path, name: str):
-    """Write the figure as name.png into `out`, or else results/figure, whole or not at all, and say where."""
+    """Write the figure as name.png into `out` (default: results/figure), atomically, and print its path."""
     path = (out or results / "figure") / f"{name}.png"
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"--out {path.parent} is not a folder; name another")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
-    with suppress(ValueError):  # shorter to read, where it is below the current folder
-        path = path.relative_to(Path.cwd())
-    print(f"wrote {path}")
+    print(f"wrote {relative(path)}")
+
+
+def relative(path: Path) -> Path:
+    """The path relative to the current folder if it is below it."""
+    with suppress(ValueError):
+        return Path(os.path.abspath(path)).relative_to(Path.cwd())
+    return path

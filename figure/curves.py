@@ -1,10 +1,10 @@
-"""Loss and score curves of several runs in one plot, from their log.jsonl: the analysis of decoupled training.
+"""Plot loss and score curves of several runs from their log.jsonl, such as to analyse decoupled training.
 
     python figure/curves.py results/cat2dog
     python figure/curves.py decoupled=results/d/demo coupled=results/both/demo "only with G"=results/g/demo
 
-RUN is a run's folder or its log, with a name before it if the folder's will not do.  Runs of one name
-(seeds) share a colour.  A panel appears for each quantity that any log has.
+RUN is a run's folder or its log; NAME=RUN gives it another name than the folder's.  Runs of the same name (seeds)
+share a colour.  There is a panel for each quantity in any of the logs.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from common import UserError, run
 
 from training.log import Log
 
-PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start so
+PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "d_loss": "discriminator's loss",
     "g_loss": "generator's loss (weighted sum)",
     "cycle": "cycle: mean |cyc - x|",
@@ -30,12 +30,12 @@ PANELS = {  # the quantity, in log.jsonl or the mean of those whose names start 
 
 
 def read(path: Path) -> list[dict]:
-    """The lines of a run's log, torn ones left out.  UserError: none."""
+    """The lines of a run's log by step, without incomplete ones.  UserError: there are none."""
     path = path / "log.jsonl" if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} is no readable log; name the folder of a run, such as results/cat2dog") from None
+        raise UserError(f"{path} is not a readable log; name the folder of a run, such as results/cat2dog") from None
     lines = Log.parsed(text.splitlines())
     if not lines:
         raise UserError(f"{path} has no line of a training yet; train first, or lower --log_freq")
@@ -43,7 +43,7 @@ def read(path: Path) -> list[dict]:
 
 
 def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a quantity; several of its name (both domains, both directions) are averaged."""
+    """Steps and values of a quantity, averaged over domains or directions."""
     steps, values = [], []
     for line in lines:
         exact = [quantity] if quantity in line else [k for k in line if k.startswith(f"{quantity}_")]
@@ -55,12 +55,12 @@ def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
 
 
 def folder(run: Path) -> Path:
-    """The folder of a run that is given as such, or by its log."""
+    """The folder of a run, given its folder or its log."""
     return run.parent if run.is_file() else run
 
 
 def named(text: str) -> tuple[str, Path]:
-    """NAME=RUN, or RUN, which is named after its folder."""
+    """Name and path of NAME=RUN or RUN (named after its folder)."""
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         path = Path(text)
@@ -71,9 +71,9 @@ def named(text: str) -> tuple[str, Path]:
 def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot; by default all there are")
-    parser.add_argument("--title", default="Training curves", help="what the runs are")
-    parser.add_argument("--name", default="curves", help="name of the picture, without .png")
+    parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot (default: all in the logs)")
+    parser.add_argument("--title", default="Training curves", help="title of the figure")
+    parser.add_argument("--name", default="curves", help="name of the figure, without .png")
     args = parser.parse_args(argv)
     plt = common.pyplot()
     runs = [(name, read(path)) for name, path in args.runs]

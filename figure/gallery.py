@@ -1,10 +1,10 @@
-"""A page that shows trainings: samples and curves over the steps, scores, options, and every translation.
+"""A web page of trainings: samples and curves over the steps, scores, options, and all translations.
 
     python figure/gallery.py results/cat2dog
     python figure/gallery.py NICE-GAN=results/cat2dog CycleGAN=results/cyclegan/cat2dog --out gallery
 
-RUN is a run's folder, with a name before it if the folder's will not do.  The page is a folder of its own that needs
-neither network nor server: open its index.html, or send all of it.
+RUN is a run's folder; NAME=RUN gives it another name than the folder's.  The page is a folder that needs neither
+network nor server: open its index.html, or send the folder.
 """
 
 import json
@@ -18,32 +18,32 @@ import common
 import curves
 import numpy as np
 import webpage
-from common import UserError, run
+from common import UserError, bounded, run
 from PIL import Image
 
 from images.decode import read_image
 from images.files import list_images
 from utils import shown
 
-SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # the lower the better, but the last
-FIRST = (*SCORES, "d_loss", "g_loss", "cycle", "recon")  # the order of the curves; a method's own terms between
+SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # lower is better, except the last
+FIRST = (*SCORES, "d_loss", "g_loss", "cycle", "recon")  # the first curves; a method's own terms come next
 LAST = ("lr", "steps_per_second", "data_wait", "scoring_seconds", "dropped")
 TITLES = curves.PANELS | {
     "lr": "learning rate",
     "steps_per_second": "steps per second",
     "data_wait": "share of time spent waiting for pictures",
-    "scoring_seconds": "seconds that scoring took",
+    "scoring_seconds": "seconds for scoring",
     "dropped": "steps dropped as not finite",
 }
 WAYS = {"A": "A", "B": "B", "A2B": "A to B", "B2A": "B to A", "mean": "mean"}
-POINTS = 1000  # of a curve at most: more than a screen shows
+POINTS = 1000  # maximum of a curve: more than a screen shows
 
 
-# -------------------------------------------------------------------------------------- what a run left
+# -------------------------------------------------------------------------------------- a run's files
 
 
 class Run:
-    """What there is of a training.  UserError: nothing."""
+    """The log, sample grids, translations and run.json of a training.  UserError: it has none of them."""
 
     def __init__(self, name: str, path: Path):
         self.name, self.path = name, path.parent if path.is_file() else path
@@ -62,31 +62,31 @@ class Run:
             )
 
     def _starts(self) -> list[dict]:
-        """What run.json says of each start of the training; empty where there is no such file."""
+        """The entries of run.json, one for each start of the training; empty if there is no such file."""
         path = self.path / "run.json"
         if not path.exists():
             return []
         try:
             starts = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(starts, list) and all(isinstance(start, dict) for start in starts)):
-                raise ValueError("it is no list of starts")
+                raise ValueError("it is not a list of starts")
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {shown(path)}: {error}; repair or remove it") from None
         return starts
 
     def data(self) -> Path:
-        """The folder of its data set, as run.json has it or under the run's own name."""
-        said = {"dataset_dir": "dataset", "dataset": self.path.resolve().name}
+        """The folder of its data set, from run.json or else by the run's name."""
+        options = {"dataset_dir": "dataset", "dataset": self.path.resolve().name}
         for start in self.starts:
-            said |= start.get("options") or {}
-        return Path(said["dataset_dir"], said["dataset"])
+            options |= start.get("options") or {}
+        return Path(options["dataset_dir"], options["dataset"])
 
     def steps(self) -> int:
         return max([line["step"] for line in self.log[-1:]] + [max(grids) for grids in self.grids.values()], default=0)
 
 
 def parted(key: str) -> tuple[str, str]:
-    """A key of the log as quantity and way: "fid_B" is ("fid", "B"), "d_loss" is ("d_loss", "")."""
+    """Quantity and domain or direction of a key: "fid_B" is ("fid", "B"), "d_loss" is ("d_loss", "")."""
     match = re.fullmatch(rf"(.+)_({'|'.join(WAYS)})", key)
     return match.groups() if match else (key, "")
 
@@ -108,7 +108,7 @@ def series(log: list[dict]) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def thinned(numbers: list) -> list[float]:
-    """At most POINTS numbers: the means of equal shares, to six digits."""
+    """At most POINTS numbers: means of equal parts, to six digits."""
     parts = np.array_split(np.asarray(numbers, float), POINTS) if len(numbers) > POINTS else [[x] for x in numbers]
     return [float(f"{np.mean(part):.6g}") for part in parts]
 
@@ -117,12 +117,12 @@ def thinned(numbers: list) -> list[float]:
 
 
 def panels(runs: list[Run]) -> list[dict]:
-    """A panel a quantity, its curves those of all runs and ways."""
+    """One panel a quantity, with the curves of all runs, domains and directions."""
     found = {}
     for number, one in enumerate(runs):
         for key, (steps, values) in series(one.log).items():
             if key == "dropped" and not any(values):
-                continue  # as it should be
+                continue  # as usual: nothing to show
             quantity, way = parted(key)
             curve = {"run": number, "way": WAYS.get(way, ""), "steps": thinned(steps), "values": thinned(values)}
             found.setdefault(quantity, []).append(curve)
@@ -133,7 +133,7 @@ def panels(runs: list[Run]) -> list[dict]:
 
 
 def scores(runs: list[Run]) -> list[dict]:
-    """A row a score and way: of each run the last value and the best, with their steps, or null."""
+    """One row a score and domain or direction: last and best value of each run with their steps, or null."""
     of = [series(one.log) for one in runs]
     keys = sorted(
         {key for found in of for key in found if parted(key)[0] in SCORES},
@@ -154,12 +154,12 @@ def scores(runs: list[Run]) -> list[dict]:
 
 
 def _distance(quantity: str, value: float) -> float:
-    """Of a score from the perfect one."""
+    """Distance of a score from the perfect value."""
     return abs(value - 1) if quantity == "coat_texture" else value
 
 
 def facts(runs: list[Run]) -> list[dict]:
-    """The rows of run.json: name, group, and a text for each run; what later starts changed follows an arrow."""
+    """Rows of run.json: name, group, and a text for each run; changes by later starts follow an arrow."""
     rows = {}
     for number, one in enumerate(runs):
         for start in one.starts:
@@ -174,7 +174,7 @@ def facts(runs: list[Run]) -> list[dict]:
 
 
 def _flat(start: dict):
-    """Pairs ((group, name), text) of an entry of run.json."""
+    """Yield ((group, name), text) of an entry of run.json."""
     for key, value in start.items():
         if not isinstance(value, dict):
             yield ("", key), _text(value)
@@ -192,28 +192,23 @@ def _text(value) -> str:
 
 
 def film(folder: Path, runs: list[Run], frames: int) -> list[dict]:
-    """The sample grids of each run and direction as JPEG, at most `frames` of each, the last among them."""
+    """Save the sample grids of each run and direction as JPEG, at most `frames` of each, including the last."""
     jobs = []
     for number, one in enumerate(runs):
         for way, grids in one.grids.items():
-            steps = sorted(grids)
-            chosen = np.linspace(0, len(steps) - 1, min(frames, len(steps))).round().astype(int)
-            jobs += [(number, way, steps[i], grids[steps[i]]) for i in chosen]
+            jobs += [(number, way, step, grids[step]) for step in common.evenly(sorted(grids), frames)]
 
     def frame(job):
         number, way, step, path = job
-        return webpage.save(read_image(path), folder, f"film_{number}_{way}_{step}", jpeg=90) | {
-            "run": number,
-            "way": way,
-            "step": step,
-        }
+        saved = webpage.save(read_image(path), folder, f"film_{number}_{way}_{step}", jpeg=90)
+        return saved | {"run": number, "way": way, "step": step}
 
     return webpage.each(frame, jobs, "samples")
 
 
 def matched(inputs: list[Path], answers: list[Path]) -> list[list[Path]]:
-    """Of each input, by relative path, the answers that bear its name: the same path, another suffix, or more
-    words after an underscore, as of methods that give several answers."""
+    """For each input (relative paths) its translations: the same path, or another suffix, or more words after an
+    underscore, as for methods with several translations of an input."""
     found = {path: [] for path in inputs}
     stems = {path.with_suffix(""): path for path in reversed(inputs)}
     for answer in answers:
@@ -229,7 +224,7 @@ def matched(inputs: list[Path], answers: list[Path]) -> list[list[Path]]:
 
 
 def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: int) -> dict | None:
-    """Every picture of a test folder beside the runs' answers.  UserError: no input is found, or no answer to any."""
+    """All pictures of a test folder with the runs' translations.  UserError: no inputs, or no translation of any."""
     if not any(way in one.answers for one in runs):
         return None
     source = data / f"test{way[0]}"
@@ -246,7 +241,7 @@ def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: i
         found.append(matched(inputs, answers))
         if answers and not any(found[-1]):
             raise UserError(
-                f"{shown(place)} has no answer to any picture of {shown(source)}; "
+                f"{shown(place)} has no translation of any picture of {shown(source)}; "
                 "name the data set's folder with --data"
             )
 
@@ -257,7 +252,7 @@ def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: i
             answers.append([webpage.save(p, folder, f"{way}_{number}_{r}_{k}") for k, p in enumerate(pictures)])
         sizes = [(a["width"], a["height"]) for some in answers for a in some]
         picture = read_image(source / inputs[number])
-        if sizes:  # the answer will lie over it
+        if sizes:  # the page puts one over the other
             picture = picture.resize(sizes[0], Image.Resampling.BICUBIC)
         picture = webpage.save(webpage.fit(picture, longest), folder, f"{way}_{number}")
         return {"name": inputs[number].as_posix(), "input": picture, "answers": answers}
@@ -271,26 +266,12 @@ def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: i
 def main(argv=None):
     parser = webpage.parser(__doc__)
     parser.add_argument("runs", nargs="+", type=curves.named, metavar="[NAME=]RUN", help="folder of a run")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the data set's folder; else what run.json of the first run says, else dataset/NAME",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the page's folder; else `page` in the first run's")
-    parser.add_argument("--title", help="else the data set's name")
-    parser.add_argument(
-        "--frames",
-        type=common.at_least(2),
-        default=60,
-        help="sample grids of a run and direction at most, evenly spread",
-    )
-    parser.add_argument(
-        "--size",
-        type=common.at_least(16),
-        default=512,
-        help="longest side in pixels; larger translations are scaled down",
-    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="DIR", help="the data set's folder (default: from run.json, or dataset/NAME)")
+    add("--out", type=Path, metavar="DIR", help="folder of the page (default: `page` in the first run's folder)")
+    add("--title", help="title of the page (default: the data set's name)")
+    add("--frames", type=bounded(int, 2), default=60, help="maximum sample grids of a run and direction, evenly spread")
+    add("--size", type=bounded(int, 16), default=512, help="longest side in pixels; larger pictures are scaled down")
     args = parser.parse_args(argv)
     names = [name for name, _ in args.runs]
     if len(set(names)) < len(names):

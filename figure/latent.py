@@ -1,16 +1,16 @@
-"""Do the codes of A and B share a space?  t-SNE of E_A(A) and E_B(B), and the MMD between them (paper figure 7).
+"""t-SNE of the codes E_A(A) and E_B(B), and the MMD between them (paper figure 7).
 
     python figure/latent.py --dataset cat2dog
 
-Before training (fresh weights of the run's seed) and after it.  Both the map and the MMD rest on the
-Euclidean distances between whole codes.  The MMD^2 is the unbiased estimate with a Gaussian kernel as
-wide as the median distance, so the scale of the codes, which training changes, plays no part.
+Before training (initial weights of the run's seed) and after it.  Map and MMD are computed from the Euclidean
+distances between complete codes.  MMD^2 is the unbiased estimate with a Gaussian kernel whose width is the median
+distance, so that it does not depend on the scale of the codes, which training changes.
 """
 
 import common
 import numpy as np
 import torch
-from common import UserError, run
+from common import UserError, bounded, run
 
 
 def codes(args, nice, n):
@@ -22,9 +22,9 @@ def codes(args, nice, n):
 
 
 def distances(a, b):
-    """Squared Euclidean distances between all the rows of a and b together: (n,n), symmetric."""
+    """Squared Euclidean distances between all rows of a and b: (n,n), symmetric."""
     x = torch.cat((a, b))
-    x = x - x.mean(0)  # the differences are small beside the codes
+    x = x - x.mean(0)  # against cancellation: the differences are small compared with the codes
     gram = (x @ x.T).double()
     square = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
     square = ((square + square.T) / 2).clamp_min(0)
@@ -42,7 +42,7 @@ def mmd2(square, n):
 
 
 def tsne(square, seed):
-    """Map points with these squared distances (N,N) to the plane: (N,2)."""
+    """t-SNE of points with these squared distances (N,N): (N,2)."""
     try:
         from sklearn.manifold import TSNE
     except ImportError:
@@ -54,11 +54,11 @@ def tsne(square, seed):
 
 def main(argv=None):
     parser = common.parser(__doc__, model=True)
-    parser.add_argument("--pictures", type=common.at_least(2), default=200, help="test pictures of each domain at most")
-    parser.add_argument("--seed", type=common.at_least(0), default=0, help="of the t-SNE")
+    parser.add_argument("--pictures", type=bounded(int, 2), default=200, help="maximum test pictures of each domain")
+    parser.add_argument("--seed", type=bounded(int, 0), default=0, help="seed of the t-SNE")
     args = parser.parse_args(argv)
     plt = common.pyplot()
-    trained, state, path = common.load(args)
+    trained, state, path = common.load_model(args)
     panels = {"before training": common.build(args, state, path), f"after {common.steps(state)}": trained}
 
     figure, axes = plt.subplots(1, 2, figsize=(common.WIDTH, 4.6), layout="constrained")
@@ -75,7 +75,7 @@ def main(argv=None):
         axis.spines[["top", "right"]].set_visible(True)
         print(f"{when}: MMD^2 {distance:.6f} between {len(a)} codes of A and {len(b)} of B")
     axes[0].legend(loc="best", frameon=True)
-    figure.suptitle(f"{args.dataset}: t-SNE of the codes of both domains' test pictures, and the MMD between them")
+    figure.suptitle(f"{args.dataset}: t-SNE of the codes of both domains' test pictures, and their MMD")
     common.save(figure, args.out, common.results(args), f"latent_{args.dataset}")
 
 

@@ -1,11 +1,11 @@
-"""A user study: which method's answer to a picture people prefer.  A page that asks, and a key to read the answers.
+"""A user study of which method's translations people prefer: a page of questions, and a key to evaluate the answers.
 
     python figure/study.py --input dataset/cat2dog/testA NICE-GAN=results/cat2dog/fakeB CycleGAN=../cyclegan/fakeB
     python figure/study_table.py study answers-*.json
 
-writes study/page, to be handed out, and study/key.json, to be kept: the page knows neither the methods' names nor
-which picture is whose.  It shows each input with all answers in random order, keeps the choices in the browser, and at
-the end gives them out as a file; study_table.py makes a table of any number of these.
+The first command writes study/page, to hand out, and study/key.json, to keep: the page contains neither the methods'
+names nor which picture belongs to which method.  It shows each input with all translations in random order, keeps the
+choices in the browser, and at the end saves them as a file.  study_table.py makes a table of any number of such files.
 """
 
 import hashlib
@@ -13,10 +13,9 @@ import json
 import random
 from pathlib import Path
 
-import common
 import compare
 import webpage
-from common import UserError, run
+from common import UserError, bounded, run
 from PIL import Image
 
 from images.decode import read_image
@@ -27,24 +26,15 @@ QUESTION = "Which of these is the best translation of the picture above?"
 
 def main(argv=None):
     parser = webpage.parser(__doc__)
-    parser.add_argument("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its pictures")
-    parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the pictures translated")
-    parser.add_argument(
-        "--questions",
-        type=common.at_least(1),
-        default=50,
-        help="pictures asked about at most, evenly spread over the folder",
-    )
-    parser.add_argument("--question", default=QUESTION, help="what is asked")
-    parser.add_argument("--title", default="Which picture is better?", help="the page's title; participants see it")
-    parser.add_argument(
-        "--size",
-        type=common.at_least(16),
-        default=256,
-        help="side of all pictures in pixels, so that none is known by its size",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the names that hide the pictures' origin")
-    parser.add_argument("--out", type=Path, default=Path("study"), metavar="DIR", help="folder of page and key")
+    add = parser.add_argument
+    add("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
+    add("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
+    add("--questions", type=bounded(int, 1), default=50, help="maximum number of inputs, evenly spread over the folder")
+    add("--question", default=QUESTION, help="text of the question")
+    add("--title", default="Which picture is better?", help="title of the page, which participants see")
+    add("--size", type=bounded(int, 16), default=256, help="side of all pictures in pixels, so that sizes tell nothing")
+    add("--seed", type=int, default=0, help="seed of the random file names")
+    add("--out", type=Path, default=Path("study"), metavar="DIR", help="folder of page and key")
     args = parser.parse_args(argv)
     methods = [compare.method(text) for text in args.methods]
     names = [name for name, _ in methods]
@@ -59,10 +49,10 @@ def main(argv=None):
                 f"{shown(folder)} has no picture {shown(missing[0])}; translate {shown(args.input)} with {shown(name)}"
             )
 
-    # one word a picture, in an order that tells nothing
+    # a random word for each picture, so that its name tells nothing
     each = 1 + len(names)
     words = [f"{i:05x}" for i in random.Random(args.seed).sample(range(16**5), len(stems) * each)]
-    jobs, key = {}, {}  # by word: the picture's path; by a question's word: what the page must not know
+    jobs, key = {}, {}  # {word: path of the picture}; {word of the question: what the page must not contain}
     for stem in stems:
         word, *others = (words.pop() for _ in range(each))
         key[word] = {"input": stem.as_posix(), "answers": dict(zip(others, names, strict=True))}
@@ -82,11 +72,11 @@ def main(argv=None):
         webpage.write(page, "study", {"study": study, **texts, "questions": questions, "pictures": pictures})
         with atomic(args.out / "key.json") as temporary:
             temporary.write_text(json.dumps({"study": study, "methods": names, "questions": key}, indent=1), "utf-8")
-    print(f"and {shown(args.out / 'key.json')}: keep it, it says whose picture is whose")
+    print(f"and {shown(args.out / 'key.json')}: keep it, it tells which picture belongs to which method")
 
 
 def refuse_other(path: Path, study: str):
-    """UserError where `path` is the key of another study: its answers could be read no more."""
+    """UserError if `path` is the key of another study, which its answers need."""
     try:
         same = not path.exists() or json.loads(path.read_text(encoding="utf-8"))["study"] == study
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,10 +1,11 @@
-"""The result of a user study: a table of preference from the key that study.py kept and the files that its page gave.
+"""The result of a user study: tables of preference from the key of study.py and the participants' files.
 
     python figure/study_table.py study answers-*.json
 
-First how often each method was chosen, with Wilson's interval at 95%.  Then the methods in pairs, by the sign test,
-two-sided and exact: over answers (for whom an answer went, where it went to one of the two) and over participants
-(whom each preferred, without ties).  Answers of one person are not independent: with few participants trust the latter.
+The first table shows how often each method was chosen, with Wilson's 95% interval.  The second compares the methods in
+pairs by the exact two-sided sign test: over answers (those that chose one of the two) and over participants (which of
+the two each chose more often, without ties).  Answers of one person are not independent: with few participants trust
+the test over participants.
 """
 
 import json
@@ -20,7 +21,7 @@ from utils import shown
 
 
 def read(path: Path, wanted: type) -> dict:
-    """A JSON file whose `answers` or `questions` is of the wanted type.  UserError: it is none."""
+    """The object in a JSON file with `answers` (a list) or `questions` (a dict).  UserError: it has none."""
     name = {list: "answers", dict: "questions"}[wanted]
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -33,9 +34,9 @@ def read(path: Path, wanted: type) -> dict:
 
 
 def choices(key: dict, path: Path) -> tuple[str, dict[str, str]]:
-    """A participant's name, and the method chosen in each question that was answered.
+    """The participant's name, and the method chosen in each answered question.
 
-    UserError: the file is of another study, or has what its page cannot have given.
+    UserError: the file belongs to another study, or its page cannot have written it.
     """
     found = read(path, list)
     if found["study"] != key["study"]:
@@ -50,24 +51,24 @@ def choices(key: dict, path: Path) -> tuple[str, dict[str, str]]:
 
 
 def collect(key: dict, paths: list[Path]) -> dict[str, dict[str, str]]:
-    """Of each participant the choices: {participant: {question: method}}; of several files of one the fullest."""
+    """{participant: {question: chosen method}}; of several files of one participant the one with most answers."""
     people = {}
     for path in paths:
         person, chosen = choices(key, path)
         if person in people:
-            print(f"{shown(path)}: that participant gave another file; the fuller one counts", file=sys.stderr)
+            print(f"{shown(path)}: second file of a participant; the one with more answers counts", file=sys.stderr)
         people[person] = max(people.get(person, {}), chosen, key=len)
     return people
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's interval at 95% for a share, k of n (Wilson, JASA 1927)."""
+    """Wilson's 95% interval for the share k of n (Wilson, JASA 1927)."""
     low, high = binomtest(k, n).proportion_ci(0.95, "wilson")
     return float(low), float(high)
 
 
 def sign_test(k: int, n: int) -> float:
-    """Exact two-sided p of k positive among n signs, if both signs are as likely; 1 where n = 0."""
+    """Exact two-sided p-value of k positive among n signs, under equal probability; 1 if n = 0."""
     return float(binomtest(k, n).pvalue) if n else 1.0
 
 
@@ -77,7 +78,7 @@ def table(methods: list[str], people: dict[str, dict[str, str]]) -> str:
     total = {m: sum(count[m] for count in counts.values()) for m in methods}
     n = sum(total.values())
     if not n:
-        raise UserError("these files hold no answer; ask somebody first")
+        raise UserError("these files hold no answer")
     rows = [("method", "chosen", "share", "95% interval")]
     for m in sorted(methods, key=lambda m: -total[m]):
         low, high = wilson(total[m], n)
@@ -90,7 +91,7 @@ def table(methods: list[str], people: dict[str, dict[str, str]]) -> str:
             cells += [f"{x} : {y}", f"{sign_test(x, x + y):.2g}"]
         pairs.append((f"{a} : {b}", *cells))
     people = f"{len(people)} participant{'s' if len(people) > 1 else ''}, {n} answers"
-    return f"{people}\n\n{_markdown(rows)}\n\nSign test, each pair for itself\n\n{_markdown(pairs)}"
+    return f"{people}\n\n{_markdown(rows)}\n\nSign test of each pair, uncorrected\n\n{_markdown(pairs)}"
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
@@ -102,8 +103,8 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 def main(argv=None):
     parser = webpage.parser(__doc__)
-    parser.add_argument("study", type=Path, help="the folder that study.py wrote")
-    parser.add_argument("answers", nargs="+", type=Path, help="the files that participants sent")
+    parser.add_argument("study", type=Path, help="folder that study.py wrote")
+    parser.add_argument("answers", nargs="+", type=Path, help="files that participants sent")
     args = parser.parse_args(argv)
     key = read(args.study / "key.json", dict)
     print(table(key["methods"], collect(key, args.answers)))

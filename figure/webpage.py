@@ -1,7 +1,7 @@
-"""What the pages share: a folder of index.html, its style, its scripts and its pictures, to be opened from the disk.
+"""Shared by the pages: a folder of index.html, style, scripts and pictures that opens from the disk.
 
-A page asks nothing of the network.  Names of files and methods reach it as JSON alone, and its scripts show them
-as text; its pictures are numbered.
+A page uses no network.  Names of files and methods reach it only as JSON, and its scripts show them as text; its
+pictures are numbered.
 """
 
 import json
@@ -9,10 +9,10 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from common import UserError
+from common import UserError, relative
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from options import Help, Parser
 from utils import shown
 
 TEMPLATES = Path(__file__).with_name("page")
-MARK = '<meta name="generator" content="figure/webpage.py">'  # in the templates: what bears it may be written anew
+MARK = '<meta name="generator" content="figure/webpage.py">'  # marks our pages: folders that may be replaced
 
 
 def parser(description: str) -> Parser:
@@ -29,12 +29,12 @@ def parser(description: str) -> Parser:
 
 @contextmanager
 def folder(out: Path):
-    """A new folder, which takes out's name once all is in it.
+    """Context of a new folder, which replaces `out` once it is complete.
 
-    UserError: it cannot be written, or out holds something else than a page.
+    UserError: it cannot be written, or `out` holds something other than a page.
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_page(out))):
-        raise UserError(f"{shown(out)} holds something else than a page; choose another folder with --out")
+        raise UserError(f"{shown(out)} holds something other than a page; choose another folder with --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".page-", dir=out.parent) as beside:
@@ -46,10 +46,7 @@ def folder(out: Path):
             new.rename(out)
     except OSError as error:
         raise UserError(f"cannot write {shown(out)}: {error.strerror or error}; choose another --out") from None
-    place = out
-    with suppress(ValueError):  # shorter to read, where it is below the current folder
-        place = Path(os.path.abspath(out)).relative_to(Path.cwd())
-    print(f"wrote {shown(place)}; open {shown(place / 'index.html')} in a browser")
+    print(f"wrote {shown(relative(out))}; open {shown(relative(out) / 'index.html')} in a browser")
 
 
 def _is_page(out: Path) -> bool:
@@ -60,9 +57,9 @@ def _is_page(out: Path) -> bool:
 
 
 def write(folder: Path, name: str, data: dict):
-    """index.html from the template `name` with the data in it, and what it refers to."""
+    """Write index.html, the template `name` with the data in it, and its style and scripts."""
     page = (TEMPLATES / f"{name}.html").read_text(encoding="utf-8")
-    # no "<" can end the script that holds the data; lone surrogates, of names that are no UTF-8, stay escaped
+    # "<" is escaped, so that no name ends the script; lone surrogates (names that are not UTF-8) stay escaped
     inside = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     (folder / "index.html").write_text(page.replace("{{data}}", inside), encoding="utf-8")
     for file in ("page.css", "page.js", f"{name}.js"):
@@ -70,7 +67,7 @@ def write(folder: Path, name: str, data: dict):
 
 
 def save(image: Image.Image, folder: Path, name: str, jpeg: int | None = None) -> dict:
-    """Write pictures/name as PNG, or as JPEG of this quality, without any metadata; return what the page needs."""
+    """Write pictures/name as PNG, or JPEG of this quality, without metadata; return what the page needs."""
     path = folder / "pictures" / f"{name}.{'jpg' if jpeg else 'png'}"
     image = image.convert("RGB")
     image.info.clear()
@@ -82,7 +79,7 @@ def save(image: Image.Image, folder: Path, name: str, jpeg: int | None = None) -
 
 
 def fit(image: Image.Image, longest: int) -> Image.Image:
-    """The picture, scaled down if a side is longer than `longest` pixels."""
+    """The picture, scaled down if a side exceeds `longest` pixels."""
     if max(image.size) <= longest:
         return image
     size = [max(1, round(side * longest / max(image.size))) for side in image.size]
@@ -90,7 +87,7 @@ def fit(image: Image.Image, longest: int) -> Image.Image:
 
 
 def each(function, things: list, what: str) -> list:
-    """[function(thing) for thing in things] on all cores, with a bar where it takes long."""
+    """[function(thing) for thing in things] on all cores, with a progress bar if it takes long."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             return list(tqdm(pool.map(function, things), what, len(things), leave=False, delay=2))

@@ -1,4 +1,4 @@
-"""The figures' scripts on a tiny real run, and the arithmetic in them."""
+"""The figures' scripts on a tiny real run, and their arithmetic."""
 
 import importlib
 import json
@@ -27,14 +27,14 @@ import shared_latent  # noqa: E402
 from utils import UserError, run
 
 OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu"
-GOOD = {  # what is drawn: the call
+GOOD = {  # figure: call
     "heatmaps_toy": f"heatmaps.py {OF_MODEL} --pictures 2",
     "latent_toy": f"latent.py {OF_MODEL}",
     "shared_latent_toy": f"shared_latent.py {OF_MODEL}",
     "curves": "curves.py {results}/toy again={results}/toy/log.jsonl",
     "compare": "compare.py --input {data}/toy/testA ours={results}/toy/fakeB same={data}/toy/testA",
 }
-BAD = {  # the script: a bad call, and what the message names
+BAD = {  # script: bad call, part of the message
     "heatmaps": ("heatmaps.py --dataset absent --result_dir {results}", "absent_params_latest.pt"),
     "latent": (f"latent.py {OF_MODEL} --checkpoint {{data}}/toy/testA/0.png", "0.png"),
     "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{results}}", "testA"),
@@ -45,7 +45,7 @@ BAD = {  # the script: a bad call, and what the message names
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
-    """Status, output and errors of each call by the name of its figure; the folders that they name."""
+    """{figure: (status, stdout, stderr)} of all calls, and the folders that they name."""
     top = tmp_path_factory.mktemp("figures")
     at = {name: str(top / name) for name in ("data", "results")}
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_picture(name, calls):
     picture = Image.open(Path(at["results"]).parent / path)
     picture.load()
     assert 600 <= picture.width <= 1000 and 150 <= picture.height <= 1200
-    assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+    assert np.asarray(picture.convert("L")).std() > 5  # not blank
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(name, calls, capsys):
 
 
 def test_nothing_else_is_written(calls):
-    """The tracked pictures above all, which lie beside the scripts."""
+    """Above all not the tracked pictures beside the scripts."""
     figures = Path(calls[1]["results"], "toy", "figure")
     assert {p.stem for p in figures.iterdir()} == {*GOOD, "interpolation_toy"}
     youngest = max(p.stat().st_mtime for p in (HOME / "figure").glob("*.png"))
@@ -137,10 +137,10 @@ def test_mmd():
     a, b = (torch.randn(60, 300, generator=generator) for _ in range(2))
     square = latent.distances(a, b)
     assert square == pytest.approx((torch.cdist(torch.cat((a, b)), torch.cat((a, b))) ** 2).numpy(), abs=1e-3)
-    assert latent.mmd2(square, 60) == pytest.approx(0, abs=0.003)  # one law
+    assert latent.mmd2(square, 60) == pytest.approx(0, abs=0.003)  # same distribution
     far = latent.mmd2(latent.distances(a, b + 1), 60)
     assert far > 0.05
-    assert latent.mmd2(latent.distances(7 * a, 7 * b + 7), 60) == pytest.approx(far, rel=1e-4)  # scale plays no part
+    assert latent.mmd2(latent.distances(7 * a, 7 * b + 7), 60) == pytest.approx(far, rel=1e-4)  # independent of scale
 
 
 def test_curves_average_what_starts_alike(tmp_path):

@@ -1,4 +1,4 @@
-"""The page of a run: what figure/gallery.py writes, in a real browser."""
+"""The page of figure/gallery.py in a real browser."""
 
 import io
 import json
@@ -20,7 +20,7 @@ import curves
 import gallery
 
 RED, BLUE, GREEN = (220, 20, 20), (20, 20, 220), (20, 160, 20)
-NASTY = """a "b" 'c' <script>alert(1)</script> &amp; ü"""  # in a path its "/" parts folders
+NASTY = """a "b" 'c' <script>alert(1)</script> &amp; ü"""  # its "/" separates folders in a path
 
 
 def paint(path: Path, colour, size=(24, 24)):
@@ -31,7 +31,7 @@ def paint(path: Path, colour, size=(24, 24)):
 def made_run(
     top: Path, name="toy", inputs=("1.png", "2.png"), steps=(100, 200, 300), log=None, colour=BLUE, ways=("A2B", "B2A")
 ):
-    """A run's folder and its data set's: red inputs, answers of this colour, sample grids of steps."""
+    """Make a run's folder and its data set: red inputs, translations of this colour, sample grids of steps."""
     folder = top / "results" / name
     for way in ways:
         for step in steps:
@@ -55,7 +55,7 @@ def texts(page, selector) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A page of two runs, the second of one direction and of two answers to each picture."""
+    """A page of two runs, the second with one direction and two translations of each picture."""
     top = tmp_path_factory.mktemp("plain")
     one = made_run(top)
     other = made_run(top, "other", ["1_0.png", "1_1.png"], steps=(150, 250), colour=GREEN, ways=["A2B"])
@@ -75,7 +75,7 @@ def test_of_a_real_run(folders, tmp_path):
         assert page.title() == "toy" and texts(page, "nav a") == ["Training", "Options and versions", "Translations"]
         assert texts(page, "#film figcaption") == ["toy, A to B, step 2"]
         assert version("torch") in page.content()  # from run.json
-        page.locator("#translations .card").first.scroll_into_view_if_needed()  # only what is near is painted
+        page.locator("#translations .card").first.scroll_into_view_if_needed()  # only visible cards are painted
         page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
         assert texts(page, ".card .name") == ["0.png", "1.png"]
         assert page.locator("#film img").evaluate("i => [i.naturalWidth, i.naturalHeight]") == [6 * 48, 5 * 48]
@@ -104,7 +104,7 @@ def test_film_by_mouse_and_keys(plain):
         box = slider.bounding_box()
         page.mouse.click(box["x"] + 3, box["y"] + box["height"] / 2)
         assert texts(page, captions)[0] == "toy, A to B, step 100"
-        page.mouse.move(*middle(losses.locator("> svg"), 0.99))  # curves are read with the mouse as well
+        page.mouse.move(*middle(losses.locator("> svg"), 0.99))  # curves can be read with the mouse, too
         assert losses.locator(".legend li").all_inner_texts() == ["toy 1.5", "second 1.75"]
         page.locator("#film-ways input").nth(1).check()
         assert texts(page, captions)[0] == "toy, B to A, step 100"
@@ -122,7 +122,7 @@ def middle(locator, across=0.5) -> tuple[float, float]:
 
 
 def colours(locator) -> np.ndarray:
-    """What is on the screen at 1/8, 3/8, 5/8 and 7/8 of an element's width, near its upper edge: (4,3)."""
+    """Colours on the screen at 1/8, 3/8, 5/8 and 7/8 of an element's width, near its upper edge: (4,3)."""
     shot = np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"))
     return shot[shot.shape[0] // 6, [shot.shape[1] * k // 8 for k in (1, 3, 5, 7)]].astype(int)
 
@@ -143,7 +143,7 @@ def test_before_and_after_by_mouse_and_keys(plain):
         page.mouse.up()
         page.wait_for_function("[...document.querySelectorAll('.compare img')].slice(0, 2).every(i => i.complete)")
         assert near(colours(boxes.first), RED, RED, BLUE, BLUE)
-        slider = boxes.nth(1).get_by_role("slider", name="Input over 1.png drawn in B by second 1")
+        slider = boxes.nth(1).get_by_role("slider", name="Input over 1.png translated to B by second 1")
         slider.focus()
         for _ in range(38):  # steps of 2 %
             page.keyboard.press("ArrowRight")
@@ -167,7 +167,7 @@ def test_methods_in_columns_and_controls(plain):
         assert texts(page, "#count") == ["1 of 2"]
         page.locator("#filter").fill("")
         page.locator("#ways input").nth(1).check()
-        assert page.locator(".card").first.locator("img").nth(1).get_attribute("alt") == "1.png drawn in A by toy"
+        assert page.locator(".card").first.locator("img").nth(1).get_attribute("alt") == "1.png translated to A by toy"
         page.locator("#size").fill("304")
         assert page.locator(".shot").first.bounding_box()["width"] == pytest.approx(304, abs=1)
 
@@ -229,7 +229,7 @@ def test_500_pictures_stay_smooth(tmp_path):
         assert timing < 3000
         assert page.locator(".card").count() == 500 and 0 < len(loaded(page, "#cards img")) < 200  # of 1000
         assert 0 < page.locator(".card").evaluate_all(PAINTED) < 100
-        frames = page.evaluate(SCROLL)  # milliseconds; 17 each where nothing else runs
+        frames = page.evaluate(SCROLL)  # milliseconds; 17 each on an idle machine
         assert np.median(frames) < 100 and np.percentile(frames, 90) < 250, frames
         page.wait_for_function("[...document.images].at(-1).naturalWidth == 24")
         page.locator("#all").fill("30")
@@ -280,7 +280,7 @@ def test_scores_and_run_json(tmp_path):
         assert rows("#options details") == {"lr": ["0.0001", "0.0002"], "heads": ["0,1", "0,1"]}
 
 
-def test_any_format_is_seen_at_the_size_of_its_answer(tmp_path):
+def test_any_format_is_shown_at_the_size_of_its_translation(tmp_path):
     folder = made_run(tmp_path, inputs=["a.tif", "b.ppm", "c.bmp"], ways=["A2B"])
     paint(tmp_path / "dataset" / "toy" / "testA" / "c.bmp", RED, (900, 600))
     paint(folder / "fakeB" / "b.ppm", BLUE, (1200, 40))
@@ -291,7 +291,7 @@ def test_any_format_is_seen_at_the_size_of_its_answer(tmp_path):
         assert sizes == [[24, 24], [24, 24], [512, 17], [512, 17], [24, 24], [24, 24]]
 
 
-def test_a_page_is_replaced_whole(tmp_path):
+def test_a_page_is_replaced_atomically(tmp_path):
     folder = made_run(tmp_path, inputs=["1.png", "2.png", "3.png"])
     first = {p.name for p in (written(tmp_path, folder) / "pictures").iterdir()}
     (folder / "fakeB" / "3.png").unlink()
@@ -305,11 +305,11 @@ def test_a_page_is_replaced_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset", "page", "results"]
 
 
-BAD = {  # what is wrong: arguments, and what the message names
+BAD = {  # case: arguments, part of the message
     "nothing": ("{top}/dataset", "nothing to show"),
     "no data": ("{run} --data {top}/absent", "absent/testA"),
-    "other data": ("{run} --data {top}/elsewhere", "has no answer to any picture"),
-    "taken": ("{run} --data {top}/dataset/toy --out {run}", "holds something else"),
+    "other data": ("{run} --data {top}/elsewhere", "has no translation of any picture"),
+    "taken": ("{run} --data {top}/dataset/toy --out {run}", "holds something other"),
     "twins": ("{run} {run}/log.jsonl", "two runs are named toy"),
     "run.json": ("{top}/torn", "run.json"),
     "frames": ("{run} --frames 1", "--frames"),

@@ -1,4 +1,4 @@
-"""The user study: its page answered in a real browser, and the table made of the files that it gives."""
+"""The user study: its page answered in a real browser, and the table of the saved files."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ QUESTIONS = 12
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study's folder, of pictures that would tell whose they are by size, format and metadata."""
+    """A study's folder, made of pictures whose size, format and metadata identify their method."""
     top = tmp_path_factory.mktemp("study")
     folders = {name: top / f"tell-tale {i}" for i, name in enumerate(METHODS)}
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 
 
 def answered(page) -> dict:
-    """The file that the page gives at its end."""
+    """The file that the page saves at its end."""
     with page.expect_download() as download:
         page.get_by_role("button", name="Save my answers").click()
     assert download.value.suggested_filename.startswith("answers-")
@@ -49,7 +49,7 @@ def answered(page) -> dict:
 
 
 def words(page) -> list[str]:
-    """The pictures shown: the input, then the answers."""
+    """The words of the pictures shown: the input, then the translations."""
     sources = page.locator("#asking img").evaluate_all("all => all.map(i => i.getAttribute('src'))")
     return [Path(source).stem for source in sources]
 
@@ -61,7 +61,7 @@ def whose(folder: Path) -> dict[str, str]:
 
 
 def choose(page, folder: Path, wanted: list[str], keyboard=False) -> list[list[str]]:
-    """Answer with these methods in turn, from the question shown on; return the methods' order in each."""
+    """Answer the next questions with these methods; return the order of methods in each question."""
     methods, orders = whose(folder), []
     for method in wanted:
         page.wait_for_function("[...document.querySelectorAll('#asking img')].every(i => i.complete && i.naturalWidth)")
@@ -94,7 +94,7 @@ def test_answers_by_clicks_and_keys_make_the_right_table(made, tmp_path, capsys)
         files.append(tmp_path / f"{keyboard}.json")
         files[-1].write_text(json.dumps(found))
     assert all(sorted(order) == sorted(METHODS) for order in sum(orders, []))
-    # two orders alike throughout: once in 6^12; one method always in one place: once in 3^11
+    # chance of equal orders: 6^-12; of one method always in one place: 3^-11
     assert orders[0] != orders[1] and all(len({order.index(m) for order in sum(orders, [])}) == 3 for m in METHODS)
     capsys.readouterr()
     study_table.main([str(made), *map(str, files)])
@@ -182,7 +182,7 @@ def test_nothing_in_the_page_tells_whose_a_picture_is(made):
     data = (made / "page" / "index.html").read_text()
     inside = json.loads(data.split('id="data">')[1].split("</script>")[0])
     ranks = {tuple(whose(made)[word] for word in question["answers"]) for question in inside["questions"]}
-    assert len(ranks) > 1  # the words' order follows no method
+    assert len(ranks) > 1  # the order of words does not follow the methods
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -205,7 +205,7 @@ def test_schemes_and_phone(made, scheme):
 
 @pytest.fixture
 def answers(made, tmp_path):
-    """Writes a file with answers of this participant: so many questions, the first answer to each."""
+    """A function that writes a participant's file: the first `count` questions, the first choice in each."""
     key = json.loads((made / "key.json").read_text())
 
     def write(name, participant, count, **changed) -> Path:
@@ -285,7 +285,7 @@ def test_a_study_made_again_is_the_same(made, tmp_path):
     call = ["--input", str(folders[0]), f"x={folders[1]}", f"y={folders[2]}", "--out", str(tmp_path / "study")]
     study.main(call)
     key = (tmp_path / "study" / "key.json").read_bytes()
-    study.main(call)  # answers given meanwhile stay readable
+    study.main(call)  # answers given in between stay valid
     assert (tmp_path / "study" / "key.json").read_bytes() == key
     with pytest.raises(UserError, match="another study"):
         study.main([*call, "--seed", "1"])

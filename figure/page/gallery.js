@@ -17,7 +17,7 @@ function open(id) {
   return section;
 }
 
-/** Radio buttons for ways; `chosen` is called with one of them, the first at once. */
+/** Radio buttons for ways; `chosen` is called with the selected one, at first with ways[0]. */
 function choice(place, group, ways, chosen) {
   ways.forEach((way, i) => {
     const radio = el("input", { type: "radio", name: group, checked: i === 0, change: () => chosen(way) });
@@ -37,7 +37,7 @@ function table(place, head, rows) {
 
 // ------------------------------------------------------------------------------------ samples and curves
 
-const BOX = { width: 340, height: 150, left: 42, right: 8, top: 6, bottom: 20 }; // of a panel, in its own units
+const BOX = { width: 340, height: 150, left: 42, right: 8, top: 6, bottom: 20 }; // of a panel, in SVG units
 
 /** Three to six round numbers between low and high. */
 function ticks(low, high) {
@@ -48,14 +48,14 @@ function ticks(low, high) {
   return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-/** A moving average over a thirtieth of the curve: losses of single pictures jump. */
-function smooth(values) {
-  const half = Math.floor(values.length / 60);
+/** A moving average over a thirtieth of the curve, because losses of single pictures are noisy. */
+function smoothed(values) {
+  const radius = Math.floor(values.length / 60);
   if (values.length < 60) return values;
   const sums = [0];
   for (const value of values) sums.push(sums.at(-1) + value);
   return values.map((_, i) => {
-    const from = Math.max(0, i - half), to = Math.min(values.length, i + half + 1);
+    const from = Math.max(0, i - radius), to = Math.min(values.length, i + radius + 1);
     return (sums[to] - sums[from]) / (to - from);
   });
 }
@@ -67,17 +67,17 @@ function upTo(steps, step) {
   return index;
 }
 
-/** A panel of curves; panel.at(step) marks a step in it and shows the values there. */
+/** A panel of curves; panel.at(step) marks a step and shows the values there. */
 function panel({ title, curves }, lastStep, point) {
-  const lines = curves.map((curve) => ({ ...curve, drawn: smooth(curve.values) }));
-  let low = Math.min(...lines.flatMap((line) => line.drawn)), high = Math.max(...lines.flatMap((line) => line.drawn));
+  const lines = curves.map((curve) => ({ ...curve, smooth: smoothed(curve.values) }));
+  let low = Math.min(...lines.flatMap((line) => line.smooth)), high = Math.max(...lines.flatMap((line) => line.smooth));
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
   const margin = (high - low) / 20;
   [low, high] = [low - margin, high + margin];
   const wide = BOX.width - BOX.left - BOX.right, tall = BOX.height - BOX.top - BOX.bottom;
   const x = (step) => (wide * step) / lastStep, y = (value) => (tall * (high - value)) / (high - low);
 
-  const plot = svg("svg", { x: BOX.left, y: BOX.top, width: wide, height: tall }); // clips what lies outside
+  const plot = svg("svg", { x: BOX.left, y: BOX.top, width: wide, height: tall }); // clips the curves
   const axes = svg("g", { class: "axes" });
   for (const value of ticks(low, high)) {
     plot.append(svg("line", { class: "grid", x1: 0, x2: wide, y1: y(value), y2: y(value) }));
@@ -95,8 +95,8 @@ function panel({ title, curves }, lastStep, point) {
     const corner = (v, i) => `${x(line.steps[i]).toFixed(1)} ${y(v).toFixed(1)}`;
     const path = (values) => `M${values.map(corner).join("L")}`;
     const solid = `stroke: ${colour(line.run)}`, style = `${solid}; stroke-dasharray: ${dash}`;
-    if (line.drawn !== line.values) plot.append(svg("path", { class: "raw", d: path(line.values), style: solid }));
-    plot.append(svg("path", { class: "line", d: path(line.drawn), style }));
+    if (line.smooth !== line.values) plot.append(svg("path", { class: "raw", d: path(line.values), style: solid }));
+    plot.append(svg("path", { class: "line", d: path(line.smooth), style }));
     for (const i of line.steps.length <= 20 ? line.steps.keys() : []) {
       const dot = { cx: x(line.steps[i]), cy: y(line.values[i]), r: 2.2, style: `fill: ${colour(line.run)}` };
       plot.append(svg("circle", dot));
@@ -110,7 +110,7 @@ function panel({ title, curves }, lastStep, point) {
   const cursor = svg("line", { class: "cursor", y1: 0, y2: tall });
   plot.append(cursor);
 
-  const range = (line) => `${names[line.run]} ${line.way} from ${short(line.drawn[0])} to ${short(line.drawn.at(-1))}`;
+  const range = (line) => `${names[line.run]} ${line.way} from ${short(line.smooth[0])} to ${short(line.smooth.at(-1))}`;
   const drawing = svg("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: "img",
     "aria-label": `Curves of ${title} over ${whole(lastStep)} steps: ${lines.map(range).join("; ")}` }, plot, axes);
   const stepUnder = (event) => {
@@ -124,7 +124,7 @@ function panel({ title, curves }, lastStep, point) {
   const at = (step) => {
     cursor.setAttribute("x1", x(step));
     cursor.setAttribute("x2", x(step));
-    for (const line of lines) line.shown.textContent = short(line.drawn[upTo(line.steps, step)]);
+    for (const line of lines) line.shown.textContent = short(line.smooth[upTo(line.steps, step)]);
   };
   return { node: el("figure", { class: "panel" }, el("figcaption", {}, title), drawing, legend), at };
 }
@@ -139,7 +139,7 @@ function film() {
     return { run, node, caption, image, frames };
   });
   $("film").append(...views.map((view) => view.node));
-  const kept = new Map(); // pictures near the present one, so that the film does not stutter
+  const kept = new Map(); // preloaded pictures near the present one, so that the film does not stutter
   return (way, step) => {
     for (const { run, node, caption, image, frames } of views) {
       const mine = frames(way);
@@ -148,7 +148,7 @@ function film() {
       const index = upTo(mine.map((frame) => frame.step), step), frame = mine[index];
       caption.textContent = `${run.name}, ${wayOf(way)}, step ${whole(frame.step)}`;
       image.alt = `Samples of ${run.name}, ${wayOf(way)}, at step ${whole(frame.step)}: four training and four test ` +
-        "pictures side by side, on top the input, below it what the networks make of it";
+        "pictures side by side, on top the input, below it the output of the networks";
       const { src, width, height } = frame;
       if (image.getAttribute("src") !== src) dress(image, { src, width, height }, []);
       for (const { src: close } of mine.slice(Math.max(0, index - 2), index + 4)) {
@@ -159,7 +159,7 @@ function film() {
   };
 }
 
-/** As many rows of panels beside the film as it is tall, the others below it. */
+/** Put as many rows of panels beside the film as fit its height, the others below it. */
 function place() {
   const panel = $("beside").querySelector(".panel");
   const rows = panel ? Math.ceil(($("film").offsetHeight + 16) / (panel.offsetHeight + 16)) : 1;
@@ -211,7 +211,7 @@ function training() {
     if (+slider.value >= steps.length - 1) slider.value = 0;
     show();
     $("play").textContent = "Pause";
-    timer = setInterval(forward, Math.min(250, 12000 / steps.length)); // a long film takes twelve seconds
+    timer = setInterval(forward, Math.min(250, 12000 / steps.length)); // at most twelve seconds for a film
   });
   slider.addEventListener("pointerdown", stop);
   slider.addEventListener("keydown", stop);
@@ -249,10 +249,10 @@ function facts() {
 
 // -------------------------------------------------------------------------------------- translations
 
-/** A translation with its input over the left part of it, as far as its slider says. */
+/** A translation with its input over its left part, up to the position of its slider. */
 function compare(input, answer, alt) {
   const box = el("div", { class: "compare" }, picture(answer, alt));
-  const over = () => { // only when it is asked for: most of a long page is never touched
+  const over = () => { // loaded on first use: most of a long page is never touched
     if (box.querySelectorAll("img").length === 1) box.firstChild.after(picture(input, ""));
   };
   const slide = () => {
@@ -286,7 +286,7 @@ function translations() {
       if (!answers.length) shots.push(shot(el("div", { class: "missing" }, "no picture"), names[run], run));
       answers.forEach((answer, k) => {
         const caption = answers.length > 1 ? `${names[run]} ${k + 1}` : names[run];
-        const { box, all } = compare(item.input, answer, `${item.name} drawn in ${target} by ${caption}`);
+        const { box, all } = compare(item.input, answer, `${item.name} translated to ${target} by ${caption}`);
         boxes.push(all);
         shots.push(shot(box, caption, run));
       });
@@ -313,7 +313,7 @@ function translations() {
   };
   const resize = () => list.style.setProperty("--size", `${$("size").value}px`);
 
-  // at first such that a row of cards fills the page, and all runs stand in one row, even on a phone
+  // initial size: a row of cards fills the page, and all runs are in one row, even on a phone
   const shots = 1 + names.length, between = 13, around = 22 + 6.4 * (shots - 1); // as in page.css, in pixels
   const columns = Math.max(1, Math.floor((list.clientWidth + between) / (shots * 128 + around + between)));
   const filling = ((list.clientWidth + between) / columns - between - around) / shots;

@@ -1,17 +1,16 @@
-// What both pages share.  Everything that came from outside, such as names of files, becomes text or an attribute,
-// never markup.
+// Shared by both pages.  Outside data, such as names of files, becomes text or an attribute, never markup.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
-/** An element with these attributes (functions listen to the event of that name) and children (nodes or text). */
+/** An element with these attributes (a function is a listener of that event) and children (nodes or text). */
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   return dress(node, attributes, children);
 }
 
-/** The same of SVG. */
+/** The same for SVG. */
 function svg(tag, attributes = {}, ...children) {
   return dress(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -26,7 +25,7 @@ function dress(node, attributes, children) {
   return node;
 }
 
-/** A picture that is fetched when it comes near the window; its place is kept from the beginning. */
+/** A picture that is loaded when it comes near the window; its space is reserved. */
 function picture({ src, width, height }, alt, more = {}) {
   return el("img", { src, width, height, alt, loading: "lazy", decoding: "async", ...more });
 }

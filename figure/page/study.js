@@ -1,16 +1,16 @@
 "use strict";
 
-const KEPT = `study ${data.study}`; // where the browser keeps what was answered
+const KEPT = `study ${data.study}`; // key of the answers in localStorage
 // participant, started, at: number of the question shown, order: [{id, shown, choice, seconds}]
 let state = restore() || begin();
 let asked = 0; // when the present question appeared
 
 $("title").textContent = document.title = data.title;
 $("task").textContent = `You will see ${data.questions.length} pictures, one after the other, and below each ` +
-  `${data.questions[0].answers.length} answers to it. ${data.question}`;
+  `${data.questions[0].answers.length} translations of it. ${data.question}`;
 $("question").textContent = data.question;
 
-/** A random order, each as likely as any other. */
+/** The things in random order, uniformly. */
 function shuffled(things) {
   const order = [...things];
   for (let i = order.length - 1; i > 0; i -= 1) {
@@ -46,7 +46,7 @@ function keep() {
 
 function view(id) {
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== id;
-  $(id).querySelector("[tabindex='-1']")?.focus({ preventScroll: true }); // so that a reader begins here
+  $(id).querySelector("[tabindex='-1']")?.focus({ preventScroll: true }); // so that screen readers begin here
   scrollTo(0, 0);
 }
 
@@ -56,7 +56,7 @@ function show() {
   const { at, order } = state;
   if (at >= order.length) {
     $("summary").textContent =
-      `You answered ${order.length} questions. Save the file and hand it to whoever asked you.`;
+      `You answered ${order.length} questions. Save the file and send it to the person who asked you.`;
     return view("end");
   }
   const { id, shown, choice } = order[at];
@@ -69,7 +69,7 @@ function show() {
     el("button",
       { type: "button", class: "answer", "aria-pressed": String(answer === choice), click: () => choose(answer) },
       picture(data.pictures[answer], `Answer ${i + 1}`, { loading: "eager" }), el("span", {}, String(i + 1)))));
-  for (const next of order.slice(at + 1, at + 3)) { // so that it need not be waited for
+  for (const next of order.slice(at + 1, at + 3)) { // preload the next questions
     for (const word of [next.id, ...next.shown]) new Image().src = data.pictures[word].src;
   }
   asked = performance.now();
@@ -109,7 +109,7 @@ $("back").addEventListener("click", back);
 $("last").addEventListener("click", back);
 $("save").addEventListener("click", save);
 $("anew").addEventListener("click", () => {
-  if (!confirm("Forget these answers and begin anew? Save them first.")) return;
+  if (!confirm("Delete these answers and start again? Save them first.")) return;
   state = begin();
   show();
 });
