@@ -1,6 +1,6 @@
 """Shared helpers: error types and exit codes, signals, atomic file writes, the machine's memory.
 
-Imports nothing that takes long: it is there before torch is.
+Imports nothing slow: it is needed before torch is imported.
 """
 
 import errno
@@ -22,7 +22,7 @@ class UserError(Exception):
     """
 
     status = 2
-    follows = False  # another rank of the training knows more
+    follows = False  # the consequence of an error in another rank, which reports it
 
 
 class RunError(UserError):
@@ -32,7 +32,7 @@ class RunError(UserError):
 
 
 class DiskError(RunError):
-    """Nothing can be written any more."""
+    """The disk is full or broken."""
 
 
 def run(program, name: str):
@@ -63,12 +63,12 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def brief(error: Exception) -> str:
-    """What an exception of others says, as a part of a line."""
+    """A foreign exception's message, shortened to a part of a line."""
     return shown(" ".join(str(error).split())[:160] or type(error).__name__)
 
 
 def shown(path) -> str:
-    """`path` as text for a message of one line: quoted and escaped only where it would not print."""
+    """`path` as text for a message of one line: quoted and escaped only if it is not printable."""
     text = str(path)
     return text if text.isprintable() else repr(text)
 
@@ -77,28 +77,27 @@ def shown(path) -> str:
 
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
 SAVE = getattr(signal, "SIGUSR1", None)
-GRACE = 10  # seconds that a rank leaves to those who know more
+GRACE = 10  # seconds that a rank waits for another one to report the error
 
 
 class Stopped(BaseException):
-    """Raised by a signal, so that whatever is half-written is cleaned up."""
+    """Raised by a signal, so that half-written files are cleaned up."""
 
     def __init__(self, number: int):
         self.number = number
 
 
 def process_rank() -> int:
-    """This process's number among those that torchrun started; 0 also where it is alone."""
+    """This process's rank under torchrun; 0 if it is alone."""
     world, number = (os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
     return int(number) if world.isdecimal() and int(world) > 1 and number.isdecimal() else 0
 
 
 def fail(program: str, message: str, status: int = 2, follows: bool = False):
-    """Leave with one line on stderr.  follows: what went wrong is that another rank has left.
+    """Exit with one line on stderr.  follows: the error is that another rank has exited.
 
-    What goes wrong in all ranks is said by the first one alone: the others wait for torchrun to end them,
-    which it does once the first has left, and speak only where it did not.  Who merely follows another's
-    end lets that one speak before.
+    Rank 0 reports an error of all ranks.  The others wait for torchrun to end them, which it does once rank 0
+    has exited, and report only if it did not.  A rank that follows lets the failed one report first.
     """
     number, message = process_rank(), one_line(message)
     if follows and number == 0:
@@ -113,19 +112,19 @@ def fail(program: str, message: str, status: int = 2, follows: bool = False):
 
 
 def one_line(text: str) -> str:
-    """The text as it is, but for characters that would not print, which are escaped."""
+    """The text with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _wait_for_a_stop():
-    """Until SIGTERM, by which torchrun ends the ranks that another one's failure has left behind."""
+    """Wait for SIGTERM, with which torchrun ends the other ranks after a failure."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not stop_heard.is_set():
         on_stops(lambda *_: stop_heard.set())
         stop_heard.wait(GRACE)
 
 
 def _tell_torchrun(line: str):
-    """Its report of what failed shows this line, which would else be lost above it."""
+    """Hand torchrun this line for its report of the failure, below which it would be lost."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         import json
 
@@ -137,13 +136,13 @@ stop_heard = threading.Event()  # a signal has asked for a stop
 
 
 def on_stops(handler):
-    with suppress(ValueError):  # not in the main thread: signals are somebody else's
+    with suppress(ValueError):  # not in the main thread, where no handler can be set
         for number in STOPS:
             signal.signal(number, handler)
 
 
 def at_once(program: str):
-    """From now on SIGINT and SIGTERM end the program where it stands: while it imports, nothing is half-written."""
+    """From now on SIGINT and SIGTERM end the program at once: during imports nothing is half-written."""
 
     def leave(number, _frame):
         say_stopped(program, number)
@@ -153,7 +152,7 @@ def at_once(program: str):
 
 
 def unwinding():
-    """From now on SIGINT and SIGTERM raise Stopped; SIGUSR1, which asks a training to save, does nothing else."""
+    """From now on SIGINT and SIGTERM raise Stopped; SIGUSR1, which asks a training to save, is ignored."""
 
     def leave(number, _frame):
         stop_heard.set()
@@ -167,7 +166,7 @@ def unwinding():
 
 
 def say_stopped(program: str, number: int):
-    """One line, by a call that may stand in a signal's handler; of several ranks only the first speaks."""
+    """Print one line, from rank 0 only, by a call that is safe in a signal handler."""
     if process_rank() == 0:
         with suppress(OSError):
             os.write(2, f"{program}: stopped by {signal.Signals(number).name}\n".encode())
@@ -178,7 +177,7 @@ def say_stopped(program: str, number: int):
 
 @contextmanager
 def writing(path: Path):
-    """Turn an OSError into one line: DiskError where the disk is full or broken, else UserError."""
+    """Turn an OSError into one line: DiskError if the disk is full or broken, else UserError."""
     try:
         yield
     except OSError as error:
@@ -192,11 +191,11 @@ def writing(path: Path):
 
 @contextmanager
 def atomic(path: Path):
-    """A temporary path beside `path`; complete and on disk, it takes path's name, else it vanishes.
+    """Write a file atomically: a temporary path, synced to disk and renamed to `path` at the end.
 
-    UserError, DiskError: it cannot be written; what lay at `path` is as it was.
+    UserError, DiskError: it cannot be written; the temporary file is deleted and `path` is unchanged.
     """
-    # a short name of its own: path.name may already have the 255 bytes a file system allows
+    # a short name: path.name may already have the 255 bytes that file systems allow
     temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
     with writing(path):
         try:
@@ -247,7 +246,7 @@ def machine_memory() -> tuple[float, float]:
 
 @contextmanager
 def frozen(parameters):
-    """Gradients flow through these parameters' layers but not into them."""
+    """Inside, gradients flow through these parameters' layers but not into the parameters."""
     parameters = [p for p in parameters if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: options and networks, of this program or of another one."""
+"""The contents of a checkpoint, of this program or of another: options, networks, optimizers."""
 
 import sys
 from contextlib import contextmanager
@@ -8,19 +8,19 @@ import torch
 
 from utils import UserError, brief, shown
 
-# what profiling tools and PyTorch before 0.4 left in networks that do not have it
+# entries that profiling tools and PyTorch before 0.4 left in state dicts
 STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batches_tracked")
 
-# options of one call, not of the run; above all the paths: a stranger's checkpoint names no place to write to
+# options of one call, not of the run; above all paths: a foreign checkpoint must not say where to write
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
 NOT_SAVED += ("input", "output", "tile", "format", "half")
 
-# what a checkpoint may hold beside networks; all but the optimizers and start_iter are ours alone
+# entries of a checkpoint besides networks; only this program writes others than optimizers and start_iter
 TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}
 TYPES |= {"args": dict, "rng": dict, "digest": dict, "method": str}
-TYPES |= {"ema": dict, "score": dict}  # the averaged networks; what a best checkpoint is best at
-TYPES |= {"metadata": dict}  # of a model file (export.py), which holds parts of networks
+TYPES |= {"ema": dict, "score": dict}  # the EMA weights; the best score
+TYPES |= {"metadata": dict}  # of an exported model file, which holds parts of networks
 
 
 def is_network(key: str) -> bool:
@@ -30,7 +30,7 @@ def is_network(key: str) -> bool:
 
 @contextmanager
 def fitting(path: Path, what: str):
-    """UserError: whatever an entry of a damaged or foreign checkpoint makes Python or torch raise."""
+    """Turn what Python or torch raise for a damaged or foreign checkpoint's entry into a UserError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
@@ -40,7 +40,7 @@ def fitting(path: Path, what: str):
 def by_name(found: dict, names: set[str]) -> dict | None:
     """Networks with these names in a dict of ours, or in files like latest_net_NAME.pth or 5_net_NAME.pth.
 
-    At least one of them, the newest of each; None where there is none.
+    The newest of each, at least one; None: there is none.
     """
     if any(isinstance(found.get(name), dict) for name in names):
         return found
@@ -54,7 +54,7 @@ def by_name(found: dict, names: set[str]) -> dict | None:
 
 
 def architecture_of(state: dict, path: Path, method: type) -> dict:
-    """The options of group "model" of a checkpoint: as stored, or for an authors' one told by its shapes."""
+    """A checkpoint's options of group "model": as stored, or inferred from the shapes of an authors' checkpoint."""
     with fitting(path, f"the networks are not those of {state['method']}"):
         inferred = {} if "metadata" in state else method.infer_options(state)
     if "args" not in state:
@@ -63,13 +63,13 @@ def architecture_of(state: dict, path: Path, method: type) -> dict:
         names = (*method.architecture_options(), "img_size")
         found = {k: tuple(v) if isinstance(v, list) else v for k, v in state["args"].items() if k in names}
         wrong = [k for k, v in inferred.items() if found[k] != v]
-        if wrong:  # nothing is built that the file does not hold
+        if wrong:  # so that no larger network is built than the file holds
             raise ValueError(f"its networks have another {', '.join(wrong)}")
     return found
 
 
 def saved_options(state: dict) -> dict:
-    """The options of a checkpoint's run that continuing it takes over: none that says where to read or write."""
+    """The options that continuing a checkpoint's run takes over: none that says where to read or write."""
     saved = {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
     return {**saved, "method": state["method"]}
 
@@ -84,7 +84,7 @@ def option(name: str, args, state: dict):
 def refuse_contradictions(state: dict, path: Path, trainer):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
     args, stored = trainer.args, state.get("args", {})
-    same = state["method"] == args.method  # else nothing else can be compared
+    same = state["method"] == args.method  # of another method nothing else is comparable
     architecture = architecture_of(state, path, type(trainer)) if same else {}
     identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})
     if len(type(trainer).directions) == 1:
@@ -106,9 +106,9 @@ def refuse_contradictions(state: dict, path: Path, trainer):
 
 
 def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts: tuple[str, ...] = ("",)):
-    """Take over a network's weights, without what is stray in it.  UserError: they do not fit.
+    """Load a network's weights, without stray entries.  UserError: they do not fit.
 
-    parts: beginnings of the names of what has to be there; the rest of the network stays as it is.
+    parts: prefixes of the keys to load; the rest of the network stays as it is.
     """
     with fitting(path, name):
         weights, own = state[name], net.state_dict()
@@ -119,11 +119,11 @@ def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts
 
 
 def load_optimizer(optimizer, state: dict, name: str, path: Path):
-    """Take over moments and step counts; rates and decays stay those of the options."""
+    """Load moments and step counts; learning rate and weight decay stay those of the options."""
     ours, parameters = optimizer.state_dict(), optimizer.param_groups[0]["params"]
     with fitting(path, name):
         moments = state[name]["state"]
-        # ours may lack parameters that an ablation never trains; there the digest tells what is missing
+        # an ablation may leave parameters untrained, so ours may have no moments; the digest detects lost ones
         if not all(0 <= i < len(parameters) for i in moments) or (
             "digest" not in state and len(moments) not in (0, len(parameters))
         ):
@@ -132,8 +132,9 @@ def load_optimizer(optimizer, state: dict, name: str, path: Path):
             for key in ("exp_avg", "exp_avg_sq"):
                 if entry[key].shape != parameters[index].shape or not entry[key].is_floating_point():
                     raise ValueError(f"{key} of parameter {index} has shape {tuple(entry[key].shape)}")
-        own = {}  # copies: the file must be free to go, and the fused update walks memory in order, so
-        for i, entry in moments.items():  # that moments need the layout (channels_last) of their parameter
+        # copies: the file must be free to go, and the fused update needs moments in their parameter's memory layout
+        own = {}
+        for i, entry in moments.items():
             own[i] = {"step": torch.tensor(float(entry["step"]))}  # torch 1.x wrote an int
             own[i] |= {k: torch.empty_like(parameters[i]).copy_(entry[k]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.load_state_dict({"state": own, "param_groups": ours["param_groups"]})

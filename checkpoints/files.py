@@ -3,7 +3,7 @@
 A checkpoint is one dict: the state dicts of a method's networks by their names (NICE-GAN's: gen2B gen2A
 disA disB), its optimizers (D_optimizer, G_optimizer), start_iter (the last finished step); this program adds
 position, args, rng, guard, scalers, memory, with --ema the averaged weights, and a digest of each entry.  The
-authors' programs keep less, in one file or one a network: `from_released` of a method reads them.
+authors' programs keep less, in one file or in one per network: a method's `from_released` reads them.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def best_path(results: Path) -> Path:
 
 
 def numbered_paths(results: Path) -> list[Path]:
-    """results/NAME/model/NAME_params_0001000.pt and its like, oldest first."""
+    """results/NAME/model/NAME_params_0001000.pt and so on, oldest first."""
     pattern = re.compile(re.escape(results.name) + r"_params_(\d{7,})\.pt")
     folder = results / "model"
     found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
@@ -37,7 +37,7 @@ def numbered_paths(results: Path) -> list[Path]:
 
 
 def candidates(results: Path) -> list[Path]:
-    """The checkpoints of a run that can be continued, the newest first."""
+    """The checkpoints that a run can continue from, newest first."""
     return [p for p in (latest_path(results), *reversed(numbered_paths(results))) if p.exists()]
 
 
@@ -66,7 +66,7 @@ def digest(value) -> str:
 
 
 class _CheckedFile:
-    """A file that remembers the first write error; torch's zip writer turns it into a RuntimeError."""
+    """A file that keeps its first write error, which torch's zip writer turns into a RuntimeError."""
 
     def __init__(self, path):
         self.file, self.error = open(path, "wb"), None  # noqa: SIM115
@@ -103,10 +103,10 @@ def save_checkpoint(state: dict, path: Path):
 
 
 def load_checkpoint(path: Path, recognise) -> dict:
-    """Read a checkpoint of this program, or of a method's authors: a file, or a folder with a file a network.
+    """Read a checkpoint of this program or of a method's authors: a file, or a folder with a file per network.
 
-    recognise: methods.recognise, or another function from what the files hold to (method, networks by name) or None.
-    Returns one dict, which also names its method.  UserError: missing, damaged, foreign.
+    recognise: methods.recognise, or another function {file's stem: content} -> (method, state) or None.
+    Returns the state, with an entry "method".  UserError: missing, damaged, foreign.
     """
     files = [path]
     if path.is_dir():
@@ -135,16 +135,16 @@ def load_checkpoint(path: Path, recognise) -> dict:
 
 
 def _read(path: Path) -> dict:
-    """The dict in a file.  UserError: damaged, or not to be trusted."""
+    """The dict in a file.  UserError: damaged or unsafe."""
     try:
         zipped = _is_sound_archive(path)
         if not zipped:
             with open(path, "rb") as file:
-                if file.read(1) != b"\x80":  # as every pickle begins that torch has written
+                if file.read(1) != b"\x80":  # the first byte of every pickle that torch writes
                     raise ValueError("torch has written no such file")
-        # weights_only: no pickle of a stranger is ever executed; mmap: only what is used is read
+        # weights_only: no foreign pickle is executed; mmap: only the parts used are read
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged file
+            warnings.simplefilter("ignore")  # about damaged files
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         _check_extent(state, path.stat().st_size)
         if zipped and "digest" not in state:
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict:
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
             raise ValueError("it holds no dict of names")
         return state
-    except Exception as error:  # parsers of damaged files trip in many ways
+    except Exception as error:  # parsers of damaged files raise anything
         reason = brief(error)
         raise UserError(
             f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
@@ -162,22 +162,22 @@ def _read(path: Path) -> dict:
 
 
 def _is_sound_archive(path: Path) -> bool:
-    """Whether the file is a zip archive, not of torch < 1.6.  ValueError, BadZipFile: what torch.load would trust."""
+    """Whether the file is a zip archive, as of torch 1.6.  ValueError, BadZipFile: damage that torch.load ignores."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-                raise ValueError("a record is compressed")  # and might unfold to any size
+                raise ValueError("a record is compressed")  # it might unfold to any size
             if "/data/" not in record.filename:
-                archive.read(record)  # compares the checksum; for the tensors that of a digest is as good
+                archive.read(record)  # compares its checksum; tensors have a digest
     return True
 
 
 def _check_extent(state, room: int):
-    """ValueError: a checkpoint that unfolds to more than the `room` bytes of its file.
+    """ValueError: the checkpoint unfolds to more than the `room` bytes of its file.
 
-    Lists may contain one another many times over, and a tensor may repeat one number for ever.
+    Lists may contain one another many times, and a tensor may repeat one number without end.
     """
     todo = [state]
     while todo:
@@ -197,7 +197,7 @@ def _check_extent(state, room: int):
 
 
 def verify(state: dict, path: Path, keys=None):
-    """Compare the digests of these entries; a released checkpoint has none.  UserError: damaged."""
+    """Check the digests of these entries, by default all; released checkpoints have none.  UserError: damaged."""
     if "digest" not in state:
         return
     stored = state["digest"]
@@ -210,7 +210,7 @@ def verify(state: dict, path: Path, keys=None):
 
 
 def path_of(named: str, results: Path) -> Path:
-    """The file that --checkpoint names: best and latest are those of the run.  UserError: there is no best yet."""
+    """The file that --checkpoint names: best, latest (the run's own) or a path.  UserError: there is no best yet."""
     path = {"best": best_path(results), "latest": latest_path(results)}.get(named, Path(named))
     if named == "best" and not path.exists():
         raise UserError(f"no checkpoint {shown(path)}: a training with --score_freq keeps one")
@@ -218,7 +218,10 @@ def path_of(named: str, results: Path) -> Path:
 
 
 def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=False) -> tuple[dict, Path]:
-    """The newest valid checkpoint (state, path) of a run, or the one named.  to_translate: verify only what that needs."""
+    """(state, path) of a run's newest valid checkpoint, or of the one named.
+
+    to_translate: verify only what translation needs.  UserError: none is valid.
+    """
     paths = [path_of(named, results)] if named else candidates(results)
     if not paths:
         earlier = [p for p in results.glob("previous_*/*_params_latest.pt") if p.parent.name[9:].isdecimal()]

@@ -1,9 +1,9 @@
-"""Data sets of the papers by name: from their projects' own pages into dataset/NAME, complete or not at all.
+"""The papers' data sets by name: from their projects' own pages into dataset/NAME, complete or not at all.
 
     python dataset/get.py horse2zebra                 fetch (a second call resumes), check, unpack
-    python dataset/get.py --list                      what there is
+    python dataset/get.py --list                      list the names
 
-An archive saved by hand as dataset/NAME.zip (or .tar.gz) is taken instead of the network.
+An archive saved by hand as dataset/NAME.zip (or .tar.gz) is used instead of a download.
 """
 
 import argparse
@@ -27,18 +27,18 @@ FOLDERS = ("trainA", "trainB", "testA", "testB")
 PICTURES = {".jpg", ".jpeg", ".png"}
 ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
 
-MAX_GROWTH = 10         # of the archive when unpacked; pictures are compressed already, bombs grow a thousandfold
+MAX_GROWTH = 10  # of the archive when unpacked; pictures are compressed already, zip bombs grow a thousandfold
 
 
 class Source(NamedTuple):
-    """Where a data set comes from and what it must be."""
+    """Where a data set comes from, and what it must hold."""
 
     page: str                          # for people
     counts: tuple[int, int, int, int]  # pictures in FOLDERS, as the papers say
-    urls: tuple[str, ...] = ()         # of its archive, tried in this order; none: not handed out freely
-    size: int | None = None            # of the archive in bytes, and its
-    sha256: str | None = None          # hash, where known
-    folders: tuple[str, ...] = FOLDERS  # what FOLDERS are called in the archive, at any depth
+    urls: tuple[str, ...] = ()         # of its archive, tried in this order; none: for registered users only
+    size: int | None = None            # of the archive, in bytes
+    sha256: str | None = None          # of the archive
+    folders: tuple[str, ...] = FOLDERS  # the names of FOLDERS in the archive, at any depth
 
 
 def _cyclegan(file, counts, size, sha256):
@@ -81,16 +81,16 @@ SOURCES = {
 
 
 def hint(name: str) -> str:
-    """What to add to "no data set NAME": the command that fetches it; empty for names unknown here."""
+    """The end of "no data set NAME; ...": the command that fetches it; empty for unknown names."""
     return f"`python dataset/get.py {name}` fetches it" if name in SOURCES else ""
 
 
 def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str:
-    """Make root/name: from an archive of that name in root, else from the network; one line that says what is there.
+    """Make root/name from an archive of that name in root, or from a download; return one line about it.
 
-    sha256: what the archive must have, instead of the size and hash we know.
-    UserError: it cannot be had, is not what it should be, or root/name holds something else; nothing is
-    half-written then. RunError: no space.
+    sha256: the archive's hash, instead of the size and hash we know.
+    UserError: the download fails, the archive is wrong, or root/name holds something else; nothing is left
+    half-written. RunError: no space.
     """
     target, by_hand = root / name, _by_hand(name, root, source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -113,7 +113,7 @@ def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str
         with writing_below(root):
             _unpack(archive or fetched, target, source)
     except RunError:
-        raise  # what was fetched is good
+        raise  # the download is good
     except UserError:
         if fetched:
             drop(fetched)  # it would spoil every later try
@@ -133,7 +133,7 @@ def _by_hand(name, root, source):
 
 
 def _miscount(folder, source):
-    """What is wrong with the number of pictures below, "" if nothing."""
+    """The folder with a wrong number of pictures, as text; "" if there is none."""
     for name, wanted in zip(FOLDERS, source.counts, strict=True):
         found = sum(path.suffix.lower() in PICTURES for path in (folder / name).rglob("*"))
         if found != wanted:
@@ -142,11 +142,11 @@ def _miscount(folder, source):
 
 
 def _check(archive, source):
-    """The SHA-256 of the archive, if size and hash are what they should be."""
+    """The SHA-256 of the archive.  UserError: its size or hash is wrong."""
     size = archive.stat().st_size
     if size != (source.size or size):
         raise UserError(f"{shown(archive)} has {size} bytes, the archive we know {source.size}: fetch it again, "
-                        f"or accept what it is by --sha256")
+                        f"or accept this one with --sha256")
     digest = sha256_of(archive)
     if digest != (source.sha256 or digest):
         raise UserError(f"the archive of {source.page} has SHA-256 {digest}, not {source.sha256}: it was changed "
@@ -155,7 +155,7 @@ def _check(archive, source):
 
 
 def _unpack(archive, target, source):
-    """The pictures of the four folders into `target`, which appears when all of them are there."""
+    """Unpack the pictures of the four folders into `target`, which appears when it is complete."""
     beside = target.with_name(f".{target.name}.unpacked")
     shutil.rmtree(beside, ignore_errors=True)  # of a call that was killed
     beside.mkdir()
@@ -165,8 +165,8 @@ def _unpack(archive, target, source):
             for path, size, opened in _members(archive):
                 room -= size
                 if room < 0:
-                    raise UserError(f"the archive of {source.page} grows more than {MAX_GROWTH}-fold when unpacked, as "
-                                    f"no pictures do: it is not what it should be")
+                    raise UserError(f"the archive of {source.page} grows more than {MAX_GROWTH}-fold when "
+                                    f"unpacked, which pictures do not: it is not the right one")
                 place = _place(path, source.folders)
                 if place:
                     if (beside / place).exists():
@@ -185,7 +185,7 @@ def _unpack(archive, target, source):
 
 @contextmanager
 def _damage(source):
-    """Whatever a broken archive makes the readers raise, as one line."""
+    """Turn the errors of reading a damaged archive into one line."""
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
@@ -197,7 +197,7 @@ def _damage(source):
 
 
 def _members(archive):
-    """Path, size and a function that opens it, of each file in a zip or tar, links and devices left out."""
+    """(path, size, function that opens it) of each file in a zip or tar.  UserError: links, devices."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for member in file.infolist():
@@ -211,13 +211,13 @@ def _members(archive):
                 if not member.isdir():
                     yield _safe(member.name, member.isreg()), member.size, \
                         lambda member=member: file.extractfile(member)
-            file.fileobj.read(1 << 20)  # what follows the last member: the checksum, if compressed
+            file.fileobj.read(1 << 20)  # the end of the archive: a compressed one has its checksum there
     else:
         raise ValueError("it is neither zip nor tar")
 
 
 def _safe(name, regular):
-    """The name as a path.  UserError: it leads out of the archive, or to no file of its own."""
+    """The name as a path.  UserError: it leads out of the archive, or is no regular file."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name):
         raise UserError(f"the archive wants to write outside of its folder, to {shown(name)}: do not trust it")
@@ -227,7 +227,7 @@ def _safe(name, regular):
 
 
 def _place(path, folders):
-    """Where a file of the archive belongs, FOLDER/NAME, or None."""
+    """The destination FOLDER/NAME of a file in the archive, or None."""
     if path.suffix.lower() not in PICTURES or path.name.startswith("."):
         return None
     for ours, theirs in zip(FOLDERS, folders, strict=True):
@@ -251,10 +251,10 @@ def _hash(text):
 def main(argv: list[str] | None = None):
     parser = _Parser(prog="get.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of --list")
-    parser.add_argument("--list", action="store_true", help="the names, their pictures and where they come from")
+    parser.add_argument("--list", action="store_true", help="list names, numbers of pictures and sources")
     parser.add_argument("--dataset_dir", default=DATASETS, type=Path, metavar="DIR",
                         help="where the data sets are (default: the folder of get.py)")
-    parser.add_argument("--sha256", type=_hash, metavar="HASH", help="what the archive must have")
+    parser.add_argument("--sha256", type=_hash, metavar="HASH", help="the hash that the archive must have")
     args = parser.parse_args(argv)
     if args.list:
         for name, source in SOURCES.items():

@@ -1,9 +1,9 @@
 """Any picture file as upright 8-bit sRGB, or one line that says why not.
 
-Greys deeper than 8 bits are scaled by what their file says (TIFF's bits per sample and its tags of the least and
-largest value). Where it says nothing, one rule holds for all such pictures of a folder, over the values they
-hold: black is 0, or the smallest value if that is negative; white is 2^k - 1 for the fewest bits k >= 8 that
-hold the largest, for floats 1, or 255 if that is where they end, or the largest. Floats of -1..1 span just that.
+Greys deeper than 8 bits are scaled as their file says (TIFF's bits per sample and its tags of the smallest and
+largest value). If it says nothing, one rule covers all such pictures of a folder, by the values they hold:
+black is 0, or the smallest value if that is negative; white is 2^k - 1 for the fewest bits k >= 8 that hold
+the largest value. For floats white is 1, or 255 if they end there, or the largest; floats of -1..1 span -1..1.
 """
 
 import io
@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from utils import UserError, shown
 
-# Results keep the names of these: PIL writes them without loss, or as a JPEG.
+# Formats that are also written, without loss or as JPEG: results keep these names.
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
               ".webp", ".tga"}
 
-# The rest that may be readable: the format's name in PIL, and what brings it.
+# Formats that may be readable: the name in PIL, and the package that reads it.
 READ_ONLY = {
     ".gif": ("GIF", "pillow"),
     ".jp2": ("JPEG2000", "pillow"),
@@ -38,7 +38,7 @@ READ_ONLY = {
 
 
 def _formats():
-    """What PIL may try: what a file holds can differ from its name, but a hostile file reaches no other parser."""
+    """The formats PIL may try: content can differ from the name, but a hostile file reaches no other parser."""
     found = ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"]
     for feature, name in ("jpg_2000", "JPEG2000"), ("avif", "AVIF"):
         if feature in {**features.modules, **features.codecs} and features.check(feature):
@@ -56,29 +56,29 @@ MAX_PIXELS = 100_000_000  # 400 MB once decoded
 MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
 MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
 
-Image.MAX_IMAGE_PIXELS = None  # there is a stricter check here, which names the file
+Image.MAX_IMAGE_PIXELS = None  # _opened has a stricter check, which names the file
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
 
 
 def read_image(path):
     """Decode one picture: a PIL image in mode RGB, upright, its colours converted to sRGB.
 
-    Any depth, palette or transparency will do (transparent parts become white); of several frames the
-    first. UserError, naming the file, when it cannot be read, is damaged, or is larger than MAX_PIXELS
-    or MAX_SIDE, which is found out before it is decoded.
+    Any depth, palette or transparency is accepted (transparent parts become white); of several frames the
+    first is taken. UserError naming the file: it cannot be read, is damaged, or is larger than MAX_PIXELS or
+    MAX_SIDE, which is checked before decoding.
     """
     return _reading(path, lambda image: to_rgb(image, Path(path).parent))
 
 
 def _reading(path, use):
-    """What `use` makes of the decoded, upright picture in a file."""
+    """Decode a file, turn the picture upright, and return use(picture)."""
     try:
         with _opened(path) as image:
             image.load()
             with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
                 ImageOps.exif_transpose(image, in_place=True)
             return use(image)
-    except Exception as error:  # anything at all: parsers of damaged files trip in many ways
+    except Exception as error:  # parsers of damaged files raise anything
         if isinstance(error, UnidentifiedImageError):
             reason = _unknown(path)
         else:
@@ -87,7 +87,7 @@ def _reading(path, use):
 
 
 def alpha_of(path):
-    """The opacity of an upright picture, a PIL image in mode L; None where it has none.  Errors as read_image."""
+    """The opacity of an upright picture, a PIL image in mode L, or None.  Errors as read_image."""
     return _reading(path, _alpha)
 
 
@@ -108,7 +108,7 @@ def is_picture(path):
         return True
     if suffix in READ_ONLY:
         return READ_ONLY[suffix][0] in FORMATS
-    with suppress(Exception):  # a dead link, or what only begins like a picture
+    with suppress(Exception):  # a dead link, or a file that only begins like a picture
         if path.is_file():  # opening a pipe would wait
             with open(path, "rb") as file, Image.open(file, formats=FORMATS):
                 return True
@@ -116,16 +116,16 @@ def is_picture(path):
 
 
 def reader_of(paths):
-    """What to install for those of `paths` that nothing here can read: "; pip install ...", or ""."""
+    """The packages that read those of `paths` that we cannot: "; pip install ...", or ""."""
     wanted = {READ_ONLY[s] for path in paths if (s := path.suffix.lower()) in READ_ONLY}
     return "".join(f"; pip install {package} reads {name}" for name, package in sorted(wanted) if name not in FORMATS)
 
 
 @contextmanager
 def _opened(path):
-    """The picture in a file, not decoded yet, of a size we accept."""
+    """Open a picture of an accepted size, not decoded yet."""
     formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS  # TGA has no mark of its own
-    # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
+    # A file object, not a path: PIL would map the file, and truncating it meanwhile would be a bus error.
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
@@ -149,7 +149,7 @@ def _unknown(path):
 def to_rgb(image, folder=None):
     """A decoded PIL image of any mode in mode RGB; sRGB, 8 bits, on white.
 
-    folder: the one it lies in, whose pictures share the scale of deep ones; None: it is alone.
+    folder: where it lies; deep pictures of a folder share one scale.  None: it is alone.
     """
     profile = image.info.get("icc_profile")
     if _depth(image):
@@ -167,7 +167,7 @@ def _to_srgb(image, profile):
     if image.mode not in ("RGB", "CMYK", "LAB"):
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     if profile:
-        with suppress(Exception):  # nor does a damaged profile spoil a picture, or that of another mode
+        with suppress(Exception):  # nor does a damaged profile, or one of another mode
             transform = _transform(profile, image.mode)
             if transform:
                 return ImageCms.applyTransform(image, transform)
@@ -176,7 +176,7 @@ def _to_srgb(image, profile):
 
 @lru_cache(maxsize=16)
 def _transform(profile, mode):
-    """From the colours of a profile to sRGB; None where that changes nothing, not even the last bit by rounding."""
+    """Transform from a profile's colours to sRGB; None if it moves no value by more than 1 of 255."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     if mode not in ("L", "RGB"):
@@ -189,16 +189,16 @@ def _transform(profile, mode):
 
 
 def _depth(image):
-    """What a grey of more than 8 bits a pixel holds, in words; None for all others."""
+    """The depth of a grey of more than 8 bits a pixel, in words; None for other pictures."""
     if image.mode.startswith("I;16"):
         return "16-bit"
     return {"I": "32-bit", "F": "float"}.get(image.mode)
 
 
 def _to_8_bits(image, folder):
-    """Mode L, scaled as the head of this file says; PIL's own conversion would clip at 255."""
+    """Scale to mode L by the rule at the top of this file; PIL's own conversion would clip at 255."""
     black, white = _stated(image) or levels.of(image, folder)
-    values = _values(image).astype(np.float32)  # and in place from here, for the sake of large pictures
+    values = _values(image).astype(np.float32)  # in place from here: pictures may be large
     np.nan_to_num(values, copy=False, nan=black, posinf=white, neginf=black)
     values.clip(black, white, out=values)
     values -= black
@@ -290,7 +290,7 @@ def _rule(least, most, depth):
 def resize(image, side, channels=3, resample="bilinear"):
     """A PIL image to (side, side, channels) uint8, antialiased; one channel is luma.
 
-    With `side` None it keeps its own size: (height, width, channels). `resample`: "bilinear" or "bicubic".
+    side: None keeps the size, (height, width, channels).  resample: "bilinear" or "bicubic".
     """
     image = image.convert("L") if channels == 1 else image
     image = image.resize((side, side), Image.Resampling[resample.upper()]) if side else image
@@ -304,6 +304,8 @@ def to_tensor(pixels):
 
 
 def load_for_test(path, img_size, channels=3, resample="bilinear"):
-    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]; its own size if `img_size`
-    is None. UserError as read_image."""
+    """One test picture, resized, not cropped: (C,S,S) float32 in [-1,1]; `img_size` None keeps its size.
+
+    UserError as read_image.
+    """
     return to_tensor(resize(read_image(path), img_size, channels, resample))

@@ -1,4 +1,4 @@
-"""Arrays and tensors become pictures and picture files."""
+"""Tensors to pixels, pixels to picture files."""
 
 import io
 from pathlib import Path
@@ -26,17 +26,17 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as there.
+    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as atomic.
 
-    Of (H,W,4) the last are opacities, which are left out where the format has none.
+    (H,W,4) has opacities, which are dropped if the format has none.
     """
-    data = encoded(array, path.suffix)  # not straight to the disk: PIL hides why it could not write
+    data = encoded(array, path.suffix)  # not by PIL straight to the disk: it hides why a write failed
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def encoded(array: np.ndarray, suffix: str) -> bytes:
-    """What save_picture writes of (H,W,3 or 4) uint8 into a file whose name ends so."""
+    """The bytes that save_picture writes for (H,W,3 or 4) uint8 and this suffix."""
     kind = Image.registered_extensions()[suffix.lower()]
     if array.shape[2] == 4 and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
         array = np.ascontiguousarray(array[..., :3])
@@ -47,7 +47,7 @@ def encoded(array: np.ndarray, suffix: str) -> bytes:
 
 
 def with_alpha(picture: np.ndarray, alpha: Image.Image | None) -> np.ndarray:
-    """(H,W,3) uint8 with the opacities of its input beside, in its own size: (H,W,4)."""
+    """(H,W,3) uint8 and its input's opacity, resized to fit -> (H,W,4); without opacity unchanged."""
     if alpha is None:
         return picture
     h, w, _ = picture.shape

@@ -15,9 +15,9 @@ from utils import UserError, shown
 def list_images(folder):
     """All pictures below `folder`, sorted by their path relative to it: list[Path], never empty.
 
-    A picture is what is named like one or, under any other name, begins like one. The rest is counted
-    and named in one line on stderr; hidden files are ignored. Links are followed and each real directory
-    is visited once, so loops of links end. UserError: no such folder, or no picture in it.
+    A file is a picture if its name or its first bytes say so. Other files are counted and named in one line
+    on stderr; hidden files are ignored. Links are followed, and each real directory is visited once, so loops
+    of links end. UserError: no such folder, or no picture in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,7 +36,7 @@ def list_images(folder):
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for path in (Path(directory, name) for name in names if not name.startswith(".")):
-            # A dead link must not vanish silently: reading it will fail. Pipes and devices are left out.
+            # A dead link stays in the list, so that reading it fails. Pipes and devices are left out.
             if path.is_file() or path.is_symlink():
                 (found if is_picture(path) else others).append(path)
     if not found:
@@ -55,11 +55,12 @@ def _some(paths):
 
 
 def check_images(paths, skip_bad=False, workers=None):
-    """Decode every picture once, on a pool of `workers` threads, before a long training relies on them.
+    """Decode every picture once, on `workers` threads, before a long training; return the readable ones.
 
-    Returns the readable ones: list[Path], never empty. UserError on the first that is not; with
-    `skip_bad` they are left out, counted and named in one line on stderr, and only none left is an error.
+    list[Path], never empty. UserError: the first unreadable one; with `skip_bad` these are left out, counted
+    and named in one line on stderr, and only an empty list is an error.
     """
+
     def problem(path):
         try:
             read_image(path)
@@ -86,11 +87,10 @@ def check_images(paths, skip_bad=False, workers=None):
 
 
 def output_paths(paths, root):
-    """Where the results for inputs below `root` go: the same relative paths and names, list[Path].
+    """The relative paths of the results for inputs below `root`: those of the inputs, list[Path].
 
-    Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which is said in one line.
-    So no two inputs share a result, and none leaves the folder the caller puts them into. UserError for a
-    path that is not below `root`.
+    Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which one line on stderr says.
+    So no two inputs share a result, and no result leaves its folder. UserError: a path is not below `root`.
     """
     outputs, renamed = [], []
     for path in map(Path, paths):

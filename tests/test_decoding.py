@@ -1,4 +1,4 @@
-"""What pictures are by name and content, how deep ones are scaled, and the colours of profiles."""
+"""Which files are pictures, the scale of deep pictures, and colour profiles."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""dataset/get.py against a server on this machine that has every fault we could think of."""
+"""dataset/get.py and fetch() against a local server with every fault we could think of."""
 
 import hashlib
 import io

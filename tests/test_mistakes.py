@@ -1,4 +1,4 @@
-"""What users get wrong, and what happens to the data set meanwhile: one line each, and nothing lost."""
+"""Mistakes of users and of the data set: one line on stderr each, and nothing lost."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What holds for every value: the learning rate, the options, the names of results."""
+"""Properties that hold for every value: of the learning rate, the options, the names of results."""
 
 import argparse
 import math
