@@ -82,8 +82,7 @@ def released(state, optimizer_of_torch_1=True):
     return old
 
 
-# -------------------------------------------------------------------------------- whole or not at all
-
+# ---------------------------------------------------------------------------------------------- atomic
 
 def test_a_listing_never_shows_a_half_written_checkpoint(nice, file):
     size, seen, done = file.stat().st_size, [], threading.Event()
@@ -112,7 +111,6 @@ def test_what_fails_in_between_leaves_the_old_file_and_no_debris(nice, file):
 
 
 # ------------------------------------------------------------------------------------------- verified
-
 
 def test_a_bit_flipped_anywhere_in_any_tensor_is_found(file):
     whole = file.read_bytes()
@@ -166,7 +164,6 @@ def test_a_translation_reads_and_checks_only_what_it_needs(nice, file):
 
 # ------------------------------------------------------------------------------------------ continued
 
-
 def test_a_contradiction_is_refused_with_a_list_and_a_change_reported(nice, file, capsys):
     other = NICE.NICE(options("--n_res 2 --img_size 52 --dataset other"))
     with pytest.raises(UserError) as error:
@@ -217,7 +214,6 @@ def test_a_released_checkpoint_translates_and_continues(tmp_path, light, zipped)
 
 # ------------------------------------------------------------------------------------- never executed
 
-
 class Bomb:
     def __init__(self, path):
         self.path = path
@@ -264,7 +260,6 @@ def test_what_unfolds_to_more_than_its_file_is_refused_at_once(nice, tmp_path):
 
 # ------------------------------------------------------------------------------------------ mutations
 
-
 def mutate(data: bytes, noise: random.Random) -> bytes:
     """Cut, flip, overwrite, move: half of it where the structure is, not the numbers."""
     kind = noise.randrange(5)
@@ -291,9 +286,8 @@ def repack(data: bytes, noise: random.Random) -> bytes:
     """The same archive with its pickle mutated under a right checksum, or a record lost, swapped, cut."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
-    names = list(records)
-    pickled = next(name for name in names if name.endswith("data.pkl"))
-    a, b = noise.sample(names, 2)
+    pickled = next(name for name in records if name.endswith("data.pkl"))
+    a, b = noise.sample(list(records), 2)
     kind = noise.randrange(6)
     if kind < 3:
         records[pickled] = mutate(records[pickled], noise)
@@ -403,6 +397,5 @@ def test_every_methods_mutated_checkpoints_load_equal_or_are_refused(method, tmp
 def bombarded(folder, method, count):
     run = Run(folder, "test_checkpoints:bombard", str(folder), method, count, 0)
     assert run.wait() == 0, run.output[-2000:]
-    figures = json.loads(run.output.splitlines()[-1])
-    print(figures)
+    print(figures := json.loads(run.output.splitlines()[-1]))
     assert all(figures[f"{kind} refused"] > count / 20 for kind in ("mutate", "repack", "misbuild"))

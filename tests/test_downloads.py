@@ -255,8 +255,6 @@ def test_two_calls_at_once_do_not_spoil_each_other_s_file(server, tmp_path):
     assert fcntl and get("toy", tmp_path, source(server)) and complete(tmp_path)
 
 
-# --- one file, for other programs ------------------------------------------------------------------
-
 def test_a_single_file_is_resumed_verified_and_appears_when_complete(server, tmp_path, monkeypatch):
     path, digest = tmp_path / "cache" / "net.pth", hashlib.sha256(GOOD).hexdigest()
     monkeypatch.setattr(download, "TRIES", 1)
@@ -269,9 +267,6 @@ def test_a_single_file_is_resumed_verified_and_appears_when_complete(server, tmp
     assert server.requests == [None, "bytes=1000-", "bytes=1000-"] and not list(path.parent.iterdir())
     download.fetch("the net", [server.url], path, "", len(GOOD), digest[:8].upper())
     assert path.read_bytes() == GOOD and list(path.parent.iterdir()) == [path]
-    with pytest.raises(UserError) as error:
-        download.fetch("the net", [server.url], path / "below.pth", "")
-    one_line(error, "cannot write to", path)
 
 
 # --- bad archives --------------------------------------------------------------------------------
@@ -384,12 +379,10 @@ def test_the_command_works_from_anywhere_and_answers_mistakes_in_one_line(tmp_pa
             main(arguments)
         out, error = capsys.readouterr()
         assert stop.value.code == 2 and not out and error.count("\n") == 1
-    with pytest.raises(UserError) as error:
-        main(["cityscapes", "--dataset_dir", str(tmp_path)])
-    one_line(error, "https://www.cityscapes-dataset.com", "trainA", tmp_path / "cityscapes")
-    with pytest.raises(UserError) as error:
-        main(["cityscapes"])
-    one_line(error, ROOT / "dataset" / "cityscapes")
+    for root, argv in (tmp_path, ["--dataset_dir", str(tmp_path)]), (ROOT / "dataset", []):
+        with pytest.raises(UserError) as error:
+            main(["cityscapes", *argv])
+        one_line(error, "https://www.cityscapes-dataset.com", "trainA", root / "cityscapes")
 
 
 def test_the_folder_does_not_hide_the_module():
