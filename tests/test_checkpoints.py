@@ -227,7 +227,6 @@ def test_a_bomb_does_not_go_off(nice, tmp_path):
     pickle.loads(pickle.dumps(Bomb(victim)))
     assert victim.exists()  # it is live
     victim.unlink()
-
     torch.save({**nice.state(), "D_optimizer": Bomb(victim)}, file)
     refused(file)
     torch.save({**nice.state(), "D_optimizer": Bomb(victim)}, file, _use_new_zipfile_serialization=False)
