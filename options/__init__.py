@@ -1,4 +1,4 @@
-"""Options: how one is declared, typed, read from a file and shown."""
+"""Options: declared (option), common to all methods (common), read from files (files), parsed and shown (parser)."""
 
 from options.common import COMMON
 from options.files import OptionFileError, expanded

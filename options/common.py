@@ -14,63 +14,67 @@ from options.option import (
 )
 
 COMMON = (
-    Option("run", "phase", str, "train", "what to do", choices=("train", "test", "info", "export")),
-    Option("run", "dataset", data_set, "cat2dog", "folder of --dataset_dir, or any path, that holds trainA and trainB, "
-           "and testA and testB to translate", metavar="NAME"),
-    Option("run", "result_dir", folder, "results", "where results/NAME is written", metavar="DIR"),
-    Option("run", "resume", resuming, False, "continue from the newest valid checkpoint; auto: where there is one"),
-    Option("run", "checkpoint", folder, None, "continue or translate with this checkpoint; best and latest are the "
-           "run's own", metavar="FILE"),
-    Option("run", "device", str, None, "cuda, cuda:1, mps or cpu; by default the best present", metavar="DEVICE"),
-    Option("run", "seed", natural, 0, "of the initial weights, the order of pictures and random codes"),
-    Option("run", "benchmark_flag", boolean, False, "let cuDNN time its algorithms (fixed sizes: faster)"),
-    Option("run", "raw_weights", boolean, False, "translate with the weights themselves, also where --ema has kept "
-           "their average"),
-    Option("run", "keep_size", boolean, False, "translate at each picture's own size, where the networks can"),
-    Option("run", "direction", str, None, "translate only this way; methods of one direction learn it",
-           choices=("AtoB", "BtoA")),
-    Option("run", "input", folder, None, "with --phase test: translate this picture, all pictures below this folder, "
-           "or those of a 'pattern' with * and ?, in place of the test folders; each at its own size, unless "
-           "--keep_size false", metavar="FILE|FOLDER|GLOB"),
-    Option("run", "output", folder, None, "the folder that translations of --input are written to; of --phase export "
-           "the file, or its folder", metavar="PATH"),
-    Option("run", "tile", natural, None, "rows of a picture that are translated at a time; 0: all of them. By default "
-           "all that memory allows. Normalisations and pooling take their statistics of the whole picture, summed over "
-           "all tiles beforehand: the result is the same but for rounding", metavar="ROWS"),
-    Option("run", "format", str, "weights", "of --phase export: weights for this program; onnx; pt2 for torch.export",
-           choices=("weights", "onnx", "pt2")),
-    Option("run", "half", boolean, False, "export weights in half precision (computing stays in float32)"),
-    Option("data", "dataset_dir", folder, "dataset", "where the data sets are", metavar="DIR"),
-    Option("data", "img_size", positive, 256, "pictures are trained as squares of this side, in pixels"),
-    Option("data", "img_ch", positive, 3, "channels: 3 for colour, 1 for grey", choices=(1, 3)),
-    Option("data", "batch_size", positive, 1, "pictures of each domain in a step, per process"),
+    Option("run", "phase", str, "train", "train, translate pictures (test), report the cost of training (info), or "
+           "write a model file (export)", choices=("train", "test", "info", "export")),
+    Option("run", "dataset", data_set, "cat2dog", "the data set: a folder below --dataset_dir, or any path, that "
+           "contains trainA and trainB, and testA and testB to translate", metavar="NAME"),
+    Option("run", "result_dir", folder, "results", "folder for checkpoints, samples and translations", metavar="DIR"),
+    Option("run", "resume", resuming, False, "continue from the newest valid checkpoint; auto: start a new run if "
+           "there is none"),
+    Option("run", "checkpoint", folder, None, "checkpoint to continue or translate with; best and latest stand for "
+           "the run's own", metavar="FILE"),
+    Option("data", "img_size", positive, 256, "height and width of training pictures, in pixels"),
+    Option("data", "batch_size", positive, 1, "pictures of each domain in a batch, per process"),
+    Option("optimisation", "iteration", positive, 100_000, "number of training steps"),
+    Option("run", "device", str, None, "cuda, cuda:1, mps or cpu (default: the best available)", metavar="DEVICE"),
+    Option("run", "seed", natural, 0, "seed of the initial weights, the order of pictures, and random styles and "
+           "noise"),
+    Option("run", "direction", str, None, "direction to translate; methods of one direction also train it "
+           "(default: all directions of the method)", choices=("AtoB", "BtoA")),
+    Option("run", "input", folder, None, "with --phase test: translate this picture, all pictures below this "
+           "folder, or those of a quoted pattern with * and ?, instead of the test folders; each at its own size "
+           "unless --keep_size false", metavar="FILE|FOLDER|GLOB"),
+    Option("run", "output", folder, None, "folder for the translations of --input; with --phase export: the "
+           "model file, or its folder", metavar="PATH"),
+    Option("run", "keep_size", boolean, False, "translate each picture at its own size, if the networks allow "
+           "it"),
+    Option("run", "raw_weights", boolean, False, "use the raw weights instead of the EMA weights"),
+    Option("run", "tile", natural, None, "number of rows of a picture to translate at a time; 0: all rows; the "
+           "result differs by rounding only, since statistics are computed over the whole picture (default: as many as "
+           "fit in memory)", metavar="ROWS"),
+    Option("run", "format", str, "weights", "with --phase export: weights for this program, onnx, or pt2 for "
+           "torch.export", choices=("weights", "onnx", "pt2")),
+    Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32"),
+    Option("data", "dataset_dir", folder, "dataset", "folder of the data sets", metavar="DIR"),
+    Option("data", "img_ch", positive, 3, "channels of a picture: 3 for colour, 1 for grey", choices=(1, 3)),
     Option("data", "num_workers", bounded(int, 0, 256), 2,
-           "processes that read and decode pictures; 0: in the main one"),
-    Option("data", "cache", boolean, False, "keep decoded pictures in memory, where they fit"),
-    Option("data", "skip_bad_images", boolean, False, "leave unreadable pictures out instead of stopping"),
-    Option("model", "ch", positive, 64, "base channels"),
-    Option("optimisation", "iteration", positive, 100_000, "training steps"),
+           "threads that read and decode pictures; 0: the main thread"),
+    Option("data", "cache", boolean, False, "keep decoded pictures in memory, if they fit"),
+    Option("data", "skip_bad_images", boolean, False, "skip unreadable pictures instead of stopping"),
+    Option("model", "ch", positive, 64, "base number of channels"),
     Option("optimisation", "lr", positive_float, 1e-4, "learning rate"),
-    Option("optimisation", "weight_decay", weight, 0.0, "L2 penalty in the gradient"),
-    Option("optimisation", "decay_flag", boolean, True, "let the learning rate fall as the method's authors do"),
-    Option("optimisation", "grad_accum", positive, 1, "micro-batches of batch_size pictures averaged into one step"),
-    Option("optimisation", "ema", bounded(float, 0, 0.999999), 0.0, "keep a moving average of the weights that "
-           "translate, which then translates and is scored, such as 0.999; 0: none"),
-    Option("optimisation", "on_nan", str, "stop", "at a loss or gradient that is not finite",
-           choices=("stop", "skip")),
-    Option("logging", "print_freq", positive, 1000, "steps between sample grids and latest checkpoints"),
+    Option("optimisation", "weight_decay", weight, 0.0, "weight of the L2 penalty, added to the gradient"),
+    Option("optimisation", "decay_flag", boolean, True, "decay the learning rate as the method's authors do"),
+    Option("optimisation", "grad_accum", positive, 1, "micro-batches of batch_size pictures to average into one step"),
+    Option("optimisation", "ema", bounded(float, 0, 0.999999), 0.0, "decay of an exponential moving average (EMA) of "
+           "the weights, such as 0.999; translations and scores then use the average; 0: no average"),
+    Option("optimisation", "on_nan", str, "stop", "what to do if a loss or gradient is not finite: stop the run, or "
+           "skip the update", choices=("stop", "skip")),
+    Option("logging", "print_freq", positive, 1000, "steps between sample grids, and between latest checkpoints"),
     Option("logging", "save_freq", positive, 100_000, "steps between numbered checkpoints"),
     Option("logging", "log_freq", positive, 100, "steps between lines of log.jsonl"),
-    Option("logging", "keep", natural, 0, "keep only the last KEEP numbered checkpoints; 0: all", metavar="KEEP"),
-    Option("logging", "score_freq", natural, 0, "steps between scores of the translated test pictures, also made at "
-           "the end; 20 times scoring_seconds x steps_per_second of the log cost 5%% of the time; 0: none"),
-    Option("logging", "best", str, None, "the score whose best step is kept in results/NAME_params_best.pt, such as "
-           "kid_B2A; by default the mean KID, or the KD where Inception's weights are missing", metavar="SCORE"),
+    Option("logging", "keep", natural, 0, "keep only the last N numbered checkpoints; 0: all", metavar="N"),
+    Option("logging", "score_freq", natural, 0, "steps between scores of the translated test pictures; the last step "
+           "is scored too; 20 x scoring_seconds x steps_per_second of log.jsonl costs 5%% of the time; 0: no scores"),
+    Option("logging", "best", str, None, "score whose best step is kept as results/NAME_params_best.pt, such as "
+           "kid_B2A (default: the mean KID, or the mean KD if Inception's weights are missing)", metavar="SCORE"),
     Option("logging", "tensorboard", boolean, False, "write losses, scores and samples for TensorBoard as well"),
     Option("scale", "amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16")),
-    Option("scale", "compile", boolean, False, "compile each half of a step as one graph: less than two minutes at the "
-           "first start on two cores, half of one at later ones; for a GPU: a CPU's steps take half as long again"),
-    Option("scale", "graphs", boolean, None, "replay each step as one CUDA graph, so that no GPU waits for Python; by "
-           "default wherever that can be"),
-    Option("scale", "plain", boolean, False, "compute every layer by its definition: slower, the same numbers"),
+    Option("scale", "benchmark_flag", boolean, False, "let cuDNN time its algorithms and use the fastest; pays off "
+           "when sizes are fixed"),
+    Option("scale", "compile", boolean, False, "compile each update of a step as one graph, in under two minutes at "
+           "the first start on two cores and half a minute later; for GPUs: on a CPU steps take 1.5 times as long"),
+    Option("scale", "graphs", boolean, None, "replay each step as one CUDA graph, so that the GPU never waits for "
+           "Python (default: wherever possible)"),
+    Option("scale", "plain", boolean, False, "compute every layer by its definition: slower, with the same numbers"),
 )  # fmt: skip

@@ -1,24 +1,21 @@
-"""Option files: @FILE on the command line stands for the words of that file."""
+"""Option files: @FILE on the command line is replaced by the words of that file."""
 
 import shlex
 from pathlib import Path
 
 
 class OptionFileError(Exception):
-    """An option file that cannot be read; its message names file and line."""
+    """An option file cannot be read; the message names the file and the line."""
 
 
 def expanded(argv: list[str], around: tuple[Path, ...] = ()) -> list[str]:
-    """The words of argv, in place of each @FILE those in it: one option a line, # starts a comment.
+    """argv with each @FILE replaced by the words of that file; # starts a comment.
 
-    BadFile: there is no such file, or a line that makes no sense.
+    around: the files that are being expanded.  OptionFileError: a file is missing, or a line is malformed.
     """
     words = []
     for word in argv:
-        if word.startswith("@"):
-            words += _words(Path(word[1:]), around)
-        else:
-            words.append(word)
+        words += _words(Path(word[1:]), around) if word.startswith("@") else [word]
     return words
 
 
@@ -28,7 +25,8 @@ def _words(file: Path, around) -> list[str]:
     try:
         if not file.is_file():
             what = "no file" if file.exists() else "not there"
-            raise OptionFileError(f"option file {file} is {what}; a value that begins with @ is written --option=@value")
+            remedy = "a value that begins with @ is written --option=@value"
+            raise OptionFileError(f"option file {file} is {what}; {remedy}")
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except (OSError, ValueError) as error:
         raise OptionFileError(f"option file {file}: {getattr(error, 'strerror', None) or error}") from None
@@ -38,10 +36,10 @@ def _words(file: Path, around) -> list[str]:
             if b"\0" in line:
                 raise ValueError("a NUL byte")
             words += expanded(shlex.split(line.decode(), comments=True), (*around, file))
-        except UnicodeDecodeError as error:
-            raise OptionFileError(f"option file {file}, line {number}: byte {line[error.start]:#x} is no UTF-8") from None
-        except ValueError as error:  # shlex's: No closing quotation, No escaped character
+        except ValueError as error:  # also shlex's: No closing quotation, No escaped character
             reason = str(error)[0].lower() + str(error)[1:]
+            if isinstance(error, UnicodeDecodeError):
+                reason = f"byte {line[error.start]:#x} is no UTF-8"
             remedy = "; quote an apostrophe: \"it's\"" if "quotation" in reason else ""
             raise OptionFileError(f"option file {file}, line {number}: {reason}{remedy}") from None
     return words

@@ -1,10 +1,23 @@
-"""How an option is declared, and the kinds of values that options take."""
+"""How an option is declared, and the types of option values."""
 
 import argparse
 import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
+
+# --help lists these options first, then the groups under their headings
+BASICS = ("phase", "method", "dataset", "result_dir", "resume", "checkpoint", "img_size", "batch_size", "iteration",
+          "device", "seed")  # fmt: skip
+GROUPS = {
+    "run": "translate",  # but for the BASICS
+    "data": "data",
+    "model": "model",
+    "loss": "loss",
+    "optimisation": "optimisation",
+    "logging": "logging and scores",
+    "scale": "speed and memory",
+}
 
 
 def boolean(text: str) -> bool:
@@ -22,7 +35,7 @@ def resuming(text: str) -> bool | str:
 
 
 def bounded(kind, low, high=None, above=False):
-    """A number of the given kind in [low, high], or (low, high] with above."""
+    """A number of the given kind in [low, high]; in (low, high] if `above` is set."""
     high = high if high is not None else 2**63 - 1 if kind is int else math.inf
 
     def parse(text: str):
@@ -40,8 +53,8 @@ def bounded(kind, low, high=None, above=False):
     parse.__name__ = kind.__name__
     return parse
 
-positive, natural = bounded(int, 1), bounded(int, 0)
 
+positive, natural = bounded(int, 1), bounded(int, 0)
 weight, positive_float = bounded(float, 0), bounded(float, 0, above=True)
 
 
@@ -62,16 +75,16 @@ def folder(text: str) -> str:
 
 
 def data_set(text: str) -> str:
-    """A data set's name, or the path of its folder, whose last part is the name."""
+    """A data set's name, or the path of its folder: its last part is the name."""
     path = text.rstrip("/" + os.sep)
     name(os.path.basename(path))
     return folder(path)
 
 
 class Option(NamedTuple):
-    """One option: `--name VALUE`, read by `kind`, listed under `group` in --help.
+    """One option: `--name VALUE`, parsed by `kind`; group: one of GROUPS.
 
-    What is in the group "model" decides which networks are built: a checkpoint keeps it for good.
+    Options of the group "model" decide which networks are built: a checkpoint fixes their values.
     """
 
     group: str

@@ -1,4 +1,4 @@
-"""The parser: one-line errors, hints for names that other programs use, option files."""
+"""The parser: one-line errors, hints for option names of other programs, option files."""
 
 import argparse
 import difflib
@@ -7,10 +7,10 @@ import shlex
 import sys
 
 from options.files import OptionFileError, expanded
-from options.option import boolean, resuming
+from options.option import BASICS, GROUPS, boolean, resuming
 from utils import fail
 
-# what other programs of the kind call things, and what does it here
+# our option, and what other programs of this field call it
 OTHER_PROGRAMS = {
     "--dataset NAME": "name path data data_path data_dir dataset_name data_name data_root",
     "--dataset PATH, the folder with trainA and trainB": "dataroot root input_dir",
@@ -43,18 +43,23 @@ OTHER_PROGRAMS = {
     "--seed": "random_seed manual_seed manualSeed",
     "--dataset and the like; @FILE reads options from a file": "config cfg opts",
 }
-OTHER_PROGRAMS = {there: here for here, words in OTHER_PROGRAMS.items() for there in words.split()}
+OTHER_PROGRAMS = {there: here for here, names in OTHER_PROGRAMS.items() for there in names.split()}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each option's default, where it has one."""
+    """Shows the default of each option that has one, never broken over two lines."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action).replace("(default: %", "(default:\xa0%")
+
+    def _split_lines(self, text, width):
+        return [line.replace("\xa0", " ") for line in super()._split_lines(text, width)]
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, without all the options before it; reads option files (@FILE)."""
+    """Reports a mistake in one line, without the usage; reads option files (@FILE)."""
 
     def error(self, message):
         fail(self.prog, message)
@@ -74,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _guess(self, unknown: list[str]) -> str:
-        """What the first of them may have meant."""
+        """A hint: what the first unknown word may have meant."""
         asked = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
         if not asked and all(os.path.lexists(word) for word in unknown):
             return "; a pattern has to be quoted: --input '*.jpg'"
@@ -85,22 +90,20 @@ class Parser(argparse.ArgumentParser):
         return "".join(f"; did you mean {word}?" for word in difflib.get_close_matches(asked, ours, 1, 0.75))
 
     def add(self, options, defaults=None):
-        """Add these Options under their groups; defaults: values that stand for the declared ones."""
-        groups = {}
+        """Add these Options under their groups; defaults: values that replace the declared defaults."""
+        groups = {name: self.add_argument_group(name) for name in ("basics", *GROUPS.values())}
         for o in options:
-            if o.group not in groups:
-                groups[o.group] = self.add_argument_group(o.group)
-            more = {"choices": o.choices} if o.choices else {}
+            more = {"choices": o.choices, "metavar": o.metavar} if o.choices else {}
             if o.kind in (boolean, resuming):  # a bare --flag means true
                 more |= dict(nargs="?", const=True, metavar="BOOL" if o.kind is boolean else "BOOL|auto")
             elif not o.choices:
                 more["metavar"] = o.metavar or getattr(o.kind, "__name__", "").upper()
             default = (defaults or {}).get(o.name, o.default)
-            more["help"] = o.help if default is None else f"{o.help} (default: %(default)s)"
-            groups[o.group].add_argument(f"--{o.name}", type=o.kind, default=default, **more)
+            group = groups["basics" if o.name in BASICS else GROUPS[o.group]]
+            group.add_argument(f"--{o.name}", type=o.kind, default=default, help=o.help, **more)
 
 
 def as_argv(options: dict) -> list[str]:
-    """What one would type for these options."""
+    """These options as words of a command line."""
     words = {k: ",".join(map(str, v)) if isinstance(v, (tuple, list)) else v for k, v in options.items()}
     return [f"--{k}={v}" for k, v in words.items() if v is not None]
