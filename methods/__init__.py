@@ -1,4 +1,4 @@
-"""The methods by name: `--method NAME` is a class of a file.  A new one is one file and one line here."""
+"""The methods: --method NAME -> class.  A new method is one file and one line here."""
 
 import importlib
 
@@ -18,7 +18,7 @@ METHODS = {
 
 
 def load(name: str) -> type:
-    """The class of a method, a trainer.Trainer."""
+    """The class of a method, a subclass of Trainer."""
     module, _, attribute = METHODS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -29,12 +29,12 @@ def create(args):
 
 
 def recognise(found: dict) -> tuple[str, dict] | None:
-    """Whose checkpoint this is: (method, its networks by name and whatever else it holds), or None.
+    """(method, its networks by name and everything else in the checkpoint), or None if no method recognises it.
 
-    found: the dict of a file, or {file name without ending: its dict} of a folder.
+    found: the dict of a file, or {file name without suffix: its dict} of a folder.
     """
     said = found["args"].get("method", "nice") if isinstance(found.get("args"), dict) else None
-    if said in METHODS and "metadata" in found:  # a model file, which says what it is
+    if said in METHODS and "metadata" in found:  # a model file, which names its method
         return said, found
     for name in METHODS if said is None else [said] if said in METHODS else []:
         if (networks := load(name).from_released(found)) is not None:

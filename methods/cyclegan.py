@@ -1,14 +1,17 @@
 """CycleGAN (Zhu, Park, Isola, Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
 Networks", ICCV 2017, arXiv 1703.10593).
 
-G_A draws B from A, G_B draws A from B; D_A judges B, D_B judges A (the authors' names).
+G_A translates A to B, G_B translates B to A; D_A judges B, D_B judges A (the authors' names).
 
-    G step: min over G_A, G_B   mse(D_A(G_A(x_A)), 1) + lambda_A |G_B(G_A(x_A)) - x_A|
-                                + lambda_B lambda_identity |G_A(x_B) - x_B|        and the same the other way
-    D step: min over D_A, D_B   (mse(D_A(x_B), 1) + mse(D_A(old fake_B), 0)) / 2   and the same the other way
+    G step: min over G_A, G_B   lsgan(D_A(G_A(x_A)), 1) + lambda_A |G_B(G_A(x_A)) - x_A|
+                                + lambda_B lambda_identity |G_A(x_B) - x_B|          and with A and B swapped
+    D step: min over D_A, D_B   (lsgan(D_A(x_B), 1) + lsgan(D_A(old fake_B), 0)) / 2   and with A and B swapped
 
-The fakes that D sees are drawn from a pool of earlier ones.
+D sees fakes from a pool of earlier ones.  The file holds the networks, the pool, lsgan, the method and the schedule of
+its learning rate; the methods that grew out of its program import them.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +25,9 @@ from training.trainer import Trainer
 
 SCHEDULE = (
     Option("optimisation", "n_epochs", natural, 100, "epochs at the full learning rate"),
-    Option("optimisation", "n_epochs_decay", natural, 100, "epochs over which it then falls"),
-    Option("optimisation", "steps_per_epoch", natural, 0, "length of an epoch; 0: such that the epochs fill the run"),
-    Option("optimisation", "beta1", bounded(float, 0, 0.999999), 0.5, "first moment's decay in Adam"),
+    Option("optimisation", "n_epochs_decay", natural, 100, "epochs over which the learning rate then falls linearly"),
+    Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch; 0: --iteration / number of epochs"),
+    Option("optimisation", "beta1", bounded(float, 0, 0.999999), 0.5, "Adam's beta1"),
 )
 
 # ------------------------------------------------------------------------------------------ networks
@@ -35,11 +38,11 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, dim: int, bias: bool = True):
         super().__init__()
-        half = [ReflectionPad2d(1), Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
-        again = [Conv2d(dim, dim, 3, bias=bias), InstanceNorm()]
-        # padding first: what ReLU writes in place is what the convolution keeps, one map instead of two
-        self.conv_block = nn.Sequential(*half, ReflectionPad2d(1), nn.ReLU(inplace=True), *again)
-        half[1].idle_bias = again[0].idle_bias = True
+        first, second = (Conv2d(dim, dim, 3, bias=bias) for _ in "12")
+        # ReLU after the padding, in place: autograd then keeps one map instead of two
+        layers = ReflectionPad2d(1), first, InstanceNorm(), ReflectionPad2d(1), nn.ReLU(inplace=True), second
+        self.conv_block = nn.Sequential(*layers, InstanceNorm())
+        first.idle_bias = second.idle_bias = True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_block(x).add_(x)
@@ -95,29 +98,31 @@ class Discriminator(nn.Module):
         return self.model(x)
 
 
-def initialise(net: nn.Module, std: float = 0.02) -> nn.Module:
-    """Weights of all convolutions N(0, std), biases 0."""
+normal = partial(nn.init.normal_, std=0.02)
+
+
+def initialise(net: nn.Module, init=normal, zero_bias: bool = True) -> nn.Module:
+    """Weights of convolutions and linear layers by `init`, biases 0 or PyTorch's default; layout channels_last."""
     for layer in net.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.normal_(layer.weight, 0.0, std)
-            nn.init.zeros_(layer.bias)
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            init(layer.weight)
+            if zero_bias:
+                nn.init.zeros_(layer.bias)
     return net.to(memory_format=torch.channels_last)
 
 
 class ImagePool:
-    """Up to `size` earlier fakes of a domain; what it gives back for a new one may be an old one (section 4).
+    """Up to `size` earlier fakes of one domain (section 4).
 
-    Chance decides on the device, so that the host knows nothing of it and every exchange is the same operations.
+    Random numbers are compared on the device, so the host never waits and every exchange runs the same operations.
     """
 
     def __init__(self, size: int, name: str):
         self.size, self.name, self.kept, self.count = size, name, None, None
 
     def exchange(self, fakes: Tensor, draw: Draw) -> Tensor:
-        """Detached fakes (N,C,H,W) in, as many out: with even odds each is kept and an old one comes in its place.
-
-        As long as there is room each is kept and comes out as well.
-        """
+        """Detached fakes (N,C,H,W) in, N fakes out.  A full pool keeps a fake and returns an old one instead with
+        probability 1/2; a pool with room keeps every fake and returns it."""
         if self.size == 0:
             return fakes
         if self.kept is None or self.kept.shape[1:] != fakes.shape[1:]:
@@ -134,49 +139,28 @@ class ImagePool:
         return torch.cat(given)
 
     def load(self, kept: Tensor):
-        """Begin with these (n,C,H,W), as many of them as there is room for."""
+        """Start from the fakes (n,C,H,W), at most `size` of them."""
         kept = kept[: self.size]
         self.count = torch.full((), len(kept), device=kept.device)
         self.kept = torch.cat((kept, kept.new_zeros(self.size - len(kept), *kept.shape[1:])))
 
     def state(self) -> Tensor | None:
-        """What it keeps (n,C,H,W), if anything."""
+        """The fakes in the pool (n,C,H,W), or None before the first exchange."""
         return None if self.kept is None else self.kept[: int(self.count)].clone()
 
 
-def mse(logits: Tensor, target: float) -> Tensor:
-    """The mean of (logits - target)^2 over all elements."""
+def lsgan(logits: Tensor, target: float) -> Tensor:
+    """Least-squares GAN loss: the mean of (logits - target)^2 over all elements."""
     return (logits - target).square().mean()
 
 
 # ------------------------------------------------------------------------------------------- method
 
 
-class CycleGAN(Trainer):
-    """CycleGAN: two generators, two patch discriminators, cycles, a pool of old fakes."""
+class EpochSchedule(Trainer):
+    """What the programs derived from CycleGAN's share: Adam's beta1, the learning rate by epoch, the random crops."""
 
-    options = (
-        Option("model", "n_res", natural, 9, "residual blocks of a generator; 6 in the paper at 128 pixels"),
-        Option("loss", "lambda_A", weight, 10.0, "weight of the cycle A -> B -> A"),
-        Option("loss", "lambda_B", weight, 10.0, "weight of the cycle B -> A -> B"),
-        Option("loss", "lambda_identity", weight, 0.5, "identity terms, as a share of the cycles' weights; 0: none"),
-        Option("loss", "pool_size", natural, 50, "old fakes that the discriminators see, of each domain; 0: none"),
-        *SCHEDULE,
-    )
-    defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
-    inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     resample = "bicubic"
-    first, inner = "model.1.weight", "conv_block.1.weight"  # of a generator, where its first and a block's layer lie
-
-    def build(self, a) -> dict[str, nn.Module]:
-        self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] draws into d
-        self.D = {d: initialise(Discriminator(a.img_ch, a.ch)) for d in "BA"}  # D[d] judges d
-        self.pools = {d: ImagePool(self.args.pool_size, f"pool_{d}") for d in "AB"}
-        return {"G_A": self.G["B"], "G_B": self.G["A"], "D_A": self.D["B"], "D_B": self.D["A"]}
-
-    def trained(self):
-        kinds = (("G", self.G), ("D", self.D))
-        return {name: [p for net in nets.values() for p in net.parameters()] for name, nets in kinds}
 
     @property
     def betas(self):
@@ -187,7 +171,40 @@ class CycleGAN(Trainer):
         return round(self.args.img_size * 286 / 256)
 
     def lr(self, step: int) -> float:
-        return epoch_rate(self.args, step)
+        return epoch_lr(self.args, step)
+
+    @classmethod
+    def check(cls, args) -> str | None:
+        if args.img_size < 24:
+            return f"--img_size {args.img_size} is too small for the discriminators, which need 24"
+        return None
+
+
+class CycleGAN(EpochSchedule):
+    """CycleGAN: two generators, two patch discriminators, cycle consistency, pools of old fakes."""
+
+    options = (
+        Option("model", "n_res", natural, 9, "residual blocks of a generator; 6 in the paper at 128 pixels"),
+        Option("loss", "lambda_A", weight, 10.0, "weight of the cycle A -> B -> A"),
+        Option("loss", "lambda_B", weight, 10.0, "weight of the cycle B -> A -> B"),
+        Option("loss", "lambda_identity", weight, 0.5, "weight of the identity loss relative to the cycle loss; 0 "
+               "disables it"),
+        Option("loss", "pool_size", natural, 50, "earlier fakes kept per domain for the discriminators; 0: none"),
+        *SCHEDULE,
+    )  # fmt: skip
+    defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
+    inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
+    first, inner = "model.1.weight", "conv_block.1.weight"  # keys of a generator: its first layer, and one per block
+
+    def build(self, a) -> dict[str, nn.Module]:
+        self.G = {d: initialise(Generator(a.img_ch, a.ch, a.n_res)) for d in "BA"}  # G[d] generates domain d
+        self.D = {d: initialise(Discriminator(a.img_ch, a.ch)) for d in "BA"}  # D[d] judges d
+        self.pools = {d: ImagePool(self.args.pool_size, f"pool_{d}") for d in "AB"}
+        return {"G_A": self.G["B"], "G_B": self.G["A"], "D_A": self.D["B"], "D_B": self.D["A"]}
+
+    def trained(self):
+        nets = self._networks.items()
+        return {kind: [p for name, net in nets if name[0] == kind for p in net.parameters()] for kind in "GD"}
 
     # ----------------------------------------------------------------------------- one training step
 
@@ -197,29 +214,29 @@ class CycleGAN(Trainer):
             Update("D", self.discriminator_objective, total="D", sample=self.exchange),
         )
 
-    def exchange(self, x, s, t):
-        """A new fake in t for one from the pool."""
-        x[f"old_{t}"] = self.pools[t].exchange(x[f"fake_{t}"], self.draw)
+    def exchange(self, batch, s, t):
+        """The fakes of t that D sees: new ones, or old ones from the pool."""
+        batch[f"old_{t}"] = self.pools[t].exchange(batch[f"fake_{t}"], self.draw)
 
-    def generator_objective(self, x, s, t):
-        """From domain s: fool the judge of t, come back (cycle), and leave what is in t as it is (identity)."""
+    def generator_objective(self, batch, s, t):
+        """From domain s: fool the discriminator of t, return to s (cycle), and leave pictures of t alone (identity)."""
         args, G = self.args, self.G
         lambda_s, lambda_t = (getattr(args, f"lambda_{d}") for d in (s, t))
         if args.lambda_identity > 0:  # both in one batch
-            fake, same = G[t](torch.cat((x[s], x[t]))).chunk(2)
-            identity = lambda_t * args.lambda_identity * F.l1_loss(same, x[t])
+            fake, same = G[t](torch.cat((batch[s], batch[t]))).chunk(2)
+            identity = lambda_t * args.lambda_identity * F.l1_loss(same, batch[t])
         else:
-            fake, identity = G[t](x[s]), x[s].new_zeros(())
-        x[f"fake_{t}"] = fake.detach()  # D sees them as they were before G moved
-        adversarial = mse(self.D[t](fake), 1)
-        cycle = lambda_s * F.l1_loss(G[s](fake), x[s])
-        # G_A and idt_A are of the generator that draws B
+            fake, identity = G[t](batch[s]), batch[s].new_zeros(())
+        batch[f"fake_{t}"] = fake.detach()  # the D step sees the fakes from before G's update
+        adversarial = lsgan(self.D[t](fake), 1)
+        cycle = lambda_s * F.l1_loss(G[s](fake), batch[s])
+        # G_A and idt_A belong to the generator from A to B
         return adversarial + cycle + identity, {f"G_{s}": adversarial, f"cycle_{s}": cycle, f"idt_{s}": identity}
 
-    def discriminator_objective(self, x, s, t):
+    def discriminator_objective(self, batch, s, t):
         """Tell real from fake in domain t: 1 on real, 0 on fakes from the pool."""
-        on_real, on_fake = self.D[t](torch.cat((x[t], x[f"old_{t}"]))).chunk(2)
-        loss = (mse(on_real, 1) + mse(on_fake, 0)) / 2
+        on_real, on_fake = self.D[t](torch.cat((batch[t], batch[f"old_{t}"]))).chunk(2)
+        loss = (lsgan(on_real, 1) + lsgan(on_fake, 0)) / 2
         return loss, {f"D_{s}": loss}
 
     # ------------------------------------------------------------------------ pools, pictures, files
@@ -243,17 +260,11 @@ class CycleGAN(Trainer):
         return [x, fake, self.G[s](fake)]
 
     @classmethod
-    def check(cls, args) -> str | None:
-        if args.img_size < 24:
-            return f"--img_size {args.img_size} is too small for the discriminators, which need 24"
-        return None
-
-    @classmethod
     def from_released(cls, found):
-        """One file a network; a released file latest_net_G.pth is one generator alone, A to B."""
+        """One file per network; a released latest_net_G.pth holds the generator from A to B alone."""
         networks = super().from_released(found)
-        if networks is None and (alone := super().from_released({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})):
-            networks = alone
+        if networks is None:
+            networks = super().from_released({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})
         generators = cls.generators(networks or {})
         is_ours = all(getattr(G.get(cls.first), "ndim", 0) == 4 and "model.1.bias" in G for G in generators)
         is_ours = is_ours and not any("model.7.filt" in G for G in generators)  # CUT's has the same name
@@ -268,14 +279,14 @@ class CycleGAN(Trainer):
 
     @classmethod
     def generators(cls, networks: dict) -> list[dict]:
-        """The weights of those that are there."""
+        """The weights of the generators present."""
         return [networks[name] for names in cls.inference_networks.values() for name in names if name in networks]
 
 
-def epoch_rate(args, step: int, shift: int = 0, beyond: int = 1) -> float:
-    """The rate of an epoch E: lr (1 - max(0, E + shift - n_epochs) / (n_epochs_decay + beyond)).
+def epoch_lr(args, step: int, shift: int = 0, beyond: int = 1) -> float:
+    """The learning rate in epoch E: lr (1 - max(0, E + shift - n_epochs) / (n_epochs_decay + beyond)).
 
-    As here, the last of CycleGAN's is not 0; the programs that grew out of it begin and end elsewhere.
+    CycleGAN's defaults do not reach 0 in the last epoch; programs derived from it shift the start and the end.
     """
     if not args.decay_flag:
         return args.lr

@@ -1,8 +1,8 @@
 """StyleGAN2's layers (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, arXiv
-1912.04958) without styles, of which the normalisation of kernels is left; and single-image CUT's networks of them.
+1912.04958) without styles, of which only the normalisation of kernels remains; and SinCUT's networks made of them.
 
-Weights are N(0,1) and scaled where they are used (equalised learning rate); padding is zero.  All layers can be
-differentiated twice, as the discriminator's gradient penalty does.
+Weights are N(0,1), scaled at use (equalised learning rate); padding is zero.  All layers can be differentiated twice,
+as the gradient penalty of the discriminator needs.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import layers
 
-SLOPE, GAIN = 0.2, math.sqrt(2)  # of every leaky ReLU; the gain acts on both sides of zero
+SLOPE, GAIN = 0.2, math.sqrt(2)  # of every leaky ReLU; the gain applies to both signs
 
 # -------------------------------------------------------------------------------------------- layers
 
@@ -56,7 +56,7 @@ class Blur(nn.Module):
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution and activation; with `down` blurred beforehand and at half of the size."""
+    """Convolution and activation; with `down` a blur first, and stride 2."""
 
     def __init__(self, i: int, o: int, k: int, down: bool = False):
         conv = [Blur(2), EqualConv(i, o, k, stride=2)] if down else [EqualConv(i, o, k, padding=k // 2)]
@@ -66,12 +66,12 @@ class ConvLayer(nn.Sequential):
         *blur, conv, activation = self
         for layer in blur:
             x = layer(x)
-        # the gain is taken before the leaky ReLU, which is the same, where it costs no pass over the features
+        # the gain goes into weight and bias, before the leaky ReLU: the same result without a pass over the features
         return F.leaky_relu_(conv(x, GAIN, GAIN * activation.bias.flatten()), SLOPE)
 
 
 class ResBlock(nn.Module):
-    """(two convolutions(x) + x) / sqrt(2); with `down` at half of the size."""
+    """(two convolutions(x) + x) / sqrt(2); with `down` at half the size."""
 
     def __init__(self, i: int, o: int, down: bool = False):
         super().__init__()
@@ -84,7 +84,7 @@ class ResBlock(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Transposed convolution by kernels of length 1 for each output channel, then a blur: (N,I,H,W) -> (N,O,2H,2W)."""
+    """Transposed convolution, kernels normalised per output channel, then a blur: (N,I,H,W) -> (N,O,2H,2W)."""
 
     def __init__(self, i: int, o: int):
         super().__init__()
@@ -94,7 +94,7 @@ class UpConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         W = self.weight[0] / math.sqrt(self.weight[0, 0].numel())
         W = W * (W.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
-        return self.blur(F.conv_transpose2d(x, W.transpose(0, 1), stride=2))  # first (N,O,2H+1,2W+1)
+        return self.blur(F.conv_transpose2d(x, W.transpose(0, 1), stride=2))  # (N,O,2H+1,2W+1) -> (N,O,2H,2W)
 
 
 class Noise(nn.Module):
@@ -109,7 +109,7 @@ class Noise(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """StyleGAN2's layer, without a style: upsampling, noise, activation."""
+    """StyleGAN2's layer without a style: up-sampling convolution, noise, activation."""
 
     def __init__(self, i: int, o: int):
         super().__init__()
@@ -122,7 +122,7 @@ class StyledConv(nn.Module):
 
 
 class EqualLinear(nn.Linear):
-    """x @ (weight / sqrt(fan in)).T + bias, and an activation where wanted: (N,I) -> (N,O)."""
+    """x @ (weight / sqrt(fan in)).T + bias, optionally an activation: (N,I) -> (N,O)."""
 
     def __init__(self, i: int, o: int, activate: bool = False):
         super().__init__(i, o)
@@ -139,18 +139,18 @@ class EqualLinear(nn.Linear):
 
 
 def widths_of_G(ch: int, size: int) -> list[int]:
-    """Channels at the resolution of crops, and at half of it."""
+    """Channels at the size of crops and at half of it."""
     return [min(512 * ch // r, 512) if r <= 32 else 512 * ch // r for r in (size, size // 2)]
 
 
 def widths_of_D(ndf: int, size: int) -> list[int]:
-    """Channels at the resolutions of crops, half of it, ..., 4."""
+    """Channels at the size of crops, half of it, ..., 4."""
     sides = [size >> k for k in range(size.bit_length() - 2)]
     return [min(256 * ndf // r, 384) if r <= 32 else 256 * ndf // r for r in sides]
 
 
 class Encoder(nn.Module):
-    """Pictures (N,3,H,W) -> code (N,160,H/2,W/2), with the widths 80, 160."""
+    """Pictures (N,3,H,W) -> code (N,160,H/2,W/2), for widths 80 and 160."""
 
     def __init__(self, img_ch: int, first: int, second: int, blocks: int):
         super().__init__()
@@ -163,12 +163,12 @@ class Encoder(nn.Module):
         return self.convs(x)
 
     def features(self, x: Tensor, last: int | None = None) -> list[Tensor]:
-        """The outputs of all layers, or of those up to number `last`; number 0 is the picture itself."""
+        """The outputs of all layers up to number `last` (default: all); number 0 is the picture itself."""
         return [x := layer(x) for layer in self.convs[: None if last is None else last + 1]]
 
 
 class Decoder(nn.Module):
-    """Code (N,160,H/2,W/2) -> pictures (N,3,H,W), which a leaky ReLU leaves unbounded; noise (N,1,H,W) or None."""
+    """Code (N,160,H/2,W/2), noise (N,1,H,W) or None -> pictures (N,3,H,W), unbounded after a leaky ReLU."""
 
     def __init__(self, img_ch: int, first: int, second: int, blocks: int):
         super().__init__()
@@ -195,7 +195,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Crops (N,3,R,R) -> logits (N,1); halved down to 4 pixels, then two linear layers."""
+    """Crops (N,3,R,R) -> logits (N,1): down-sampled to 4 pixels, then two linear layers."""
 
     def __init__(self, img_ch: int, widths: list[int]):
         super().__init__()
@@ -207,4 +207,4 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.final_linear(self.final_conv(self.convs(x)).flatten(1))  # channels, rows, columns
+        return self.final_linear(self.final_conv(self.convs(x)).flatten(1))  # (N,c,4,4) -> (N,16c) -> (N,1)

@@ -1,19 +1,20 @@
 """U-GAT-IT (Kim, Kim, Kang, Lee, "U-GAT-IT: Unsupervised Generative Attentional Networks with Adaptive
 Layer-Instance Normalization for Image-to-Image Translation", ICLR 2020, arXiv 1907.10830).
 
-G_B draws B from A and leaves B as it is, G_A the other way.  Class activation maps (CAM) weigh the features: those
-of a generator by what tells its source from its target, those of a discriminator by what tells real from fake.
-Two discriminators judge each domain: globally (receptive field 286) and locally (70).
+G_B translates A to B and leaves B as it is; G_A does the reverse.  Class activation maps (CAM) weight the features: in
+a generator by what tells its source from its target, in a discriminator by what tells real from fake.  Each domain has
+two discriminators, a global one (receptive field 286) and a local one (70).
 
     fake_B = G_B(x_A)    cyc_A = G_A(fake_B)    same_A = G_A(x_A)      c: the CAM logits of a pass
 
-    D step: min over D_G, D_L     adv_weight L_gan       L_gan: least squares, on the logits and on the CAM's
+    D step: min over D_G, D_L     adv_weight L_gan       L_gan: least squares, on the logits and on the CAM logits
     G step: min over G_A, G_B     adv_weight L_gan + cycle_weight |cyc_A - x_A| + identity_weight |same_A - x_A|
-                                  + cam_weight [bce(c(fake_B), 1) + bce(c(same_A), 0)]     and the same the other way
+                                  + cam_weight [bce(c(fake_B), 1) + bce(c(same_A), 0)]       and with A and B swapped
 
-The residual blocks of the decoder are normalised by AdaILN: how far by instance and how far by layer is learned,
-gamma and beta come from the attended features.  As in the authors' PyTorch program; NICE-GAN grew out of it, and
-compares with the light version after 100,000 of its authors' 1,000,000 steps: those are the defaults here.
+AdaILN normalises the residual blocks of the decoder: the mixture of instance and layer normalisation is learned, gamma
+and beta come from the attended features.  All as in the authors' PyTorch program, from which NICE-GAN grew.  NICE-GAN's
+paper compares with the light version after 100,000 of the authors' 1,000,000 steps: the defaults here.  The file holds
+the layers, the networks and the method.
 """
 
 import re
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from images.encode import jet
 from layers import Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
-from methods.cyclegan import ResnetBlock, mse, normed
+from methods.cyclegan import ResnetBlock, lsgan, normed
 from networks import AdaILNBlock, down
 from options import Option, boolean, natural, weight
 from training.method import Update
@@ -47,7 +48,7 @@ class AdaILN(nn.Module):
 
 
 class ILN(AdaILN):
-    """The same with gamma and beta of its own; starts as layer normalisation."""
+    """The same with learned gamma and beta; starts as layer normalisation."""
 
     def __init__(self, C: int):
         super().__init__(C, rho=0.0)
@@ -59,14 +60,14 @@ class ILN(AdaILN):
 
 
 def attend(f: Tensor, conv1x1: nn.Conv2d, gap: Tensor, gmp: Tensor) -> Tensor:
-    """conv1x1 of [gap * f, gmp * f]: features f (N,C,H,W) weighed by two rows (1,C) of CAM weights -> as f."""
-    # the weights scale conv1x1's columns, and both halves see the same f: no [f, f] is ever formed
+    """conv1x1 of [gap * f, gmp * f]: features f (N,C,H,W) weighted by CAM weights gap, gmp (1,C) -> (N,C,H,W)."""
+    # scale conv1x1's columns instead and add them up, as both act on the same f: [f, f] is never formed
     first, second = (conv1x1.weight * torch.cat((gap, gmp), 1)[..., None, None]).chunk(2, 1)
     return F.conv2d(f, first + second, conv1x1.bias)
 
 
-class Drawing(NamedTuple):
-    """What a generator makes of N pictures."""
+class GeneratorOutput(NamedTuple):
+    """A generator's output for N pictures."""
 
     output: Tensor  # (N,3,256,256) in [-1,1]
     cam_logit: Tensor  # (N,2), of average- and of maximum-pooled features: from the source (1) or the target (0)?
@@ -74,9 +75,9 @@ class Drawing(NamedTuple):
 
 
 class Generator(nn.Module):
-    """Pictures (N,3,S,S) -> Drawing; c base channels, n residual blocks a side.  Shapes for S = 256, c = 64.
+    """Pictures (N,3,S,S) -> GeneratorOutput; c base channels, n residual blocks a side.  Shapes for S = 256, c = 64.
 
-    light pools the features before FC; the full network flattens them, which binds it to its S.
+    light pools the features before FC; the full network flattens them, so it accepts one S only.
     """
 
     def __init__(self, img_ch: int = 3, c: int = 64, n: int = 4, img_size: int = 256, light: bool = True):
@@ -106,7 +107,7 @@ class Generator(nn.Module):
             up += [nn.Upsample(scale_factor=2), ReflectionPad2d(1), conv, ILN(width // 2), nn.ReLU(inplace=True)]
         self.UpBlock2 = nn.Sequential(*up, ReflectionPad2d(3), Conv2d(c, img_ch, 7, bias=False), nn.Tanh())
 
-    def forward(self, x: Tensor) -> Drawing:
+    def forward(self, x: Tensor) -> GeneratorOutput:
         f = self.DownBlock(x)  # (N,256,64,64)
         cam_logit = torch.cat((self.gap_fc(f.mean((2, 3))), self.gmp_fc(f.amax((2, 3)))), 1)  # (N,2)
         z = F.relu_(attend(f, self.conv1x1, self.gap_fc.weight, self.gmp_fc.weight))  # (N,256,64,64)
@@ -114,23 +115,23 @@ class Generator(nn.Module):
         gamma, beta, y = self.gamma(s), self.beta(s), z
         for block in self.blocks:
             y = block(y, gamma, beta)  # (N,256,64,64)
-        return Drawing(self.UpBlock2(y), cam_logit, z.sum(1, keepdim=True))
+        return GeneratorOutput(self.UpBlock2(y), cam_logit, z.sum(1, keepdim=True))
 
 
-class Judgement(NamedTuple):
-    """What a discriminator says of N pictures."""
+class DiscriminatorOutput(NamedTuple):
+    """A discriminator's output for N pictures."""
 
     logit: Tensor  # (N,1,6,6) globally, (N,1,30,30) locally: real (1) or fake (0)?
-    cam_logit: Tensor  # (N,2), the same from pooled features
+    cam_logit: Tensor  # (N,2), the same, from average- and maximum-pooled features
     heatmap: Tensor  # (N,1,7,7), (N,1,31,31), sum of the attended features
 
     def heads(self, name: str) -> dict[str, Tensor]:
-        """Both logits, by the names of their losses."""
+        """Both logits, by the names of their loss terms."""
         return {name: self.logit, f"{name}_cam": self.cam_logit}
 
 
 class Discriminator(nn.Module):
-    """Pictures (N,3,S,S) in [-1,1] -> Judgement; n_layers 7: global, 5: local.  Shapes for the global one."""
+    """Pictures (N,3,S,S) in [-1,1] -> DiscriminatorOutput; n_layers 7: global, 5: local.  Shapes for the global one."""
 
     def __init__(self, img_ch: int = 3, c: int = 64, n_layers: int = 7):
         super().__init__()
@@ -143,18 +144,18 @@ class Discriminator(nn.Module):
         layers = zip(widths, widths[1:], strides, strict=False)
         self.model = Stack(*[layer for c_in, c_out, stride in layers for layer in down(c_in, c_out, stride)])
 
-    def forward(self, x: Tensor, iteration=None) -> Judgement:
-        """`iteration`: power iterations of the batch's chunks (layers._SpectralNorm)."""
+    def forward(self, x: Tensor, iteration=None) -> DiscriminatorOutput:
+        """iteration: which power iteration's sigma each chunk of the batch uses (layers.spectral_norm)."""
         f = self.model(x, iteration)  # (N,1024,8,8) -> (N,2048,7,7)
         pooled = self.gap_fc(f.mean((2, 3)), iteration), self.gmp_fc(f.amax((2, 3)), iteration)
         cam_logit = torch.cat(pooled, 1)  # (N,2)
-        # the raw CAM weights attend, the normalised ones judge, and learn from both: as released
+        # as released, attention takes the raw CAM weights, the CAM logits the normalised ones; both train them
         z = F.leaky_relu_(attend(f, self.conv1x1, self.gap_fc.weight_orig, self.gmp_fc.weight_orig), 0.2)
-        return Judgement(self.conv(reflect(z), iteration), cam_logit, z.sum(1, keepdim=True))
+        return DiscriminatorOutput(self.conv(reflect(z), iteration), cam_logit, z.sum(1, keepdim=True))
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
-    """Binary cross entropy of logits against one target, the mean over all elements."""
+    """Binary cross entropy of logits with one target for all, the mean over all elements."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
@@ -162,12 +163,12 @@ def bce(logits: Tensor, target: float) -> Tensor:
 
 
 class UGATIT(Trainer):
-    """U-GAT-IT: two attending generators, a global and a local discriminator of each domain."""
+    """U-GAT-IT: two generators with attention, a global and a local discriminator per domain."""
 
     options = (
-        Option("model", "light", boolean, True, "pool before the fully connected layers, as in the row of NICE-GAN's "
-               "Table 1; false: the full generator of U-GAT-IT's own paper, bound to its img_size"),
-        Option("model", "n_res", natural, 4, "residual blocks of a generator, on each side of the attention"),
+        Option("model", "light", boolean, True, "pool before the fully connected layers, as in NICE-GAN's Table 1; "
+               "false: the full generator of U-GAT-IT's own paper, bound to its img_size"),
+        Option("model", "n_res", natural, 4, "residual blocks of a generator, before and after the attention each"),
         Option("loss", "adv_weight", weight, 1.0, "weight of the adversarial terms"),
         Option("loss", "cycle_weight", weight, 10.0, "weight of the cycle terms"),
         Option("loss", "identity_weight", weight, 10.0, "weight of the identity terms"),
@@ -182,8 +183,8 @@ class UGATIT(Trainer):
         self.D = {d: {"G": Discriminator(a.img_ch, a.ch, 7), "L": Discriminator(a.img_ch, a.ch, 5)} for d in "AB"}
         self.rhos = [p for G in self.G.values() for key, p in G.named_parameters() if key.endswith("rho")]
         self.size_bound = not a.light
-        judges = {f"dis{scale}{d}": self.D[d][scale] for scale in "GL" for d in "AB"}
-        return {"genA2B": self.G["B"], "genB2A": self.G["A"], **judges}
+        discriminators = {f"dis{scale}{d}": self.D[d][scale] for scale in "GL" for d in "AB"}
+        return {"genA2B": self.G["B"], "genB2A": self.G["A"], **discriminators}
 
     def trained(self):
         nets = self._networks.items()
@@ -198,44 +199,44 @@ class UGATIT(Trainer):
             Update("G", self.generator_objective, total="g_loss"),
         )
 
-    def forward(self, x, s, t):
-        """Both halves see this fake: the generators move last."""
-        x[f"fake_{t}"] = self.G[t](x[s])
+    def forward(self, batch, s, t):
+        """Used by both updates: the generators change only in the last."""
+        batch[f"fake_{t}"] = self.G[t](batch[s])
 
-    def before(self, half: str):
-        """The power iterations of a half's passes need only the weights: real (0) and fake (1), or fake alone."""
-        for judges in self.D.values():
-            for D in judges.values():
-                power_iterations(D, 2 if half == "D" else 1)
+    def before(self, update: str):
+        """The power iterations of an update's passes need only the weights: real (0) and fake (1), or fake alone."""
+        for discriminators in self.D.values():
+            for D in discriminators.values():
+                power_iterations(D, 2 if update == "D" else 1)
 
     @torch.no_grad()
-    def after(self, half: str):
-        if half == "G":
+    def after(self, update: str):
+        if update == "G":
             for rho in self.rhos:
                 rho.clamp_(0, 1)
 
-    def discriminator_objective(self, x, s, t):
-        """Tell real from fake in domain t: logits and CAM logits want 1 on real and 0 on fake pictures."""
+    def discriminator_objective(self, batch, s, t):
+        """Tell real from fake in domain t: logits and CAM logits are 1 on real and 0 on fake pictures."""
         # in one batch: the weights are read once, real and fake each have their own sigma
-        both, terms = torch.cat((x[t], x[f"fake_{t}"].output.detach())), {}
+        both, terms = torch.cat((batch[t], batch[f"fake_{t}"].output.detach())), {}
         for scale, D in self.D[t].items():
             for head, logits in D(both, iteration=(0, 1)).heads(f"{scale}{t}").items():
                 on_real, on_fake = logits.chunk(2)
-                terms[f"d_{head}"] = mse(on_real, 1) + mse(on_fake, 0)
+                terms[f"d_{head}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
         loss = self.args.adv_weight * sum(terms.values())
         return loss, {**terms, f"d_{t}": loss}
 
-    def generator_objective(self, x, s, t):
-        """From domain s: fool the judges of t, come back (cycle), stay (identity), see where one's from (CAM)."""
-        args, fake, adversarial = self.args, x[f"fake_{t}"], {}
+    def generator_objective(self, batch, s, t):
+        """From domain s: fool the discriminators of t, return to s (cycle), identity, tell source from target (CAM)."""
+        args, x, fake, adversarial = self.args, batch[s], batch[f"fake_{t}"], {}
         for scale, D in self.D[t].items():
             heads = D(fake.output, iteration=(0,)).heads(f"{scale}{t}")
-            adversarial |= {f"g_{head}": mse(logits, 1) for head, logits in heads.items()}
-        back = self.G[s](torch.cat((fake.output, x[s])))  # in one batch
+            adversarial |= {f"g_{head}": lsgan(logits, 1) for head, logits in heads.items()}
+        back = self.G[s](torch.cat((fake.output, x)))  # in one batch
         (cyc, same), (_, cam_same) = back.output.chunk(2), back.cam_logit.chunk(2)
-        cycle, identity = F.l1_loss(cyc, x[s]), F.l1_loss(same, x[s])
+        cycle, identity = F.l1_loss(cyc, x), F.l1_loss(same, x)
         from_s, from_t = bce(fake.cam_logit, 1), bce(cam_same, 0)  # a generator's source, and its target
-        # g_A and cam_A gather what judges or is drawn by the generator of A; each gets a part of both passes
+        # g_A and cam_A collect the terms of D_A and G_A: both directions contribute
         g_t = args.adv_weight * sum(adversarial.values()) + args.cam_weight * from_s
         g_s = args.cycle_weight * cycle + args.identity_weight * identity + args.cam_weight * from_t
         terms = {f"cycle_{s}": cycle, f"identity_{s}": identity, f"cam_{t}": from_s, f"cam_{s}": from_t}
@@ -247,10 +248,10 @@ class UGATIT(Trainer):
         return self.G[t](x).output
 
     def visuals(self, x, s, t):
-        """Input; heatmap and drawing of identity, translation and cycle: the strip that the authors' program saves."""
+        """Input; heatmap and output of identity, translation and cycle, as the authors' program saves them."""
         fake, shown = self.G[t](x), [x]
-        for drawn in (self.G[s](x), fake, self.G[s](fake.output)):
-            shown += [jet(drawn.heatmap[0], x.shape[-1])[None], drawn.output]
+        for generated in (self.G[s](x), fake, self.G[s](fake.output)):
+            shown += [jet(generated.heatmap[0], x.shape[-1])[None], generated.output]
         return shown
 
     @classmethod

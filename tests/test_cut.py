@@ -1,4 +1,4 @@
-"""CUT and FastCUT: PatchNCE by its definition, the mistake in the recordings, rates, whole pictures, authors' files."""
+"""CUT and FastCUT: PatchNCE by definition, the bug in the recordings, learning rates, crops, authors' files."""
 
 import numpy as np
 import pytest
@@ -29,30 +29,29 @@ def make(method: str = "cut", text: str = "", **more) -> cut.CUT:
 # ----------------------------------------------------------------------------------------- PatchNCE
 
 
-def nce_of_page(q, k, T):
+def nce_by_definition(q, k, T):
     """q, k (M,c): rows [q_i.k_i, q_i.k_j with -10 at j = i] / T, cross entropy towards the first."""
     others = (q @ k.T).masked_fill(torch.eye(len(q), dtype=torch.bool), -10.0)
     logits = torch.cat(((q * k).sum(1, keepdim=True), others), 1) / T
     return (logits.logsumexp(1) - logits[:, 0]).mean()
 
 
-@pytest.mark.parametrize("T", [0.07, 5.0])  # at 5 the -10 is no longer nothing
+@pytest.mark.parametrize("T", [0.07, 5.0])  # at 5 the logit -10 matters
 def test_nce(T):
     torch.manual_seed(0)
     q, k = (F.normalize(torch.randn(2, 6, 4, dtype=torch.float64), dim=2) for _ in "qk")
-    per_picture = sum(nce_of_page(a, b, T) for a, b in zip(q, k, strict=True)) / 2
+    per_picture = sum(nce_by_definition(a, b, T) for a, b in zip(q, k, strict=True)) / 2
     torch.testing.assert_close(cut.nce(q, k, T), per_picture)
-    torch.testing.assert_close(cut.nce(q, k, T, pool=True), nce_of_page(q.flatten(0, 1), k.flatten(0, 1), T))
     same = torch.ones(1, 9, 4, dtype=torch.float64) / 2
-    assert cut.nce(same, same, 0.07).item() == pytest.approx(np.log(9))  # chance
+    assert cut.nce(same, same, 0.07).item() == pytest.approx(np.log(9))  # as by guessing
 
 
 def plain_losses(model, A, B, u, permutations):
-    """The generator's loss, term by term from the page: a pass for each picture and purpose, features mirrored back."""
+    """The generator's loss, term by term by definition: one pass per picture and term, features mirrored back."""
     G, args = model.G, model.args
     mirrored = args.flip_equivariance and u < 0.5
 
-    def drawn(x):
+    def generate(x):
         return G(x.flip(3) if mirrored else x)
 
     def contrast(x, y, name):
@@ -64,19 +63,19 @@ def plain_losses(model, A, B, u, permutations):
             for n in range(len(x)):
                 rows = [mlp(f[n].flatten(1).T[ids]) for f in (q, k)]
                 q_, k_ = (v / ((v.square().sum(1, keepdim=True) + 1e-30).sqrt() + 1e-7) for v in rows)
-                total = total + nce_of_page(q_, k_.detach(), args.nce_T) / len(x)
+                total = total + nce_by_definition(q_, k_.detach(), args.nce_T) / len(x)
         return args.lambda_NCE * total / (j + 1)
 
-    fake = drawn(A)
+    fake = generate(A)
     terms = {"G_GAN": args.lambda_GAN * (model.D(fake) - 1).square().mean(), "NCE": contrast(A, fake, "A")}
     if args.nce_idt:
-        terms["NCE_Y"] = contrast(B, drawn(B), "B")
+        terms["NCE_Y"] = contrast(B, generate(B), "B")
     loss = terms["G_GAN"] + (terms["NCE"] + terms.get("NCE_Y", terms["NCE"])) / 2
     return loss, terms
 
 
 class Fixed:
-    """Draws that can be looked up."""
+    """Random numbers that can be looked up later."""
 
     def __init__(self, u: float):
         self.u, self.permutations = u, {}
@@ -93,22 +92,22 @@ CASES = [("cut", "", 0.9), ("cut", "--flip_equivariance true", 0.2), ("fastcut",
 
 
 @pytest.mark.parametrize("method, text, u", CASES)
-def test_the_generators_gradient_is_that_of_the_page(method, text, u):
-    """Against passes one by one in double precision: values, and gradients by every weight of G and F."""
+def test_the_generators_gradient_is_that_of_the_definition(method, text, u):
+    """Against separate passes in double precision: values, and gradients with respect to every weight of G and F."""
     with double_precision():
         torch.manual_seed(0)
         model = make(method, f"--init_gain 1 --batch_size 2 {text}")
         model.draw = Fixed(u)
         x = {"A": images(2, 32).double(), "B": images(2, 32, 1).double()}
-        pair = dict(x)
+        batch = dict(x)
         model.decision = model.host_decision()
-        model.forward(pair, "A", "B")
-        model.choose_places(pair, "A", "B")
-        loss, terms = model.generator_objective(pair, "A", "B")
-        expected, by_page = plain_losses(model, x["A"], x["B"], u, model.draw.permutations)
+        model.forward(batch, "A", "B")
+        model.sample_patches(batch, "A", "B")
+        loss, terms = model.generator_objective(batch, "A", "B")
+        expected, right_terms = plain_losses(model, x["A"], x["B"], u, model.draw.permutations)
         torch.testing.assert_close(loss, expected)
-        assert terms.keys() == by_page.keys()
-        for name, value in by_page.items():
+        assert terms.keys() == right_terms.keys()
+        for name, value in right_terms.items():
             torch.testing.assert_close(terms[name], value)
         parameters = [*model.G.parameters(), *model.F.parameters()]
         grads = (torch.autograd.grad(z, parameters, allow_unused=True) for z in (loss, expected))
@@ -120,8 +119,8 @@ def test_the_generators_gradient_is_that_of_the_page(method, text, u):
 
 
 @both
-def test_the_first_step_is_the_programs_with_right_gradients_too(method):
-    """--norm exact, our default: until a gradient has moved G, every loss agrees; then the recording goes elsewhere."""
+def test_the_first_step_is_the_programs_also_with_right_gradients(method):
+    """--norm exact, the default: every loss agrees until G's first update, and differs afterwards."""
     data = np.load(FIXTURES[method])
     worst = replay(method, FIXTURES[method], "--norm", "exact")
     assert max(worst["first"].values()) < 2e-4 and max(worst["eval"].values()) < 1e-4
@@ -132,11 +131,11 @@ def test_the_first_step_is_the_programs_with_right_gradients_too(method):
         model.train_step(*pictures(data, 0))
     a, b = weights(right), weights(recorded)
     off = {key.split("/")[0] for key in a if "weight" in key and (a[key] - b[key]).abs().max() > 1e-4}
-    assert off == {"G"}  # what D and F learn is as recorded
+    assert off == {"G"}  # D and F are updated as recorded
 
 
-def test_pytorchs_mistake_and_ours_without_it():
-    """A gradient in channels_last, for a batch of one: the layout is no part of the numbers, but PyTorch's CPU errs."""
+def test_pytorchs_bug_and_ours_without_it():
+    """A channels_last gradient for a batch of one: PyTorch's CPU backward is wrong, though layout must not matter."""
     x, g = torch.randn(1, 6, 5, 4, dtype=torch.float64, requires_grad=True), torch.randn(1, 6, 5, 4).double()
     right = torch.autograd.grad(F.instance_norm(x), x, g)[0]
     last = g.contiguous(memory_format=torch.channels_last)
@@ -144,12 +143,12 @@ def test_pytorchs_mistake_and_ours_without_it():
     torch.testing.assert_close(ours, right)
     theirs = torch.autograd.grad(cut.AsRecorded()(x), x, last)[0]
     if torch.allclose(theirs, right):
-        pytest.skip("this PyTorch makes no such mistake: the recordings cannot be replayed with it")
+        pytest.skip("this PyTorch has no such bug: the recordings cannot be replayed with it")
     assert (theirs - right).abs().max() > 0.1
 
 
-def other_places(monkeypatch):
-    monkeypatch.setattr(cut, "nce", lambda q, k, T: nce_of_page(q[0], k[0].roll(1, 0), T))
+def other_patches(monkeypatch):
+    monkeypatch.setattr(cut, "nce", lambda q, k, T: nce_by_definition(q[0], k[0].roll(1, 0), T))
 
 
 def another_beta2(monkeypatch):
@@ -157,21 +156,21 @@ def another_beta2(monkeypatch):
 
 
 def not_detached(monkeypatch):
-    """k teaches F, too."""
+    """F learns from k, too."""
     contrast = cut.CUT.patch_nce
 
-    def attached(self, y, of_x, places):
+    def attached(self, *args):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "no_grad", torch.enable_grad)
-            patch.setattr(cut, "nce", lambda q, k, T: nce_of_page(q[0], k[0], T))
-            return contrast(self, y, of_x, places)
+            patch.setattr(cut, "nce", lambda q, k, T: nce_by_definition(q[0], k[0], T))
+            return contrast(self, *args)
 
     monkeypatch.setattr(cut.CUT, "patch_nce", attached)
 
 
 def not_mirrored_back(monkeypatch):
-    places = cut.CUT.places
-    monkeypatch.setattr(cut.CUT, "places", lambda self, of_x, name, mirrored: places(self, of_x, name, False))
+    patch_ids = cut.CUT.patch_ids
+    monkeypatch.setattr(cut.CUT, "patch_ids", lambda self, keys, name, mirrored: patch_ids(self, keys, name, False))
 
 
 def generator_first(monkeypatch):
@@ -180,10 +179,10 @@ def generator_first(monkeypatch):
 
 
 def decaying_to_zero(monkeypatch):
-    monkeypatch.setattr(cut, "epoch_rate", lambda args, step: 5e-4 * (1 - max(0, step - 3) / 3))
+    monkeypatch.setattr(cut.CUT, "lr", lambda self, step: 5e-4 * (1 - max(0, step - 3) / 3))
 
 
-MISTAKES = [("cut", other_places), ("cut", another_beta2), ("fastcut", not_mirrored_back), ("cut", not_detached)]
+MISTAKES = [("cut", other_patches), ("cut", another_beta2), ("fastcut", not_mirrored_back), ("cut", not_detached)]
 MISTAKES += [("cut", generator_first), ("fastcut", decaying_to_zero)]
 
 
@@ -198,7 +197,7 @@ def test_mistakes_show(method, mistake, monkeypatch):
 
 
 def test_down_by_hand():
-    """(1,2,1)/4 along both sides, every second place; the border is mirrored."""
+    """(1,2,1)/4 along both axes, every second pixel; the border is mirrored."""
     x = torch.arange(6.0).square().view(1, 1, 1, 6).expand(1, 2, 6, 6)
     y = cut.Down(2)(x)
     expected = [(2 * 0 + 2 * 1) / 4, (1 + 2 * 4 + 9) / 4, (9 + 2 * 16 + 25) / 4]
@@ -215,7 +214,7 @@ def test_keys_and_their_order_are_the_authors(method):
     assert [f"{name}/{key}" for name, net in model.networks().items() for key in net.state_dict()] == expected
 
 
-def test_a_start_is_nearly_grey():
+def test_initial_outputs_are_nearly_grey():
     model = make("cut", "--ch 16 --netF_nc 64")
     assert model.F.mlp_3[2].weight.std().item() == pytest.approx(0.02 * (2 / 128) ** 0.5, rel=0.05)
     assert model.G(images(1, 32)).abs().max() < 0.1
@@ -223,14 +222,14 @@ def test_a_start_is_nearly_grey():
 
 
 @both
-def test_rates_are_the_programs(method):
-    """Those of the page at the defaults, and the recording's own."""
-    pages = {
+def test_learning_rates_are_the_programs(method):
+    """The program's at the defaults, and those of the recording."""
+    defaults = {
         "cut": {1: 2e-4, 200: 2e-4, 201: 1.990e-4, 202: 1.980e-4, 300: 1.005e-4, 399: 1.99e-6, 400: 9.95e-7},
         "fastcut": {1: 2e-4, 150: 2e-4, 151: 1.961e-4, 152: 1.922e-4, 175: 1.020e-4, 199: 7.84e-6, 200: 3.92e-6},
     }
     model = make(method, "--steps_per_epoch 3")
-    for epoch, rate in pages[method].items():
+    for epoch, rate in defaults[method].items():
         for step in (3 * epoch - 2, 3 * epoch):
             assert model.lr(step) == pytest.approx(rate, rel=5e-4)
     data = np.load(FIXTURES[method])
@@ -240,8 +239,8 @@ def test_rates_are_the_programs(method):
 
 
 @both
-def test_a_run_of_steps_has_the_same_shape(method):
-    """Constant for half (CUT) or three quarters (FastCUT) of it."""
+def test_the_schedule_scales_with_the_run(method):
+    """Constant for half (CUT) or three quarters (FastCUT) of the run."""
     model = make(method, "--iteration 4000")
     constant = {"cut": 2000, "fastcut": 3000}[method]
     rates = [model.lr(step) for step in (1, constant, constant + 20, 4000)]
@@ -249,7 +248,7 @@ def test_a_run_of_steps_has_the_same_shape(method):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_while_the_rate_falls_pictures_are_seen_whole(cache, folders):
+def test_while_the_learning_rate_falls_pictures_are_not_cropped(cache, folders):
     data, results = folders
     text = f"--steps_per_epoch 2 --n_epochs 2 --n_epochs_decay 2 --iteration 8 --batch_size 2 --cache {cache}"
     model = make("cut", text, dataset="toy", dataset_dir=data, result_dir=results)
@@ -281,8 +280,8 @@ def test_too_small_pictures(capsys):
     assert make("cut", "--img_size 24").train_step(images(1, 24), images(1, 24, 1))["G"].isfinite()
 
 
-def test_without_patch_nce_there_is_still_a_game():
-    """lambda_NCE 0, an error in the authors' program: F has nothing to learn, G plays against D alone."""
+def test_training_without_patch_nce():
+    """lambda_NCE 0, an error in the authors' program: F gets no gradient, G trains against D only."""
     model = make("cut", "--lambda_NCE 0")
     before = weights(model)
     terms = model.train_step(images(1, 32), images(1, 32, 1))

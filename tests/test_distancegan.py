@@ -1,4 +1,4 @@
-"""DistanceGAN: its distances, their statistics, either side alone; tests/test_methods.py has the rest."""
+"""DistanceGAN: distances, their statistics, training one direction only; tests/test_methods.py has the rest."""
 
 from itertools import combinations
 
@@ -29,7 +29,7 @@ def create(text: str = "", **more):
 
 
 def test_pairs_and_halves():
-    """The mean over pairs is of absolute differences; that over pictures is taken before."""
+    """Pairs: the mean of absolute differences.  Halves: the mean over pictures is taken before the difference."""
     model, x = create(), {"A": images(3, 32), "B": images(3, 32, 1)}
     mu, sigma = {"A": 0.3, "B": 0.5}, {"A": 0.1, "B": 0.2}
     model.statistics = {f"{kind}_{d}": v[d] for kind, v in (("expectation", mu), ("std", sigma)) for d in "AB"}
@@ -40,10 +40,10 @@ def test_pairs_and_halves():
         apart.append(((there - 0.5) / 0.2 - (here - 0.3) / 0.1).abs())
     torch.testing.assert_close(model.generator_objective(x, "B", "A")[1]["distance_B"], sum(apart) / 3)
     model = create("--self_distance true")
-    x["A"][1] *= 0.1  # unlike the others, so that the order of the means shows
+    x["A"][1] *= 0.1  # unlike the others, so that the order of means matters
     fake = model.G["B"](x["A"])
-    real, drawn = ((y[:, :, :16] - y[:, :, 16:]).abs().mean() for y in (x["A"], fake))
-    torch.testing.assert_close(model.generator_objective(x, "A", "B")[1]["distance_A"], (real - drawn).abs())
+    real, generated = ((y[:, :, :16] - y[:, :, 16:]).abs().mean() for y in (x["A"], fake))
+    torch.testing.assert_close(model.generator_objective(x, "A", "B")[1]["distance_A"], (real - generated).abs())
 
 
 def test_the_cycle_is_an_option():
@@ -60,7 +60,7 @@ def test_the_cycle_is_an_option():
 def test_statistics_are_the_programs():
     data = np.load(RECORDING)
     for d in "AB":
-        found = distancegan.spread(torch.from_numpy(data[f"statistics/real_{d}"]), own_halves=False)
+        found = distancegan.distance_statistics(torch.from_numpy(data[f"statistics/real_{d}"]), of_halves=False)
         recorded = [data[f"config/{kind}_{d}"].item() for kind in ("expectation", "std")]
         assert found == pytest.approx(recorded, rel=1e-6)
 
@@ -69,9 +69,9 @@ def test_statistics_of_pairs_and_halves_by_hand():
     x = torch.randint(0, 256, (4, 2, 3, 8, 8), dtype=torch.uint8)
     y = x.double() / 127.5
     pairs = [(a - b).abs().mean().item() for a, b in combinations(y, 2)]
-    assert distancegan.spread(x, False) == pytest.approx((np.mean(pairs), np.std(pairs)), rel=1e-12)
+    assert distancegan.distance_statistics(x, False) == pytest.approx((np.mean(pairs), np.std(pairs)), rel=1e-12)
     halves = [(b[:, :, :4] - b[:, :, 4:]).abs().mean().item() for b in y]
-    assert distancegan.spread(x, True) == pytest.approx((np.mean(halves), np.std(halves)), rel=1e-12)
+    assert distancegan.distance_statistics(x, True) == pytest.approx((np.mean(halves), np.std(halves)), rel=1e-12)
 
 
 @pytest.fixture
@@ -88,25 +88,25 @@ def toy(tmp_path):
     return lambda text="": create(text, **places)
 
 
-def test_a_run_measures_its_pictures_once_and_keeps_what_it_found(toy, monkeypatch):
+def test_a_run_measures_its_pictures_once_and_keeps_the_statistics(toy, monkeypatch):
     model = toy("--iteration 2 --print_freq 1")
     folder = model.results.parent.parent / "dataset" / "toy"
     paths = {d: list_images(folder / f"train{d}") for d in "AB"}
     model.train()
     stream = model.stream(paths)
     stream.position = 0
-    turns = [next(stream) for _ in range(3)]  # 7 pictures are 3 batches and a rest, 6 are 3
+    turns = [next(stream) for _ in range(3)]  # 3 batches of 2 from 7 pictures, 3 from 6
     for d in "AB":
         v = [(a - b).abs().double().mean().item() for a, b in combinations([turn[d] for turn in turns], 2)]
         found = [model.statistics[f"{kind}_{d}"] for kind in ("expectation", "std")]
         assert found == pytest.approx((np.mean(v), np.std(v)), rel=1e-5)
     state, path = newest_checkpoint(model.results, None, methods.recognise)
     assert state["memory"]["statistics"] == model.statistics
-    monkeypatch.setattr(distancegan, "spread", lambda *_: (0.25, 0.5))
+    monkeypatch.setattr(distancegan, "distance_statistics", lambda *_: (0.25, 0.5))
     again = toy("--iteration 4 --resume true")
     again.train()
     assert again.statistics == model.statistics
-    other = toy("--iteration 5 --resume true --self_distance true")  # of what the old ones are not
+    other = toy("--iteration 5 --resume true --self_distance true")  # needs other statistics
     other.train()
     assert other.statistics == {"expectation_A": 0.25, "std_A": 0.5, "expectation_B": 0.25, "std_B": 0.5}
     plain = toy("--iteration 6 --resume true --unnormalized_distances true")
@@ -114,23 +114,23 @@ def test_a_run_measures_its_pictures_once_and_keeps_what_it_found(toy, monkeypat
     assert plain.statistics == {}
 
 
-def test_too_few_pictures_show_no_spread(toy):
-    """Two batches have one distance; nothing is written."""
+def test_too_few_pictures_give_no_std(toy):
+    """Two batches give one distance, whose std is 0; nothing is written."""
     model = toy("--batch_size 3 --iteration 1")
-    with pytest.raises(UserError, match="the 7 pictures in trainA show no spread .* --unnormalized_distances true"):
+    with pytest.raises(UserError, match="the 7 pictures in trainA give no std .* --unnormalized_distances true"):
         model.train()
     assert not model.results.exists()
     model = toy("--batch_size 8 --iteration 1")
-    with pytest.raises(UserError, match="trainA show no spread"):
+    with pytest.raises(UserError, match="trainA give no std"):
         model.train()
 
 
-# ---------------------------------------------------------------------------------------------- sides
+# ----------------------------------------------------------------------------------- one direction
 
 
 @pytest.mark.parametrize("s, t", [("A", "B"), ("B", "A")])
-def test_one_side_learns_what_it_learns_beside_the_other(s, t):
-    """The recording of both, replayed by one: its two networks end as there."""
+def test_one_direction_learns_the_same_as_within_both(s, t):
+    """The recording of both directions, replayed by one: its two networks end equal."""
     data = np.load(RECORDING)
     assert f"--sides={s}to{t}" not in argv_of("distancegan", config_of(data))
     both, one = trainer_of("distancegan", data), trainer_of("distancegan", data, f"--sides={s}to{t}")
@@ -147,7 +147,7 @@ def test_one_side_learns_what_it_learns_beside_the_other(s, t):
             torch.testing.assert_close(value, both.networks()[name].state_dict()[key], rtol=0, atol=1e-7)
 
 
-def test_one_side_is_kept_and_translates_its_way(toy):
+def test_one_direction_is_saved_resumed_and_translates(toy):
     model = toy("--iteration 1 --sides BtoA --self_distance true")
     model.train()
     grids = {path.name for path in (model.results / "img").iterdir()}
@@ -164,7 +164,7 @@ def test_one_side_is_kept_and_translates_its_way(toy):
     "text, said",
     [
         ("--batch_size 1", "--self_distance true"),
-        ("--sides AtoB --use_cycle_loss true", "--sides AtoB has none"),
+        ("--sides AtoB --use_cycle_loss true", "--sides AtoB trains one"),
         ("--sides AtoB --direction BtoA", "--sides AtoB"),
         ("--img_size 20", "24"),
     ],
@@ -179,7 +179,7 @@ def test_mistakes_are_answered_in_one_line(text, said, capsys):
 # -------------------------------------------------------------------------------- rates, files, mistakes
 
 
-def test_rates_are_the_programs():
+def test_learning_rates_are_the_programs():
     model = create("--steps_per_epoch 3")
     for epoch, rate in np.load(RECORDING)["config/lr_table"]:
         for step in (3 * epoch - 2, 3 * epoch):
@@ -210,18 +210,18 @@ def other_statistics(monkeypatch):
 
 
 def a_wrong_factor(monkeypatch):
-    pairs = distancegan.pairs_apart
-    monkeypatch.setattr(distancegan, "pairs_apart", lambda x: pairs(x) * 1.001)
+    pairs = distancegan.pair_distances
+    monkeypatch.setattr(distancegan, "pair_distances", lambda x: pairs(x) * 1.001)
 
 
 def constant_reals_only(monkeypatch):
-    """No gradient reaches the generator by the distances."""
-    pairs = distancegan.pairs_apart
-    monkeypatch.setattr(distancegan, "pairs_apart", lambda x: pairs(x).detach())
+    """No gradient from the distances reaches the generator."""
+    pairs = distancegan.pair_distances
+    monkeypatch.setattr(distancegan, "pair_distances", lambda x: pairs(x).detach())
 
 
 def decaying_earlier(monkeypatch):
-    monkeypatch.setattr(distancegan.DistanceGAN, "rate", distancegan.CycleGAN.rate)
+    monkeypatch.setattr(distancegan.DistanceGAN, "lr", distancegan.CycleGAN.lr)
 
 
 MISTAKES = [other_statistics, a_wrong_factor, constant_reals_only, decaying_earlier]

@@ -1,4 +1,4 @@
-"""GcGAN: its turns, what its geometry term teaches, its rates; tests/test_methods.py has the rest."""
+"""GcGAN: f, the gradient of the geometry term, the learning rate; tests/test_methods.py has the rest."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def options(text: str = ""):
     return main.parse_args(f"{small} {text}".split())
 
 
-@pytest.mark.parametrize("geometry, turned", [("rot", [[3, 1], [4, 2]]), ("vf", [[3, 4], [1, 2]])])
-def test_turns(geometry, turned):
-    turn, back = gcgan.GEOMETRIES[geometry]
+@pytest.mark.parametrize("geometry, expected", [("rot", [[3, 1], [4, 2]]), ("vf", [[3, 4], [1, 2]])])
+def test_geometries_and_their_inverses(geometry, expected):
+    f, f_inverse = gcgan.GEOMETRIES[geometry]
     x = torch.tensor([[[[1, 2], [3, 4]]]])
-    assert turn(x).tolist() == [[turned]]
+    assert f(x).tolist() == [[expected]]
     y = images(2, 6)
-    assert torch.equal(back(turn(y)), y) and torch.equal(turn(back(y)), y)
+    assert torch.equal(f_inverse(f(y)), y) and torch.equal(f(f_inverse(y)), y)
 
 
 @pytest.mark.parametrize("geometry", gcgan.GEOMETRIES)
@@ -39,9 +39,9 @@ def test_the_geometry_term_is_the_programs(geometry):
         idle = {layer.bias for layer in model.G.modules() if getattr(layer, "idle_bias", False)}
         parameters = [p for p in model.G.parameters() if p not in idle]
         found = torch.autograd.grad(loss, parameters)
-        fake, fake_gc = model.G(x["A"]), model.G(model.turn(x["A"]))
-        expected = F.l1_loss(fake, model.turn_back(fake_gc.detach()))
-        expected = 3 * 2 * (expected + F.l1_loss(fake_gc, model.turn(fake.detach())))
+        fake, fake_gc = model.G(x["A"]), model.G(model.f(x["A"]))
+        expected = F.l1_loss(fake, model.f_inverse(fake_gc.detach()))
+        expected = 3 * 2 * (expected + F.l1_loss(fake_gc, model.f(fake.detach())))
         torch.testing.assert_close(terms["gc"], expected)
         assert "idt" not in terms
         for ours, theirs in zip(found, torch.autograd.grad(expected, parameters), strict=True):
@@ -49,7 +49,7 @@ def test_the_geometry_term_is_the_programs(geometry):
 
 
 def test_two_generators_alike_are_one():
-    """--share false: at equal weights every loss is as with one, and then each goes its own way."""
+    """--share false: from equal weights every loss of the first step is as with one generator; then they differ."""
     one, two = methods.create(options()), methods.create(options("--share false"))
     for model in (one, two):
         for name, net in model.networks().items():
@@ -62,7 +62,7 @@ def test_two_generators_alike_are_one():
     assert any(not torch.equal(now[f"G_AB/{k}"], now[f"G_gc_AB/{k}"]) for k in two.G.state_dict())
 
 
-def test_rates_are_the_programs():
+def test_learning_rates_are_the_programs():
     table = np.load(RECORDING)["config/lr_table"]
     model = methods.create(options("--steps_per_epoch 3"))
     for epoch, rate in table:
@@ -82,15 +82,15 @@ def swapped_pools(monkeypatch):
     monkeypatch.setattr(gcgan.GcGAN, "build", swapped)
 
 
-def turned_the_other_way(monkeypatch):
-    monkeypatch.setitem(gcgan.GEOMETRIES, "rot", (gcgan.quarter_back, gcgan.quarter))
+def rotated_the_other_way(monkeypatch):
+    monkeypatch.setitem(gcgan.GEOMETRIES, "rot", gcgan.GEOMETRIES["rot"][::-1])
 
 
 def decaying_later(monkeypatch):
-    monkeypatch.setattr(gcgan.GcGAN, "rate", gcgan.CycleGAN.rate)
+    monkeypatch.setattr(gcgan.GcGAN, "lr", gcgan.CycleGAN.lr)
 
 
-@pytest.mark.parametrize("mistake", [swapped_pools, turned_the_other_way, decaying_later])
+@pytest.mark.parametrize("mistake", [swapped_pools, rotated_the_other_way, decaying_later])
 def test_mistakes_show(mistake, monkeypatch):
     """Far beyond the agreement of the recording: 5e-6 and 2e-5."""
     mistake(monkeypatch)
@@ -102,13 +102,13 @@ def test_mistakes_show(mistake, monkeypatch):
 
 
 def test_the_gradient_of_the_geometry_term_counts(monkeypatch):
-    """At twice the gradient, as the paper has it, the weights end elsewhere."""
+    """With twice the gradient the final weights differ."""
     data = np.load(RECORDING)
     right, wrong = trainer_of("gcgan", data), trainer_of("gcgan", data)
     objective = wrong.generator_objective
 
-    def doubled(x, s, t):
-        loss, terms = objective(x, s, t)
+    def doubled(batch, s, t):
+        loss, terms = objective(batch, s, t)
         return loss + terms["gc"] - terms["gc"].detach(), terms
 
     wrong.generator_objective = doubled

@@ -1,4 +1,4 @@
-"""SinCUT beyond what holds of every method: its crops, whole pictures, official checkpoints, and what mistakes do."""
+"""SinCUT: crops, whole pictures, official checkpoints, planted mistakes; tests/test_methods.py has the rest."""
 
 import math
 from functools import partial
@@ -52,9 +52,9 @@ def test_names_and_order_of_the_weights(recording):
         assert list(net.state_dict()) == keys
 
 
-def test_the_small_generator_draws_no_noise_and_has_two_blocks():
+def test_the_small_generator_has_no_noise_and_two_blocks():
     model = trainer("--netG smallstylegan2")
-    model.draw.normal = None  # nothing asks for it
+    model.draw.normal = None  # never called
     before = weights(model)
     model.train_step(*torch.rand(2, 2, 3, 64, 64))
     assert "G/decoder.convs.1.noise.weight" not in differing(before, weights(model))
@@ -62,7 +62,7 @@ def test_the_small_generator_draws_no_noise_and_has_two_blocks():
 
 
 def test_patch_nce_is_the_authors_formula():
-    """Their first logit is the row's own key; then come all keys, of which its own is -10."""
+    """Their first logit is the query's own key; then come all keys, with -10 for its own."""
     rng = torch.Generator().manual_seed(0)
     q, k = (F.normalize(torch.randn(6, 5, generator=rng, dtype=torch.float64)) for _ in "qk")
     others = (q @ k.T).masked_fill(torch.eye(6, dtype=torch.bool), -10)
@@ -71,7 +71,7 @@ def test_patch_nce_is_the_authors_formula():
     torch.testing.assert_close(patch_nce(q, k, 0.07), expected, rtol=1e-14, atol=0)
 
 
-def test_rates(recording):
+def test_learning_rates(recording):
     model = trainer_of("sincut", recording)
     for epoch, rate in recording["config/lr_table"]:
         for step in (6250 * int(epoch - 1) + 1, 6250 * int(epoch)):
@@ -87,12 +87,12 @@ def no_gain(self, x, gain=1.0, bias=None):
 
 def with_keys_gradient(self, queries, keys, name):
     sizes = zip(self.layers, (q[0, 0].numel() for q in queries), strict=True)
-    places = [self.draw.permutation(f"{name}_{layer}", n)[:1] for layer, n in sizes]
-    pairs = zip(self.F(queries, places), self.F(keys, places), strict=True)
+    patch_ids = [self.draw.permutation(f"{name}_{layer}", n)[:1] for layer, n in sizes]
+    pairs = zip(self.F(queries, patch_ids), self.F(keys, patch_ids), strict=True)
     return self.args.lambda_NCE * sum(patch_nce(q, k, self.args.nce_T) for q, k in pairs) / 3
 
 
-def swapped_places(self, queries, keys, name, contrast=sincut.SinCUT.contrast):
+def swapped_patches(self, queries, keys, name, contrast=sincut.SinCUT.contrast):
     return contrast(self, queries, keys, {"G/patches": "G/patches_idt", "G/patches_idt": "G/patches"}[name])
 
 
@@ -100,7 +100,7 @@ MISTAKES = [
     (sincut.SinCUT, "betas", (0.5, 0.99)),
     (sincut.SinCUT, "betas", (0.0, 0.999)),
     (sincut.SinCUT, "contrast", with_keys_gradient),
-    (sincut.SinCUT, "contrast", swapped_places),
+    (sincut.SinCUT, "contrast", swapped_patches),
     (sincut.SinCUT, "updates", lambda self, updates=sincut.SinCUT.updates: updates(self)[::-1]),
     (sincut, "patch_nce", lambda q, k, T: patch_nce(k, q, T)),
     (stylegan2, "SLOPE", 0.1),
@@ -112,7 +112,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("place, name, mistake", MISTAKES)
 def test_a_mistake_shows(place, name, mistake, recording, monkeypatch):
-    """Each moves a loss of the first three steps far beyond the 2e-5 that are granted."""
+    """Each changes a loss of the first three steps by far more than the tolerance of 2e-5."""
     monkeypatch.setattr(place, name, mistake)
     model, worst = trainer_of("sincut", recording), 0.0
     for step in range(3):
@@ -128,7 +128,7 @@ def test_a_mistake_shows(place, name, mistake, recording, monkeypatch):
 
 
 def test_crops_are_the_authors(recording):
-    """At most one level off, in few values: what is resized is the crop alone."""
+    """At most one level off, in few values: only the crop's own area is resized."""
     picture = Image.fromarray(recording["data/picture"])
     names = ("zoom", "patch_index", "start", "flip", "zoomed_size", "crop")
     for zoom, patch, start, flip, size, crop in zip(*(recording[f"data/{name}"] for name in names), strict=True):
@@ -138,7 +138,7 @@ def test_crops_are_the_authors(recording):
 
 
 def test_a_crop_is_that_of_the_whole_picture_resized():
-    """Over all numbers of the grid, up to its borders."""
+    """For all crops of the grid, up to its borders."""
     noise = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((150, 130), Image.Resampling.BICUBIC)
     for zoom in ((1, 1), (0.5, 0.9), (0.1, 0.1), (0.77, 0.41)):
@@ -167,7 +167,7 @@ def pair(tmp_path):
 
 def stream(folder, position=0, workers=0, batch=4, seed=0):
     paths = {d: list_images(folder / "dataset" / "tiny" / f"train{d}") for d in "AB"}
-    samples = partial(Crops, batch=batch, most=3.0)
+    samples = partial(Crops, batch_size=batch, scale_max=3.0)
     return UnpairedStream(paths, 16, batch, seed, position, workers, load_size=16, samples=samples)
 
 
@@ -183,7 +183,7 @@ def test_position_is_the_whole_state_of_the_crops(pair):
         assert not torch.equal(next(other)["A"], expected[0]["A"])
 
 
-def test_zooms_and_numbers_stay_and_places_do_not(pair, monkeypatch):
+def test_zooms_and_numbers_are_fixed_and_origins_are_not(pair, monkeypatch):
     seen = []
     monkeypatch.setattr(sincut, "crop_at", lambda *given: seen.append(given[2:]) or np.zeros((16, 16, 3), np.uint8))
     monkeypatch.setattr(Crops, "EPOCH", 600)
@@ -207,7 +207,7 @@ def test_zooms_and_numbers_stay_and_places_do_not(pair, monkeypatch):
 
 def test_the_picture_is_read_whole(recording, tmp_path):
     Image.fromarray(recording["data/picture"]).save(tmp_path / "a.png")
-    found = (trainer().read(tmp_path / "a.png", 32) + 1) * 127.5
+    found = (trainer().read_input(tmp_path / "a.png", 32) + 1) * 127.5
     assert np.array_equal(found.round().byte().numpy(), recording["data/test_input"])
 
 
@@ -228,7 +228,7 @@ def test_tiles_are_the_whole(more, monkeypatch):
     assert len(seen) == 3 * 4 and max(h * w for h, w in seen) < 148 * 200 * (0.8 if not more else 0.4)
     torch.manual_seed(3)
     same = torch.allclose(model.translate(x, "A", "B"), expected, rtol=0, atol=3e-6)
-    assert same == bool(more)  # other noise, if any
+    assert same == bool(more)  # different noise, if any
 
 
 # ------------------------------------------------------------------------------------------- program
@@ -243,7 +243,7 @@ def program(folder, text: str, status=0) -> Run:
 
 
 def test_training_and_translating_a_pair(pair):
-    """Nobody asks for test folders; the translation is of the training picture, at its size."""
+    """No test folders are needed; the training picture is translated, at its size."""
     run = program(pair, f"{TINY} --iteration 2 --print_freq 2")
     results = pair / "results" / "tiny"
     assert Image.open(results / "img" / "A2B_0000002.png").size == (128, 2 * 96)
@@ -257,7 +257,7 @@ def test_training_and_translating_a_pair(pair):
 
 
 @pytest.mark.parametrize("phase", ["train", "test"])
-def test_more_than_one_picture_is_answered_in_one_line(pair, phase):
+def test_more_than_one_picture_is_refused_in_one_line(pair, phase):
     if phase == "test":
         program(pair, f"{TINY} --iteration 1")
     picture = pair / "dataset" / "tiny" / "trainA" / "picture_A.png"

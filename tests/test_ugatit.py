@@ -1,4 +1,4 @@
-"""U-GAT-IT: what its recordings catch, what its slides count, its own files, its clipped rho."""
+"""U-GAT-IT: recordings, planted mistakes, parameter counts, the authors' files, clipping of rho."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make(text: str = "", **more) -> ugatit.UGATIT:
 
 @pytest.mark.parametrize("recording", [LIGHT, FULL], ids=["light", "full"])
 def test_first_step_and_mean_weights(recording):
-    """Before rounding has moved anything the losses agree to 2e-5; final weights on average to 1e-4."""
+    """The losses of the first step agree to 2e-5, final weights on average to 1e-4."""
     data = np.load(recording)
     model = trainer_of("ugatit", data)
     for step in range(len(data["real_A"])):
@@ -48,7 +48,7 @@ def test_first_step_and_mean_weights(recording):
 
 
 def caught(recording, *more: str) -> bool:
-    """Whether a replay leaves the bounds; those of the last two are tighter than for all, and rounding keeps them."""
+    """Whether a replay exceeds the bounds, which rounding does not; rho and cam have tighter ones than final."""
     worst = replay("ugatit", recording, *more)
     final = worst["final"].items()
     worst["rho"] = {key: off for key, off in final if key.endswith("rho")}
@@ -58,7 +58,7 @@ def caught(recording, *more: str) -> bool:
 
 
 def unclipped(patch):
-    patch.setattr(ugatit.UGATIT, "after", lambda self, half: None)
+    patch.setattr(ugatit.UGATIT, "after", lambda self, update: None)
 
 
 def one_iteration_less(patch):
@@ -109,11 +109,11 @@ def biased_variances(patch):
 def no_gradient_from_the_cycle(patch):
     objective = ugatit.UGATIT.generator_objective
 
-    def cut(self, x, s, t):
-        fake, G = x[f"fake_{t}"].output, self.G[s]
+    def cut(self, batch, s, t):
+        fake, G = batch[f"fake_{t}"].output, self.G[s]
         self.G = {**self.G, s: lambda pair: G(torch.cat((fake.detach(), pair[len(fake) :])))}
         try:
-            return objective(self, x, s, t)
+            return objective(self, batch, s, t)
         finally:
             self.G = {**self.G, s: G}
 
@@ -123,10 +123,10 @@ def no_gradient_from_the_cycle(patch):
 def rho_without_decay(patch):
     before = ugatit.UGATIT.before
 
-    def undo(self, half):  # what the decay would add to the gradient
-        before(self, half)
+    def undo(self, update):  # subtracts what the decay adds to the gradient
+        before(self, update)
         for rho in self.rhos:
-            rho.grad = -self.args.weight_decay * rho.detach() * (half == "G")
+            rho.grad = -self.args.weight_decay * rho.detach() * (update == "G")
 
     patch.setattr(ugatit.UGATIT, "before", undo)
 
@@ -136,7 +136,7 @@ MISTAKES += [attention_does_not_teach_the_cam, cam_targets_swapped, biased_varia
 MISTAKES += [rho_without_decay]
 
 
-def test_nothing_is_caught_where_nothing_is_wrong():
+def test_nothing_is_caught_without_a_mistake():
     assert not caught(LIGHT)
 
 
@@ -147,28 +147,28 @@ def test_planted_mistakes_are_caught(mistake, monkeypatch):
 
 
 def test_the_fast_step_is_the_definitions_step():
-    """In double precision, where no rounding hides anything: three steps, of batches of 2."""
+    """In double precision: three steps with batches of 2."""
     with double_precision():
         ours, plain = (make(f"--batch_size 2 --iteration 4 --plain {flag}") for flag in ("false", "true"))
     for model in (ours, plain):
-        for rho in model.rhos:  # off 0 and 1, so that both normalisations count
+        for rho in model.rhos:  # between 0 and 1, so that both normalisations count
             rho.data.uniform_(0.2, 0.8, generator=torch.Generator().manual_seed(1))
     for seed in range(3):
         batch = [images(2, 96, 2 * seed + i).double() for i in range(2)]
         terms = []
         for model in (ours, plain):
-            layers.plain = model.args.plain
+            layers.use_definitions(model.args.plain)
             terms.append(model.train_step(*batch))
         for name, value in terms[1].items():
             assert terms[0][name].item() == pytest.approx(value.item(), rel=1e-9), name
-    layers.plain = False
+    layers.use_definitions(False)
     expected = weights(plain)
     for key, value in weights(ours).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-6, atol=1e-8, msg=key)
 
 
-def test_no_pass_is_made_twice():
-    """Pictures through a network in a step: a generator's fake, cycle and identity; a judge's real, fake, fake."""
+def test_no_pass_is_repeated():
+    """Pictures per network and step: a generator's fake, cycle, identity; a discriminator's real, fake, fake."""
     model, seen = make(), {}
     for name, net in model.networks().items():
         net.register_forward_hook(lambda _, x, y, name=name: seen.setdefault(name, []).append(len(x[0])))
@@ -197,7 +197,8 @@ COUNTS = {  # parameters, multiply-adds in G, of one network for one picture of 
 
 @pytest.mark.parametrize("form", COUNTS)
 def test_counts(form):
-    dry = dry_run(methods.load("ugatit"), main.parse_args(["--method", "ugatit", f"--light={form == 'light'}", "--device", "cpu"]))
+    args = main.parse_args(["--method", "ugatit", f"--light={form == 'light'}", "--device", "cpu"])
+    dry = dry_run(methods.load("ugatit"), args)
     with torch.device("meta"):
         for _, names, net, forward, x in dry.summary_modules():
             rows = modules(net, forward, x, dry.counts_biases)
@@ -228,7 +229,7 @@ def test_keys_and_optimizers_are_in_the_order_of_the_authors_files():
 
 @pytest.mark.parametrize("form", ["--light true --ch 3 --n_res 2", "--light false"])
 def test_an_authors_file_translates(form, folders, tmp_path, capsys):
-    """One dict of six networks, no optimizers, what a profiler left in it; the networks say what they are."""
+    """One dict of six networks without optimizers, with a profiler's extra keys; the shapes tell the architecture."""
     data, results = folders
     model = make(form, seed=3)
     stray = {"total_ops": torch.zeros(1), "DownBlock.total_params": torch.zeros(1)}
@@ -261,13 +262,13 @@ def test_training_goes_on_from_an_authors_file(folders, tmp_path):
 
 @pytest.mark.parametrize("size, words", [(92, "92 is too small for the global discriminators, which need 96"),
                                          (98, "98 must be divisible by 4")])  # fmt: skip
-def test_sizes_that_cannot_be_are_refused(size, words, capsys):
+def test_impossible_sizes_are_refused(size, words, capsys):
     with pytest.raises(SystemExit) as end:
         make(f"--img_size {size}")
     assert end.value.code == 2 and words in capsys.readouterr().err
 
 
-def test_rows_are_the_authors_strip():
+def test_visuals_are_the_authors():
     model, x = make(), images(1, 96)
     for net in model.networks().values():
         net.eval()

@@ -3,7 +3,7 @@
 
 def evaluate(model, A, B, data) -> dict:
     G, D_B, D_gc_B = (model.networks()[name] for name in ("G_AB", "D_B", "D_gc_B"))
-    gc_A, gc_B = model.turn(A), model.turn(B)
+    gc_A, gc_B = model.f(A), model.f(B)
     fake_B, fake_gc_B = G(A), G(gc_A)
     found = {"real_gc_A": gc_A, "real_gc_B": gc_B, "fake_B": fake_B, "fake_gc_B": fake_gc_B}
     found |= {"idt_A": G(B), "idt_gc_A": G(gc_B), "D_B/real_B": D_B(B), "D_B/fake_B": D_B(fake_B)}
