@@ -1,8 +1,8 @@
 """DRIT++ (Lee, Tseng et al., "Diverse Image-to-Image Translation via Disentangled Representations", ECCV 2018,
 arXiv 1808.00948; with mode seeking IJCV 2020, arXiv 1905.01270).
 
-A picture is a content c, maps that mean the same in both domains, and an attribute z of its domain, eight
-numbers near N(0,1).  E^c and E^a encode, G_d draws a content with an attribute in domain d:
+A picture is encoded as a content c, feature maps with the same meaning in both domains, and an attribute z of its
+domain, eight numbers near N(0,1).  E^c and E^a encode; G_d decodes a content and an attribute into domain d:
 
     fake_A = G_A(c_B, z_A)     self_A = G_A(c_A, z_A)     cyc_A = G_A(E^c(fake_B), E^a(fake_A))
     rand_A = G_A(c_B, z_1)     rand'_A = G_A(c_B, z_2),   z_1, z_2 ~ N(0,1)
@@ -14,12 +14,13 @@ numbers near N(0,1).  E^c and E^a encode, G_d draws a content with an attribute 
     G step    min over E^c, G       bce(D_A2(rand_A), 1) + bce(D_A2(rand'_A), 1) + 10 |E^a(rand_A) - z_1|
                                     + |z_2 - z_1| / |rand'_A - rand_A|           (mode seeking)
 
-and the same with A and B exchanged.  Of --d_iter steps all but one are D^c steps alone.  Of a batch the first picture
-is encoded; the others are only what D_A2 takes for real.  --concat 1, z beside the content as constant maps, is for
-domains of like shapes (seasons); with --concat 0 it modulates (cats and dogs).
+and the same with A and B swapped.  Of every --d_iter steps all but one are D^c steps only.  The first picture of a
+batch is encoded; the others serve only as real pictures for D_A2.  --concat 1 concatenates z to the content as constant
+maps, for domains of similar shapes (seasons); with --concat 0 z modulates it (cats and dogs).
 
-Translated are whole pictures, resized to img_size.  Their authors train and test on 216 of 256 pixels, cut from the
-middle in the test; whole pictures come out at that scale with `--phase test --img_size 256`.
+Translation takes whole pictures, resized to img_size.  The authors train and test on 216 of 256 pixels, cropped from
+the centre in the test; `--phase test --img_size 256` translates whole pictures at that scale.  The networks are in
+drit_networks.py.
 """
 
 import torch
@@ -47,17 +48,17 @@ OTHER = {"A": "B", "B": "A"}
 
 
 def bce(maps: list[Tensor], target: float) -> Tensor:
-    """Cross-entropy of sigmoid(logits) and a target, averaged over a map, summed over the maps."""
+    """Cross entropy of sigmoid(logits) and the target: the mean over each map, summed over the maps."""
     return sum((F.softplus(logits) - target * logits).mean() for logits in maps)
 
 
-def judge(D: Discriminator, *batches: Tensor) -> list[list[Tensor]]:
-    """The maps of each batch, as from calls in this order, each of which a spectral norm counts."""
+def logits_of(D: Discriminator, *batches: Tensor) -> list[list[Tensor]]:
+    """D's maps for each batch, as from calls in this order, each of which counts for spectral norm."""
     if D.spectral:
         return [D(x) for x in batches]
-    once = list(dict.fromkeys(batches))  # all in one batch, and none twice
-    scales = [logits.split([len(x) for x in once]) for logits in D(torch.cat(once))]
-    maps = dict(zip(once, zip(*scales, strict=True), strict=True))
+    distinct = list(dict.fromkeys(batches))  # one pass over each distinct batch
+    scales = [logits.split([len(x) for x in distinct]) for logits in D(torch.cat(distinct))]
+    maps = dict(zip(distinct, zip(*scales, strict=True), strict=True))
     return [maps[x] for x in batches]
 
 
@@ -65,36 +66,36 @@ def judge(D: Discriminator, *batches: Tensor) -> list[list[Tensor]]:
 
 
 class DRIT(Styled, Trainer):
-    """DRIT++: contents that both domains share, attributes of one; mode seeking; many answers to a picture."""
+    """DRIT++: contents shared by both domains, attributes of one; mode seeking; many translations of one picture."""
 
     options = (
-        Option("model", "concat", int, 1, "attributes stand beside the content (1), or modulate it (0)", (0, 1)),
-        Option("model", "dis_scale", positive, 3, "scales at which a discriminator looks"),
-        Option("model", "dis_spectral_norm", boolean, False, "spectral norm in the discriminators of pictures"),
-        Option("loss", "no_ms", boolean, False, "leave mode seeking out, as in the ECCV paper"),
-        Option("optimisation", "d_iter", positive, 3, "of as many steps all but one train D^c alone"),
+        Option("model", "concat", int, 1, "attributes are concatenated to the content (1) or modulate it (0)", (0, 1)),
+        Option("model", "dis_scale", positive, 3, "scales of a discriminator"),
+        Option("model", "dis_spectral_norm", boolean, False, "spectral norm in the image discriminators"),
+        Option("loss", "no_ms", boolean, False, "no mode seeking, as in the ECCV paper"),
+        Option("optimisation", "d_iter", positive, 3, "of every d_iter steps all but one train D^c only"),
         Option("optimisation", "n_ep", positive, 1200, "epochs of the schedule"),
-        Option("optimisation", "n_ep_decay", bounded(int, -1), 600, "epoch from which the rate falls; -1: none"),
-        Option("optimisation", "lr_policy", str, "lambda", "it falls linearly, or to a tenth each n_ep_decay",
+        Option("optimisation", "n_ep_decay", bounded(int, -1), 600, "epoch at which the lr starts to fall; -1: never"),
+        Option("optimisation", "lr_policy", str, "lambda", "linear decay, or a tenth every n_ep_decay epochs",
                ("lambda", "step")),
-        Option("optimisation", "steps_per_epoch", natural, 0, "length of an epoch, whose last two steps are full; "
-               "0: such that the epochs fill the run, and no such steps"),
+        Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch, of which the last two are full; "
+               "0: --iteration / n_ep, without such steps"),
         *STYLES,
     )  # fmt: skip
-    # 1200 epochs of 1334 pictures, horse2zebra's; --lr is that of all but D^c
+    # 1200 epochs of horse2zebra's 1334 pictures; D^c has a fraction of --lr
     defaults = {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "iteration": 800_400}
     inference_networks = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
     resample = "bicubic"
     lr_scale, max_grad_norm = {"disContent": 1 / 2.5}, {"disContent": 5.0}
 
     def build(self, a) -> dict[str, nn.Module]:
-        self.trained_directions = (("A", "B"),)  # an objective is of both domains
+        self.trained_directions = (("A", "B"),)  # each objective covers both domains
         kinds = (ContentEncoder, *((GaussianEncoder, Generator) if a.concat else (PlainEncoder, ModulatedGenerator)))
         self.enc_c, self.enc_a, self.gen = (initialise(net(a.img_ch, a.ch)) for net in kinds)
         for net in (self.enc_c, self.enc_a, self.gen):
             net.to(memory_format=torch.channels_last)
         shape = a.img_ch, a.ch, a.dis_scale, a.dis_spectral_norm
-        # D[d] judges translations into d, D2[d] drawings with random attributes, D_c contents
+        # D[d] judges translations into d, D2[d] those with random attributes, D_c contents
         self.D, self.D2 = ({d: initialise(Discriminator(*shape)) for d in "AB"} for _ in "12")
         self.D_c = initialise(ContentDiscriminator(4 * a.ch))
         nets = {"disA": self.D["A"], "disB": self.D["B"], "disA2": self.D2["A"], "disB2": self.D2["B"]}
@@ -108,9 +109,9 @@ class DRIT(Styled, Trainer):
     # ----------------------------------------------------------------------------- one training step
 
     def is_full(self, step: int) -> bool:
-        """Whether step 1, 2, ... trains everything, not D^c alone."""
+        """Whether step 1, 2, ... trains everything, not D^c only."""
         length = self.args.steps_per_epoch
-        step = (step - 1) % length + 1 if length else step  # of the epoch
+        step = (step - 1) % length + 1 if length else step  # within the epoch
         return step % self.args.d_iter == 0 or 0 < length < step + 2
 
     @property
@@ -134,8 +135,8 @@ class DRIT(Styled, Trainer):
             Update("D", self.discriminator_objective, total="D_loss"),
             content,
             Update("EG", self.encoder_objective, total="G_loss", keep_graph=True),
-            # The G step goes backward through drawings of before the EG step, but with the weights that this one left:
-            # PyTorch 0.4 let the authors' program do so, and so it was published.  (--amp: with copies of before.)
+            # The G step backpropagates through fakes made before the EG step, with the weights that the EG step left:
+            # PyTorch 0.4 allowed this, and the authors' results were made so.  (--amp: with the weights from before.)
             Update("EG", self.generator_objective, total="G_alone_loss"),
         )
 
@@ -144,70 +145,72 @@ class DRIT(Styled, Trainer):
         return c + self.draw.normal(f"forward/{noise}_{d}", *c.shape)
 
     def attribute(self, x: Tensor, d: str, eps: str) -> tuple[Tensor, Tensor]:
-        """z (1,8), and the KL of its Gaussian and N(0,1), summed over the numbers; of z alone its mean square."""
+        """z (1,8) and KL(its Gaussian, N(0,1)), summed over the numbers; without a variance the mean square of z."""
         mean, log_variance = self.enc_a(x, d)
         if log_variance is None:
             return mean, mean.square().mean()
         z = mean + self.draw.normal(f"forward/{eps}_{d}", *mean.shape) * (log_variance / 2).exp()
         return z, -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()
 
-    def forward(self, x, *_):
-        """All drawings of a step, those of the EG and the G step apart: neither goes backward through the other's."""
-        G, real, full = self.gen, {d: x[d][:1] for d in "AB"}, self.is_full(self.step)
+    def forward(self, batch, *_):
+        """All fakes of a step.  Those of the EG and of the G step come from separate passes: neither backpropagates
+        through the other's."""
+        G, real, full = self.gen, {d: batch[d][:1] for d in "AB"}, self.is_full(self.step)
         with torch.set_grad_enabled(full):
-            x["c"] = c = {d: self.noisy_content(real[d], d, "content_noise") for d in "AB"}
+            batch["c"] = c = {d: self.noisy_content(real[d], d, "content_noise") for d in "AB"}
         if not full:
             return
-        z, x["kl"] = _by_domain(self.attribute(real[d], d, "eps") for d in "AB")
+        z, batch["kl"] = _by_domain(self.attribute(real[d], d, "eps") for d in "AB")
         names = ("z_random",) if self.args.no_ms else ("z_random", "z_random2")
-        x["z"] = [self.draw.normal(f"forward/{name}", 1, NZ) for name in names]  # for both domains
-        c, drawn = {d: G.shared(c[d]) for d in "AB"}, torch.cat(x["z"])
-        x["fake"], x["self"] = _by_domain(
-            G.draw(torch.cat((c[o], c[d])), z[d].expand(2, -1), d).chunk(2) for d, o in OTHER.items()
+        batch["z"] = [self.draw.normal(f"forward/{name}", 1, NZ) for name in names]  # for both domains
+        c, z_random = {d: G.shared(c[d]) for d in "AB"}, torch.cat(batch["z"])
+        batch["fake"], batch["self"] = _by_domain(
+            G.decode(torch.cat((c[o], c[d])), z[d].expand(2, -1), d).chunk(2) for d, o in OTHER.items()
         )
-        x["rand"] = {d: G.draw(c[o].expand(len(drawn), -1, -1, -1), drawn, d).split(1) for d, o in OTHER.items()}
-        c = {o: self.noisy_content(x["fake"][d], d, "recon_noise") for d, o in OTHER.items()}  # fake_A has B's content
-        z, _ = _by_domain(self.attribute(x["fake"][d], d, "recon_eps") for d in "AB")
-        x["cyc"] = {d: G(c[d], z[d], d) for d in "AB"}
-        with frozen(self.enc_a.parameters()):  # which the G step does not train
-            x["mean"] = {d: self.enc_a(x["rand"][d][0], d)[0] for d in "AB"}
+        n = len(z_random)
+        batch["rand"] = {d: G.decode(c[o].expand(n, -1, -1, -1), z_random, d).split(1) for d, o in OTHER.items()}
+        c = {o: self.noisy_content(batch["fake"][d], d, "recon_noise") for d, o in OTHER.items()}  # fake_A: B's content
+        z, _ = _by_domain(self.attribute(batch["fake"][d], d, "recon_eps") for d in "AB")
+        batch["cyc"] = {d: G(c[d], z[d], d) for d in "AB"}
+        with frozen(self.enc_a.parameters()):  # the G step does not train E^a
+            batch["mean"] = {d: self.enc_a(batch["rand"][d][0], d)[0] for d in "AB"}
 
-    def discriminator_objective(self, x, *_):
-        """Tell real from fake: D the encoded picture from its counterpart, D2 the others from random drawings."""
+    def discriminator_objective(self, batch, *_):
+        """Tell real from fake: D for the encoded picture, D2 for the other pictures and fakes of random attributes."""
         terms = {}
         for d in "AB":
-            on_fake, on_real = judge(self.D[d], x["fake"][d].detach(), x[d][:1])
+            on_fake, on_real = logits_of(self.D[d], batch["fake"][d].detach(), batch[d][:1])
             terms[f"dis{d}_loss"] = bce(on_real, 1) + bce(on_fake, 0)
-            others = x[d][1:]
-            judged = judge(self.D2[d], *(batch for rand in x["rand"][d] for batch in (rand.detach(), others)))
-            terms[f"dis{d}2_loss"] = sum(bce(maps, i % 2) for i, maps in enumerate(judged))
+            others = batch[d][1:]
+            logits = logits_of(self.D2[d], *(x for rand in batch["rand"][d] for x in (rand.detach(), others)))
+            terms[f"dis{d}2_loss"] = sum(bce(maps, i % 2) for i, maps in enumerate(logits))
         return sum(terms.values()), terms
 
-    def content_objective(self, x, *_):
+    def content_objective(self, batch, *_):
         """Tell contents of A (0) from those of B (1)."""
-        on_A, on_B = self.D_c(torch.cat([x["c"][d].detach() for d in "AB"])).chunk(2)
+        on_A, on_B = self.D_c(torch.cat([batch["c"][d].detach() for d in "AB"])).chunk(2)
         return bce([on_A], 0) + bce([on_B], 1), {}
 
-    def encoder_objective(self, x, *_):
-        """Contents that do not tell their domain, attributes near N(0,1); fool D, come back (cycle), and stay."""
-        fake, own, cyc, kl = (x.pop(name) for name in ("fake", "self", "cyc", "kl"))  # free them with this graph
-        on_content, terms = self.D_c(torch.cat([x["c"][d] for d in "AB"])).chunk(2), {}
+    def encoder_objective(self, batch, *_):
+        """Contents that hide their domain, attributes near N(0,1); fool D, cycle, self-reconstruction."""
+        fake, own, cyc, kl = (batch.pop(name) for name in ("fake", "self", "cyc", "kl"))  # free them with this graph
+        on_content, terms = self.D_c(torch.cat([batch["c"][d] for d in "AB"])).chunk(2), {}
         for d, a, on_c in zip("AB", "ab", on_content, strict=True):
             terms[f"gan_loss_{a}content"] = bce([on_c], 0.5)
             terms[f"gan_loss_{a}"] = bce(self.D[d](fake[d]), 1)
-            terms[f"kl_loss_zc_{a}"] = 0.01 * x["c"][d].square().mean()
+            terms[f"kl_loss_zc_{a}"] = 0.01 * batch["c"][d].square().mean()
             terms[f"kl_loss_za_{a}"] = 0.01 * kl[d]
-            terms[f"l1_recon_{d}_loss"] = 10 * F.l1_loss(cyc[d], x[d][:1])
-            terms[f"l1_recon_{d}{d}_loss"] = 10 * F.l1_loss(own[d], x[d][:1])
+            terms[f"l1_recon_{d}_loss"] = 10 * F.l1_loss(cyc[d], batch[d][:1])
+            terms[f"l1_recon_{d}{d}_loss"] = 10 * F.l1_loss(own[d], batch[d][:1])
         return sum(terms.values()), terms
 
-    def generator_objective(self, x, *_):
-        """Draw by random attributes: fool D2, show the attribute, and draw another one differently."""
-        z, terms = x["z"], {}
+    def generator_objective(self, batch, *_):
+        """With random attributes: fool D2, keep the attribute recoverable, and let different ones look different."""
+        z, terms = batch["z"], {}
         for (d, o), a in zip(OTHER.items(), "ab", strict=True):
-            rand = x["rand"][d]
-            terms[f"l1_recon_z_loss_{a}"] = 10 * F.l1_loss(x["mean"][d], z[0])
-            terms[f"gan2_loss_{a}"] = sum(bce(maps, 1) for maps in judge(self.D2[d], *rand))
+            rand = batch["rand"][d]
+            terms[f"l1_recon_z_loss_{a}"] = 10 * F.l1_loss(batch["mean"][d], z[0])
+            terms[f"gan2_loss_{a}"] = sum(bce(maps, 1) for maps in logits_of(self.D2[d], *rand))
             if not self.args.no_ms:
                 terms[f"lz_{o}{d}"] = 1 / (F.l1_loss(rand[1], rand[0]) / F.l1_loss(z[1], z[0]) + 1e-5)
         return sum(terms.values()), terms
@@ -228,31 +231,31 @@ class DRIT(Styled, Trainer):
         return self.enc_c(x, s)
 
     def style_of(self, x, t):
-        """Drawn from the Gaussian that an example has for its attribute, as in the authors' test program."""
+        """Sampled from the Gaussian of the pictures' attribute, as in the authors' test program."""
         mean, log_variance = self.enc_a(x, t)
         return mean if log_variance is None else mean + self.random_style(t) * (log_variance / 2).exp()
 
     def random_style(self, t):
         return torch.randn(1, NZ).to(self.device)
 
-    def draw_in(self, content, style, t):
+    def decode(self, content, style, t):
         return self.gen(content, style, t)
 
     @classmethod
     def check(cls, args) -> str | None:
-        # D^c's last layer has no padding; those of D pad by reflection, for which one pixel is too few
+        # D^c's last layer has no padding; D's reflection padding needs more than one pixel
         least = max(212, 15 * 2 ** (args.dis_scale - 1) + 4)
         if args.img_size < least:
             return f"--img_size {args.img_size} is too small for DRIT's discriminators, which need {least}"
         if args.batch_size < 2:
-            return "--batch_size must be at least 2: only the first picture is translated, the others are real ones"
+            return "--batch_size must be at least 2: the first picture is translated, the others are real ones for D_A2"
         if args.compile:
-            return "--compile true cannot be: DRIT goes backward with weights that changed since it went forward"
+            return "--compile true is impossible: DRIT's backward uses weights that changed since the forward"
         return None
 
     @classmethod
     def from_released(cls, found):
-        """Its authors' 00199.pth: one dict of networks, optimizers (NAME_opt) and counters."""
+        """The authors' 00199.pth: one dict of networks, optimizers (NAME_opt) and counters."""
         if (networks := super().from_released(found)) and "total_it" in networks:
             return {k: v for k, v in networks.items() if isinstance(v, dict) and not k.endswith("_opt")}
         return networks
@@ -269,14 +272,15 @@ class DRIT(Styled, Trainer):
     def summary_modules(self):
         *_, (*_, x) = super().summary_modules()
         c, (z, _) = self.enc_c(x, "A"), self.enc_a(x, "A")
-        found = [("content encoders", ["enc_c"], self.enc_c, lambda x: self.enc_c(x, "A"), x)]
-        found.append(("attribute encoders", ["enc_a"], self.enc_a, lambda x: self.enc_a(x, "A"), x))
-        found.append(("generators", ["gen"], self.gen, lambda c, z: self.gen(c, z, "A"), (c, z)))
-        judges = ["disA", "disB", "disA2", "disB2"]
-        found.append(("discriminators of pictures", judges, self.D["A"], self.D["A"], x))
-        return [*found, ("discriminators of contents", ["disContent"], self.D_c, self.D_c, c)]
+        return [
+            ("content encoders", ["enc_c"], self.enc_c, lambda x: self.enc_c(x, "A"), x),
+            ("attribute encoders", ["enc_a"], self.enc_a, lambda x: self.enc_a(x, "A"), x),
+            ("generators", ["gen"], self.gen, lambda c, z: self.gen(c, z, "A"), (c, z)),
+            ("discriminators of pictures", ["disA", "disB", "disA2", "disB2"], self.D["A"], self.D["A"], x),
+            ("discriminators of contents", ["disContent"], self.D_c, self.D_c, c),
+        ]
 
 
 def _by_domain(pairs) -> list[dict]:
-    """(a, b) of A and of B: {"A": a, "B": a}, {"A": b, "B": b}."""
+    """(a, b) of A and (a', b') of B -> {"A": a, "B": a'}, {"A": b, "B": b'}."""
     return [dict(zip("AB", both, strict=True)) for both in zip(*pairs, strict=True)]

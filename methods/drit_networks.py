@@ -1,6 +1,6 @@
 """The networks of DRIT (see drit.py): encoders of content and attribute, generators, discriminators.
 
-Names are those of its authors' checkpoints, and the layers of one domain have it in theirs: convA, convB.
+Names are those of the authors' checkpoints; layers of one domain carry its letter: convA, convB.
 Shapes are for pictures of S = 256 and c = 64 base channels.
 """
 
@@ -17,7 +17,7 @@ NZ = 8  # numbers in an attribute
 
 
 class Block(nn.Module):
-    """Layers under the name that they have in existing checkpoints; with `residual`, of what they add to x."""
+    """Layers, named `model` as in existing checkpoints; with `residual`, x + layers(x)."""
 
     def __init__(self, *model: nn.Module, residual: bool = False):
         super().__init__()
@@ -33,7 +33,7 @@ def padded(i: int, o: int, k: int, s: int = 1, p: int = 1, conv=Conv2d) -> list[
 
 
 def leaky(*shape, conv=Conv2d) -> Block:
-    """A convolution without norm: the authors' program asks for one by a name that it does not know."""
+    """Convolution and LeakyReLU, no norm: the authors' program requests one by a name that it does not know."""
     return Block(*padded(*shape, conv=conv), nn.LeakyReLU(0.01, inplace=True))
 
 
@@ -46,13 +46,14 @@ def residual(n: int) -> Block:
     return Block(*first, InstanceNorm(), nn.ReLU(inplace=True), *second, InstanceNorm(), residual=True)
 
 
-def doubling(i: int, o: int) -> Block:
-    up = ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1)
-    return Block(up, LayerNorm(o), nn.ReLU(inplace=True))
+def up(i: int, o: int) -> Block:
+    """Twice the height and width."""
+    conv = ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1)
+    return Block(conv, LayerNorm(o), nn.ReLU(inplace=True))
 
 
 class LayerNorm(nn.Module):
-    """Normalisation of each sample over C,H,W, then weight and bias (C,1,1) of each channel."""
+    """Layer normalisation of each sample over C,H,W, with weight and bias (C,1,1)."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -62,13 +63,13 @@ class LayerNorm(nn.Module):
         return F.group_norm(x, 1, self.weight.view(-1), self.bias.view(-1))
 
 
-class Halving(nn.Module):
-    """[leaky, conv, leaky, conv, halve](x) + conv1x1(halve(x)); to halve is to average 2x2 pixels."""
+class DownBlock(nn.Module):
+    """[leaky, conv, leaky, conv, pool](x) + conv1x1(pool(x)), with 2x2 average pooling."""
 
     def __init__(self, i: int, o: int):
         super().__init__()
         last = nn.Sequential(*padded(i, o, 3), nn.AvgPool2d(2))
-        # the first one not in place: the shortcut sees x, too
+        # the first LeakyReLU not in place: the shortcut needs x
         self.conv = nn.Sequential(nn.LeakyReLU(0.2), *padded(i, i, 3), nn.LeakyReLU(0.2, inplace=True), last)
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), Conv2d(i, o, 1))
 
@@ -76,8 +77,8 @@ class Halving(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
-class Modulated(nn.Module):
-    """A residual block; 1x1 convolutions mix a code z (N,n) into each of its halves."""
+class ModulatedBlock(nn.Module):
+    """A residual block; 1x1 convolutions mix a code z (N,n) into the output of each of its two convolutions."""
 
     def __init__(self, n: int):
         super().__init__()
@@ -88,17 +89,17 @@ class Modulated(nn.Module):
         )
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        h = self.blk1(beside(self.conv1(x), z))
-        return x + self.blk2(beside(self.conv2(h), z))
+        h = self.blk1(with_code(self.conv1(x), z))
+        return x + self.blk2(with_code(self.conv2(h), z))
 
 
-def beside(x: Tensor, z: Tensor) -> Tensor:
-    """Maps x (N,C,h,w), and after them the numbers z (N,n) as constant ones: (N,C+n,h,w)."""
+def with_code(x: Tensor, z: Tensor) -> Tensor:
+    """Maps x (N,C,h,w), concatenated with the code z (N,n) as constant maps: (N,C+n,h,w)."""
     return torch.cat((x, z[..., None, None].expand(-1, -1, *x.shape[2:])), 1)
 
 
 class SNConv2d(layers.SNConv2d):
-    """Spectral norm as of PyTorch 0.4: it keeps u and the normalised weight, by which evaluation goes."""
+    """Spectral norm of PyTorch 0.4: it stores u and the normalised weight; evaluation uses the latter."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -134,16 +135,16 @@ class ContentEncoder(nn.Module):
 
 
 class GaussianEncoder(nn.Module):
-    """E^a with concat 1: pictures (N,3,S,S) of domain d -> mean, log-variance of their attributes, (N,8) each."""
+    """E^a with concat 1: pictures (N,3,S,S) of domain d -> mean and log-variance of their attributes, (N,8) each."""
 
     def __init__(self, img_ch: int, c: int):
         super().__init__()
         for d in "AB":
             self.add_module(f"fc_{d}", nn.Sequential(nn.Linear(4 * c, NZ)))
             self.add_module(f"fcVar_{d}", nn.Sequential(nn.Linear(4 * c, NZ)))
-            halvings = Halving(c, 2 * c), Halving(2 * c, 3 * c), Halving(3 * c, 4 * c)
+            blocks = [DownBlock(i * c, (i + 1) * c) for i in (1, 2, 3)]
             last = nn.LeakyReLU(0.2, inplace=True), nn.AdaptiveAvgPool2d(1)
-            self.add_module(f"conv_{d}", nn.Sequential(*padded(img_ch, c, 4, 2), *halvings, *last))
+            self.add_module(f"conv_{d}", nn.Sequential(*padded(img_ch, c, 4, 2), *blocks, *last))
 
     def forward(self, x: Tensor, d: str) -> tuple[Tensor, Tensor]:
         features = getattr(self, f"conv_{d}")(x).flatten(1)  # (N,256)
@@ -151,7 +152,7 @@ class GaussianEncoder(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    """E^a with concat 0: pictures (N,3,S,S) of domain d -> their attributes (N,8), and no variance."""
+    """E^a with concat 0: pictures (N,3,S,S) of domain d -> their attributes (N,8) and None, no variance."""
 
     def __init__(self, img_ch: int, c: int):
         super().__init__()
@@ -172,25 +173,25 @@ class Generator(nn.Module):
         self.dec_share = nn.Sequential(residual(4 * c))
         for d in "AB":
             last = [nn.ConvTranspose2d(c + 2 * NZ, img_ch, 1), nn.Tanh()]
-            parts = [residual(4 * c + NZ) for _ in range(3)], [doubling(4 * c + 2 * NZ, 2 * c + NZ)]
-            for k, part in enumerate((*parts, [doubling(2 * c + 2 * NZ, c + NZ)], last), 1):
+            parts = [residual(4 * c + NZ) for _ in range(3)], [up(4 * c + 2 * NZ, 2 * c + NZ)]
+            for k, part in enumerate((*parts, [up(2 * c + 2 * NZ, c + NZ)], last), 1):
                 self.add_module(f"dec{d}{k}", nn.Sequential(*part))
 
     def shared(self, c: Tensor) -> Tensor:
-        """What comes before attribute and domain, and so once for all drawings of a content."""
+        """The layers before attribute and domain enter: run once for all fakes with this content."""
         return self.dec_share(c)
 
-    def draw(self, x: Tensor, z: Tensor, d: str) -> Tensor:
+    def decode(self, x: Tensor, z: Tensor, d: str) -> Tensor:
         for k in (1, 2, 3, 4):  # (N,264,64,64), (N,136,128,128), (N,72,256,256), (N,3,256,256)
-            x = getattr(self, f"dec{d}{k}")(beside(x, z))
+            x = getattr(self, f"dec{d}{k}")(with_code(x, z))
         return x
 
     def forward(self, c: Tensor, z: Tensor, d: str) -> Tensor:
-        return self.draw(self.shared(c), z, d)
+        return self.decode(self.shared(c), z, d)
 
 
 class ModulatedGenerator(Generator):
-    """G with concat 0: of an attribute come four codes, which modulate a residual block each."""
+    """G with concat 0: an MLP maps the attribute to four codes, each of which modulates a residual block."""
 
     def __init__(self, img_ch: int, c: int):
         nn.Module.__init__(self)
@@ -199,21 +200,21 @@ class ModulatedGenerator(Generator):
             wide = nn.Linear(NZ, n), nn.ReLU(inplace=True), nn.Linear(n, n), nn.ReLU(inplace=True)
             self.add_module(f"mlp{d}", nn.Sequential(*wide, nn.Linear(n, 4 * n)))
             for k in (1, 2, 3, 4):
-                self.add_module(f"dec{d}{k}", Modulated(n))
+                self.add_module(f"dec{d}{k}", ModulatedBlock(n))
             last = nn.ConvTranspose2d(c, img_ch, 1), nn.Tanh()
-            self.add_module(f"dec{d}5", nn.Sequential(doubling(n, 2 * c), doubling(2 * c, c), *last))
+            self.add_module(f"dec{d}5", nn.Sequential(up(n, 2 * c), up(2 * c, c), *last))
 
     def shared(self, c: Tensor) -> Tensor:
         return c
 
-    def draw(self, x: Tensor, z: Tensor, d: str) -> Tensor:
+    def decode(self, x: Tensor, z: Tensor, d: str) -> Tensor:
         for k, code in enumerate(getattr(self, f"mlp{d}")(z).chunk(4, 1), 1):
             x = getattr(self, f"dec{d}{k}")(x, code)  # (N,256,64,64)
         return getattr(self, f"dec{d}5")(x)  # (N,3,256,256)
 
 
 class Discriminator(nn.Module):
-    """D: pictures (N,3,S,S) -> maps of logits, one a scale: (N,1,16,16), (N,1,8,8), (N,1,4,4)."""
+    """D: pictures (N,3,S,S) -> maps of logits, one per scale: (N,1,16,16), (N,1,8,8), (N,1,4,4)."""
 
     def __init__(self, img_ch: int, c: int, scales: int, spectral: bool):
         super().__init__()
@@ -238,7 +239,7 @@ class Discriminator(nn.Module):
 
 
 class ContentDiscriminator(nn.Module):
-    """D^c: contents (N,n,h,w), h and w from 53 -> logits, flattened; four of 64x64, one of 54x54."""
+    """D^c: contents (N,n,h,w), h and w at least 53 -> flattened logits: 4 for 64x64, 1 for 54x54."""
 
     def __init__(self, n: int):
         super().__init__()
@@ -249,7 +250,7 @@ class ContentDiscriminator(nn.Module):
 
 
 def initialise(net: nn.Module) -> nn.Module:
-    """Weights of convolutions N(0, 0.02), the rest as PyTorch does."""
+    """Weights of convolutions N(0, 0.02), the rest by PyTorch's default."""
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(getattr(layer, "weight_orig", layer.weight), 0.0, 0.02)

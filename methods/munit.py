@@ -1,8 +1,8 @@
 """MUNIT (Huang, Liu, Belongie, Kautz, "Multimodal Unsupervised Image-to-Image Translation", ECCV 2018,
 arXiv 1804.04732).
 
-A picture is a content c, a map that means the same in both domains, and a style s of its domain, a few
-numbers that the prior N(0,1) draws.  gen_d encodes pictures of domain d and decodes into d:
+A picture is encoded as a content c, feature maps with the same meaning in both domains, and a style s of its domain, a
+few numbers with the prior N(0,1).  gen_d encodes and decodes pictures of domain d:
 
     (c_A, s'_A) = E_A(x_A)      x_AA = G_A(c_A, s'_A)      x_AB = G_B(c_A, s_B), s_B ~ N(0,1)
     (c'_A, s''_B) = E_B(x_AB)   x_ABA = G_A(c'_A, s'_A)
@@ -10,35 +10,36 @@ numbers that the prior N(0,1) draws.  gen_d encodes pictures of domain d and dec
     D step: min over dis_a, dis_b   gan_w [mean (D_B(x_AB))^2 + mean (D_B(x_B) - 1)^2]
     G step: min over gen_a, gen_b   gan_w mean (D_B(x_AB) - 1)^2 + recon_x_w |x_AA - x_A|
                                     + recon_c_w |c'_A - c_A| + recon_s_w |s''_B - s_B|
-                                    + recon_x_cyc_w |x_ABA - x_A|          and the same the other way
+                                    + recon_x_cyc_w |x_ABA - x_A|          and with A and B swapped
 
-Each judge looks at three scales, whose terms are summed.  Several s_B draw several answers to one picture.
-Left out of its program is the perceptual loss (vgg_w), which its authors use for large street scenes.
+Each discriminator has three scales, whose terms are summed.  Left out is the perceptual loss (vgg_w), which the
+authors use for large street scenes.  The file holds layers, networks, what MUNIT and UNIT share, and MUNIT.
 """
 
 import re
 from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import options
 from layers import Conv2d, InstanceNorm, adaptive_instance_norm, conv2d, reflect, std_layer_norm, upsampled_conv2d
+from methods.cyclegan import initialise, lsgan
 from methods.styles import STYLES, Styled
-from options import Option, bounded, natural, positive
+from options import Option, bounded, natural, positive, weight
 from training.method import Update
 from training.trainer import Trainer
 
-# ------------------------------------------------------------------------------------------- layers
+# ------------------------------------------------------------------------------- layers and networks
 
 
 class AdaIN(nn.Module):
-    """Instance normalisation, then the shift and scale of a code (N,2,C,1,1)."""
+    """Instance normalisation, then shift and scale by a code (N,2,C,1,1)."""
 
     def __init__(self, c: int):
         super().__init__()
-        self.register_buffer("running_mean", torch.zeros(c))  # of no use; in existing checkpoints
+        self.register_buffer("running_mean", torch.zeros(c))  # unused; in existing checkpoints
         self.register_buffer("running_var", torch.ones(c))
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class AdaIN(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation of each sample with gamma and beta of each channel."""
+    """Layer normalisation of each sample; gamma and beta per channel."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -59,26 +60,23 @@ class LayerNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Reflection padding, convolution, normalisation, activation; with `up`, doubles the sides first.
+    """Up-sampling by 2 if `up`, reflection padding, convolution, normalisation, activation.
 
-    norm: a class above or None; activation: in place.
+    norm: a class or None; activation: in place.
     """
 
     def __init__(self, c_in: int, c_out: int, k: int, stride: int = 1, norm=None, activation=F.relu_, up=False):
         super().__init__()
         if norm:  # before conv, as in existing checkpoints
-            self.norm = InstanceNorm() if norm is InstanceNorm else norm(c_out)
+            self.norm = norm() if norm is InstanceNorm else norm(c_out)
         self.conv = Conv2d(c_in, c_out, k, stride)
         self.stride, self.width, self.activation, self.up = stride, (k - stride + 1) // 2, activation, up
-        # the mean of an instance takes a bias with it: such a bias stays in checkpoints, and unused
+        # instance normalisation removes a bias: such a bias stays in checkpoints, unused
         self.biased = norm not in (InstanceNorm, AdaIN)
 
     def forward(self, x: Tensor, *code: Tensor) -> Tensor:
-        weight, bias = self.conv.weight, self.conv.bias if self.biased else None
-        if self.up:
-            x = upsampled_conv2d(x, weight, bias)
-        else:
-            x = conv2d(reflect(x, self.width), weight, bias, self.stride)
+        W, bias = self.conv.weight, self.conv.bias if self.biased else None
+        x = upsampled_conv2d(x, W, bias) if self.up else conv2d(reflect(x, self.width), W, bias, self.stride)
         if hasattr(self, "norm"):
             x = self.norm(x, *code)
         return self.activation(x) if self.activation else x
@@ -97,7 +95,7 @@ class ResBlock(nn.Module):
 
 
 class ResBlocks(nn.Module):
-    """n residual blocks; codes (N,2n,2,C,1,1), where the normalisation is adaptive, in their order."""
+    """n residual blocks; codes (N,2n,2,C,1,1) for adaptive normalisation, in the order of use."""
 
     def __init__(self, n: int, c: int, norm):
         super().__init__()
@@ -109,46 +107,40 @@ class ResBlocks(nn.Module):
         return x
 
 
-# ----------------------------------------------------------------------------------------- networks
-
-
 class ContentEncoder(nn.Module):
-    """Pictures (N,3,S,S) -> content (N,C,S/2^n,S/2^n), C = c 2^n; c base channels, n halvings, r residual blocks."""
+    """Pictures (N,3,S,S) -> content (N,C,S/2^n,S/2^n), C = c 2^n; c base channels, n strided and r residual blocks."""
 
     def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4):
         super().__init__()
-        halvings = [Block(c * 2**i, c * 2 ** (i + 1), 4, stride=2, norm=InstanceNorm) for i in range(n)]
-        self.model = nn.Sequential(
-            Block(img_ch, c, 7, norm=InstanceNorm),  # (N,64,256,256)
-            *halvings,  # (N,256,64,64)
-            ResBlocks(r, c * 2**n, InstanceNorm),
-        )
+        down = [Block(c * 2**i, c * 2 ** (i + 1), 4, stride=2, norm=InstanceNorm) for i in range(n)]
+        first = Block(img_ch, c, 7, norm=InstanceNorm)  # (N,64,256,256)
+        self.model = nn.Sequential(first, *down, ResBlocks(r, c * 2**n, InstanceNorm))  # (N,256,64,64)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
 
 class StyleEncoder(nn.Module):
-    """Pictures (N,3,S,S), S >= 16 -> style (N,style_dim,1,1).  Without norms, which would take the style away."""
+    """Pictures (N,3,S,S), S >= 16 -> style (N,style_dim,1,1).  No norms: they would remove the style."""
 
     def __init__(self, img_ch: int, c: int = 64, style_dim: int = 8):
         super().__init__()
         widths = (c, 2 * c, 4 * c, 4 * c, 4 * c)
-        halvings = [Block(a, b, 4, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
+        down = [Block(a, b, 4, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
         last = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * c, style_dim, 1)]
-        self.model = nn.Sequential(Block(img_ch, c, 7), *halvings, *last)
+        self.model = nn.Sequential(Block(img_ch, c, 7), *down, *last)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
 
 class Decoder(nn.Module):
-    """Content (N,C,h,w) and, where adaptive, codes (N,2r,2,C,1,1) -> pictures (N,3,2^n h,2^n w) in [-1,1]."""
+    """Content (N,C,h,w), with AdaIN also codes (N,2r,2,C,1,1) -> pictures (N,3,2^n h,2^n w) in [-1,1]."""
 
     def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4, norm=AdaIN):
         super().__init__()
         C, ups = c * 2**n, []
-        for i in range(n):  # an up-sampling is of its Block; its place stays, as in existing checkpoints
+        for i in range(n):  # the Block up-samples; Identity keeps the numbers of existing checkpoints
             ups += [nn.Identity(), Block(C >> i, C >> (i + 1), 5, norm=LayerNorm, up=True)]
         last = Block(c, img_ch, 7, activation=torch.tanh)
         self.model = nn.Sequential(ResBlocks(r, C, norm), *ups, last)
@@ -158,23 +150,20 @@ class Decoder(nn.Module):
 
 
 class MLP(nn.Module):
-    """Style (N,style_dim,1,1) -> what the adaptive normalisations need (N,numbers)."""
+    """Style (N,style_dim,1,1) -> shifts and scales of all AdaIN layers (N,numbers)."""
 
     def __init__(self, style_dim: int, c: int, numbers: int):
         super().__init__()
-
-        def linear(c_in, c_out, **after):
-            return nn.Sequential(OrderedDict(fc=nn.Linear(c_in, c_out), **after))
-
-        hidden = linear(style_dim, c, relu=nn.ReLU(inplace=True)), linear(c, c, relu=nn.ReLU(inplace=True))
-        self.model = nn.Sequential(*hidden, linear(c, numbers))
+        hidden = [OrderedDict(fc=nn.Linear(i, c), relu=nn.ReLU(inplace=True)) for i in (style_dim, c)]
+        last = OrderedDict(fc=nn.Linear(c, numbers))
+        self.model = nn.Sequential(*map(nn.Sequential, (*hidden, last)))
 
     def forward(self, style: Tensor) -> Tensor:
         return self.model(style.flatten(1))
 
 
 class Generator(nn.Module):
-    """An autoencoder of one domain, whose code has two parts."""
+    """The autoencoder of one domain: pictures -> (content, style) -> pictures."""
 
     def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4, style_dim: int = 8, mlp_dim: int = 256):
         super().__init__()
@@ -197,56 +186,53 @@ class Discriminator(nn.Module):
 
     def __init__(self, img_ch: int, c: int = 64, n: int = 4, scales: int = 3):
         super().__init__()
+        leaky = partial(F.leaky_relu_, negative_slope=0.2)
+        widths = [img_ch, *(c * 2**i for i in range(n))]
 
-        def leaky(x):
-            return F.leaky_relu_(x, 0.2)
-
-        def judge():
-            widths = [img_ch, *(c * 2**i for i in range(n))]
+        def cnn():
             blocks = [Block(a, b, 4, 2, activation=leaky) for a, b in zip(widths, widths[1:], strict=False)]
             return nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 1))
 
-        self.cnns = nn.Sequential(*[judge() for _ in range(scales)])
+        self.cnns = nn.Sequential(*[cnn() for _ in range(scales)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
-        for judge in self.cnns:
-            if maps:  # border means are over the pixels that exist
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            maps.append(judge(x))
+        maps = [self.cnns[0](x)]
+        for cnn in self.cnns[1:]:
+            x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            maps.append(cnn(x))
         return maps
 
 
-def initialise(net: nn.Module, std: float | None = None) -> nn.Module:
-    """Weights of convolutions and linear layers N(0, std), by default sqrt(2 / fan_in) (Kaiming); biases 0."""
-    for layer in net.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(layer.weight, 0.0, std or (2 / layer.weight[0].numel()) ** 0.5)
-            nn.init.zeros_(layer.bias)
-    return net.to(memory_format=torch.channels_last)
+def kaiming(weight: Tensor):
+    """N(0, 2 / fan_in)."""
+    nn.init.normal_(weight, 0.0, (2 / weight[0].numel()) ** 0.5)
 
 
-def lsgan(maps: list[Tensor], target: float) -> Tensor:
-    """The mean of (logits - target)^2, summed over the scales."""
-    return sum((logits - target).square().mean() for logits in maps)
+def lsgan_of_scales(maps: list[Tensor], target: float) -> Tensor:
+    """lsgan, summed over the scales."""
+    return sum(lsgan(logits, target) for logits in maps)
 
 
 # ------------------------------------------------------------------------------------------- method
 
 
 class SharedContent(Trainer):
-    """What MUNIT and UNIT have in common: an autoencoder and a judge of each domain, schedule, files."""
+    """What MUNIT and UNIT share: an autoencoder and a discriminator per domain, schedule, checkpoints.
+
+    Each defines generator(a); sample_noise(update, batch, s, t), update "D" or "G"; and for --phase info
+    generator_parts(G, x), triples (title, a module's name in G, its inputs for pictures x).
+    """
 
     options = (
-        Option("model", "n_res", natural, 4, "residual blocks of an encoder, and of a decoder"),
-        Option("model", "n_downsample", positive, 2, "halvings from a picture to its content"),
-        Option("model", "dis_dim", positive, 64, "base channels of a discriminator; --ch are those of a generator"),
-        Option("model", "n_layer", positive, 4, "halvings in a discriminator"),
-        Option("model", "num_scales", positive, 3, "scales at which a discriminator looks"),
-        Option("loss", "gan_w", options.weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "recon_x_w", options.weight, 10.0, "weight of the reconstruction of pictures"),
-        Option("optimisation", "step_size", positive, 100_000, "steps after which the learning rate falls"),
-        Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor by which it falls"),
+        Option("model", "n_res", natural, 4, "residual blocks of an encoder and of a decoder"),
+        Option("model", "n_downsample", positive, 2, "down-samplings by 2 from picture to content"),
+        Option("model", "dis_dim", positive, 64, "base channels of a discriminator; --ch: of a generator"),
+        Option("model", "n_layer", positive, 4, "down-samplings by 2 in a discriminator"),
+        Option("model", "num_scales", positive, 3, "scales of a discriminator"),
+        Option("loss", "gan_w", weight, 1.0, "weight of the adversarial terms"),
+        Option("loss", "recon_x_w", weight, 10.0, "weight of the image reconstruction loss"),
+        Option("optimisation", "step_size", positive, 100_000, "steps between drops of the learning rate"),
+        Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor of each drop"),
     )
     defaults = {"iteration": 1_000_000, "weight_decay": 1e-4}
     inference_networks = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
@@ -254,21 +240,18 @@ class SharedContent(Trainer):
 
     def build(self, a) -> dict[str, nn.Module]:
         self.size_multiple, self.min_size = 2**a.n_downsample, max(16, 2 ** (a.n_downsample + 1))
-        self.G = {d: initialise(self.generator(a)) for d in "AB"}  # G[d] encodes pictures of d and draws into d
-        self.D = {d: initialise(Discriminator(a.img_ch, a.dis_dim, a.n_layer, a.num_scales), 0.02) for d in "AB"}
+        self.G = {d: initialise(self.generator(a), kaiming) for d in "AB"}  # G[d] encodes and decodes domain d
+        self.D = {d: initialise(Discriminator(a.img_ch, a.dis_dim, a.n_layer, a.num_scales)) for d in "AB"}
         return {"gen_a": self.G["A"], "gen_b": self.G["B"], "dis_a": self.D["A"], "dis_b": self.D["B"]}
-
-    def generator(self, a) -> nn.Module:
-        raise NotImplementedError
 
     def trained(self):
         pairs = {"gen": self.G, "dis": self.D}
         return {name: [p for net in nets.values() for p in net.parameters()] for name, nets in pairs.items()}
 
     def lr(self, step: int) -> float:
-        """As under the PyTorch 0.4.1 of its authors; since 1.1 their program lowers it one step earlier."""
-        falls = (step - 1) // self.args.step_size if self.args.decay_flag else 0
-        return self.args.lr * self.args.gamma**falls
+        """As with the authors' PyTorch 0.4.1; since 1.1 their program drops it one step earlier."""
+        drops = (step - 1) // self.args.step_size if self.args.decay_flag else 0
+        return self.args.lr * self.args.gamma**drops
 
     @property
     def load_side(self) -> int:
@@ -276,14 +259,15 @@ class SharedContent(Trainer):
 
     def updates(self):
         return (
-            Update("dis", self.discriminator_objective, total="loss_dis_total", sample=self.sample_for_dis),
-            Update("gen", self.generator_objective, total="loss_gen_total", sample=self.sample_for_gen),
+            Update("dis", self.discriminator_objective, total="loss_dis_total", sample=partial(self.sample_noise, "D")),
+            Update("gen", self.generator_objective, total="loss_gen_total", sample=partial(self.sample_noise, "G")),
         )
 
-    def judge(self, real: Tensor, fake: Tensor, t: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def discriminator_loss(self, real: Tensor, fake: Tensor, t: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Tell real from fake in domain t: 1 on real, 0 on fake, in one batch."""
-        judged = [maps.chunk(2) for maps in self.D[t](torch.cat((real, fake.detach())))]
-        loss = lsgan([on_real for on_real, _ in judged], 1) + lsgan([on_fake for _, on_fake in judged], 0)
+        maps = self.D[t](torch.cat((real, fake.detach())))
+        on_real, on_fake = zip(*(logits.chunk(2) for logits in maps), strict=True)
+        loss = lsgan_of_scales(on_real, 1) + lsgan_of_scales(on_fake, 0)
         return self.args.gan_w * loss, {f"loss_dis_{t.lower()}": loss}
 
     # -------------------------------------------------------------------------- options, checkpoints
@@ -295,12 +279,12 @@ class SharedContent(Trainer):
             given = ", ".join(f"--{name} {getattr(args, name)}" for name in ("num_scales", "n_layer", "n_downsample"))
             return f"--img_size {args.img_size} is too small for {given}, which need {least}"
         if args.img_size % 2**args.n_downsample:
-            return f"--img_size {args.img_size} must be divisible by {2**args.n_downsample}: the networks halve it"
+            return f"--img_size {args.img_size} must be divisible by {2**args.n_downsample}, for --n_downsample"
         return None
 
     @classmethod
     def from_released(cls, found):
-        """Its authors' gen_01000000.pt is {"a": gen_a, "b": gen_b}, dis_01000000.pt alike; of a folder the newest."""
+        """The authors' gen_01000000.pt is {"a": gen_a, "b": gen_b}, dis_01000000.pt alike; a folder's newest."""
         networks = found
         if "gen_a" not in found:
             files = {kind: max((f for f in found if f.startswith(kind)), default=None) for kind in ("gen_", "dis_")}
@@ -322,11 +306,12 @@ class SharedContent(Trainer):
             found["num_scales"] = _count(dis, r"cnns\.\d+\.0\.conv\.weight")
         return found
 
-
-def parts_of(G: nn.Module, parts: dict) -> list[tuple]:
-    """A tour through the parts of a generator: {title: (name, inputs)}."""
-    nets = {title: (name, getattr(G, name), inputs) for title, (name, inputs) in parts.items()}
-    return [(title, [f"gen_{d}.{name}" for d in "ab"], net, net, x) for title, (name, net, x) in nets.items()]
+    def summary_modules(self):
+        G, (*_, discriminators) = self.G["A"], super().summary_modules()
+        with torch.no_grad():
+            parts = [(*part, getattr(G, part[1])) for part in self.generator_parts(G, discriminators[-1])]
+        found = [(title, [f"gen_{d}.{name}" for d in "ab"], net, net, x) for title, name, x, net in parts]
+        return [*found, discriminators]
 
 
 def _count(keys, pattern: str) -> int:
@@ -334,15 +319,15 @@ def _count(keys, pattern: str) -> int:
 
 
 class MUNIT(Styled, SharedContent):
-    """MUNIT: content that the domains share, styles that they do not; many answers to one picture."""
+    """MUNIT: contents shared by the domains, a style per domain; many translations of one picture."""
 
     options = (
         *SharedContent.options,
         Option("model", "style_dim", positive, 8, "numbers in a style"),
-        Option("model", "mlp_dim", positive, 256, "width of the layers that turn a style into normalisations"),
-        Option("loss", "recon_s_w", options.weight, 1.0, "weight of the styles' reconstruction"),
-        Option("loss", "recon_c_w", options.weight, 1.0, "weight of the contents' reconstruction"),
-        Option("loss", "recon_x_cyc_w", options.weight, 0.0, "weight of the cycle; 10 in its authors' summer2winter"),
+        Option("model", "mlp_dim", positive, 256, "width of the MLP that maps a style to AdaIN parameters"),
+        Option("loss", "recon_s_w", weight, 1.0, "weight of the style reconstruction loss"),
+        Option("loss", "recon_c_w", weight, 1.0, "weight of the content reconstruction loss"),
+        Option("loss", "recon_x_cyc_w", weight, 0.0, "weight of the cycle loss; authors' summer2winter: 10"),
         *STYLES,
     )
     encoder = "enc_content"
@@ -352,36 +337,28 @@ class MUNIT(Styled, SharedContent):
 
     # ----------------------------------------------------------------------------- one training step
 
-    def forward(self, x, s, t):
-        """Both halves see this content: gen moves in its own half alone, which comes last."""
-        x[f"content_{s}"], x[f"style_{s}"] = self.G[s].encode(x[s])
+    def forward(self, batch, s, t):
+        """Used by both updates: gen changes only in its own update, which is the last."""
+        batch[f"content_{s}"], batch[f"style_{s}"] = self.G[s].encode(batch[s])
 
-    def drawn_style(self, half: str, t: str, n: int) -> Tensor:
-        return self.draw.normal(f"{half}/style_{t}", n, self.architecture["style_dim"], 1, 1)
+    def sample_noise(self, update, batch, s, t):
+        batch["style"] = self.draw.normal(f"{update}/style_{t}", len(batch[s]), self.architecture["style_dim"], 1, 1)
 
-    def sample_for_dis(self, x, s, t):
-        x["drawn"] = self.drawn_style("D", t, len(x[s]))
+    def discriminator_objective(self, batch, s, t):
+        fake = self.G[t].decode(batch[f"content_{s}"].detach(), batch["style"])
+        return self.discriminator_loss(batch[t], fake, t)
 
-    def sample_for_gen(self, x, s, t):
-        x["drawn"] = self.drawn_style("G", t, len(x[s]))
-
-    def discriminator_objective(self, x, s, t):
-        fake = self.G[t].decode(x[f"content_{s}"].detach(), x["drawn"])
-        return self.judge(x[t], fake, t)
-
-    def generator_objective(self, x, s, t):
-        """From domain s: fool the judge of t; get back the picture, its content, and the style that was drawn."""
+    def generator_objective(self, batch, s, t):
+        """From domain s: fool the discriminator of t; reconstruct the picture, its content, and the random style."""
         args, G, a, b = self.args, self.G, s.lower(), t.lower()
-        content, style, drawn = x[f"content_{s}"], x[f"style_{s}"], x["drawn"]
-        fake = G[t].decode(content, drawn)
-        content_again, drawn_again = G[t].encode(fake)
-        adversarial = lsgan(self.D[t](fake), 1)
-        recon_x = F.l1_loss(G[s].decode(content, style), x[s])
-        recon_c = F.l1_loss(content_again, content)  # nothing is detached: both move
-        recon_s = F.l1_loss(drawn_again, drawn)
-        cycle = x[s].new_zeros(())
-        if args.recon_x_cyc_w > 0:
-            cycle = F.l1_loss(G[s].decode(content_again, style), x[s])
+        x, content, style = batch[s], batch[f"content_{s}"], batch[f"style_{s}"]
+        fake = G[t].decode(content, batch["style"])
+        content_again, style_again = G[t].encode(fake)
+        adversarial = lsgan_of_scales(self.D[t](fake), 1)
+        recon_x = F.l1_loss(G[s].decode(content, style), x)
+        recon_c = F.l1_loss(content_again, content)  # gradients through both
+        recon_s = F.l1_loss(style_again, batch["style"])
+        cycle = F.l1_loss(G[s].decode(content_again, style), x) if args.recon_x_cyc_w > 0 else x.new_zeros(())
         loss = args.gan_w * adversarial + args.recon_x_w * recon_x + args.recon_x_cyc_w * cycle
         loss = loss + args.recon_c_w * recon_c + args.recon_s_w * recon_s
         terms = {f"adv_{b}": adversarial, f"recon_x_{a}": recon_x, f"recon_c_{a}": recon_c, f"recon_s_{b}": recon_s}
@@ -404,7 +381,7 @@ class MUNIT(Styled, SharedContent):
     def random_style(self, t):
         return torch.randn(1, self.architecture["style_dim"], 1, 1).to(self.device)
 
-    def draw_in(self, content, style, t):
+    def decode(self, content, style, t):
         return self.G[t].decode(content, style)
 
     @classmethod
@@ -412,12 +389,8 @@ class MUNIT(Styled, SharedContent):
         first = networks["gen_a"]["mlp.model.0.fc.weight"]
         return super().infer_options(networks) | {"style_dim": first.shape[1], "mlp_dim": first.shape[0]}
 
-    def summary_modules(self):
-        G, (*_, discriminators) = self.G["A"], super().summary_modules()
-        picture = discriminators[-1]
-        with torch.no_grad():
-            content, style = G.encode(picture)
-            codes = G.mlp(style).unflatten(1, G.shape)
-        parts = {"content encoders": ("enc_content", picture), "style encoders": ("enc_style", picture)}
-        parts |= {"style networks": ("mlp", style), "decoders": ("dec", (content, codes))}
-        return [*parts_of(G, parts), discriminators]
+    def generator_parts(self, G, x):
+        content, style = G.encode(x)
+        codes = G.mlp(style).unflatten(1, G.shape)
+        parts = [("content encoders", "enc_content", x), ("style encoders", "enc_style", x)]
+        return [*parts, ("style networks", "mlp", style), ("decoders", "dec", (content, codes))]

@@ -1,7 +1,7 @@
 """UNIT (Liu, Breuel, Kautz, "Unsupervised Image-to-Image Translation Networks", NIPS 2017, arXiv 1703.00848).
 
-Both domains share one latent space: E_A and E_B encode into it, and with unit Gaussian noise n added to a
-code h, either G_A or G_B draws from it.  Two variational autoencoders, two GANs, and cycles:
+Both domains share one latent space: E_A and E_B encode into it; G_A and G_B decode a code h plus unit Gaussian noise n.
+Two variational autoencoders, two GANs, and cycles:
 
     h_A = E_A(x_A)       x_AA = G_A(h_A + n_A)      x_AB = G_B(h_A + n_A)
     h'_A = E_B(x_AB)     x_ABA = G_A(h'_A + n'_A)
@@ -9,18 +9,18 @@ code h, either G_A or G_B draws from it.  Two variational autoencoders, two GANs
     D step: min over dis_a, dis_b   gan_w [mean (D_B(x_AB))^2 + mean (D_B(x_B) - 1)^2]
     G step: min over gen_a, gen_b   gan_w mean (D_B(x_AB) - 1)^2 + recon_x_w |x_AA - x_A|
                                     + recon_kl_w mean h_A^2 + recon_x_cyc_w |x_ABA - x_A|
-                                    + recon_kl_cyc_w mean h'_A^2           and the same the other way
+                                    + recon_kl_cyc_w mean h'_A^2           and with A and B swapped
 
-A mean square is all that is left of the Kullback-Leibler terms at unit variance.  As in the program that its
-authors maintain, MUNIT's, and unlike the paper, no layers of the domains share their weights.
+At unit variance the Kullback-Leibler terms reduce to mean squares.  As in the program that its authors maintain
+(MUNIT's), and unlike the paper, the domains share no layers.  The file holds the generator and the method; the rest is
+MUNIT's.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import InstanceNorm
-from methods.munit import ContentEncoder, Decoder, SharedContent, lsgan, parts_of
+from methods.munit import ContentEncoder, Decoder, SharedContent, lsgan_of_scales
 from options import Option, weight
 
 
@@ -41,9 +41,9 @@ class UNIT(SharedContent):
 
     options = (
         *SharedContent.options,
-        Option("loss", "recon_kl_w", weight, 0.01, "weight of the prior of the codes"),
-        Option("loss", "recon_x_cyc_w", weight, 10.0, "weight of the cycles; 0: none"),
-        Option("loss", "recon_kl_cyc_w", weight, 0.01, "weight of the prior of the codes in cycles"),
+        Option("loss", "recon_kl_w", weight, 0.01, "weight of the KL terms of the codes"),
+        Option("loss", "recon_x_cyc_w", weight, 10.0, "weight of the cycle loss; 0 disables it"),
+        Option("loss", "recon_kl_cyc_w", weight, 0.01, "weight of the KL terms of the codes in cycles"),
     )
     encoder = "enc"
 
@@ -52,38 +52,30 @@ class UNIT(SharedContent):
 
     # ----------------------------------------------------------------------------- one training step
 
-    def forward(self, x, s, t):
-        """Both halves see this code: gen moves in its own half alone, which comes last."""
-        x[f"code_{s}"] = self.G[s].enc(x[s])
+    def forward(self, batch, s, t):
+        """Used by both updates: gen changes only in its own update, which is the last."""
+        batch[f"code_{s}"] = self.G[s].enc(batch[s])
 
-    def noise(self, h: Tensor, name: str) -> Tensor:
-        return self.draw.normal(name, *h.shape)
+    def sample_noise(self, update, batch, s, t):
+        shape = batch[f"code_{s}"].shape  # also that of the fake's code
+        batch["noise"] = self.draw.normal(f"{update}/noise_{s}", *shape)
+        if update == "G" and self.args.recon_x_cyc_w > 0:
+            batch["noise_again"] = self.draw.normal(f"G/noise_{s}2{t}", *shape)
 
-    def sample_for_dis(self, x, s, t):
-        x["noise"] = self.noise(x[f"code_{s}"], f"D/noise_{s}")
+    def discriminator_objective(self, batch, s, t):
+        fake = self.G[t].dec(batch[f"code_{s}"].detach() + batch["noise"])
+        return self.discriminator_loss(batch[t], fake, t)
 
-    def sample_for_gen(self, x, s, t):
-        """The code of a fake is of the same shape."""
-        x["noise"] = self.noise(x[f"code_{s}"], f"G/noise_{s}")
-        if self.args.recon_x_cyc_w > 0:
-            x["noise_again"] = self.noise(x[f"code_{s}"], f"G/noise_{s}2{t}")
-
-    def discriminator_objective(self, x, s, t):
-        fake = self.G[t].dec(x[f"code_{s}"].detach() + x["noise"])
-        return self.judge(x[t], fake, t)
-
-    def generator_objective(self, x, s, t):
-        """From domain s: fool the judge of t, stay (reconstruction), come back (cycle), keep codes near the prior."""
+    def generator_objective(self, batch, s, t):
+        """From domain s: fool the discriminator of t, reconstruct x, return to s (cycle), keep codes near N(0,1)."""
         args, G, a, b = self.args, self.G, s.lower(), t.lower()
-        h = x[f"code_{s}"]
-        z = h + x["noise"]
+        x, h = batch[s], batch[f"code_{s}"]
+        z = h + batch["noise"]
         fake = G[t].dec(z)
         h_again = G[t].enc(fake)
-        adversarial = lsgan(self.D[t](fake), 1)
-        recon = F.l1_loss(G[s].dec(z), x[s])
-        cycle = x[s].new_zeros(())
-        if args.recon_x_cyc_w > 0:
-            cycle = F.l1_loss(G[s].dec(h_again + x["noise_again"]), x[s])
+        adversarial = lsgan_of_scales(self.D[t](fake), 1)
+        recon = F.l1_loss(G[s].dec(z), x)
+        cycle = F.l1_loss(G[s].dec(h_again + batch["noise_again"]), x) if args.recon_x_cyc_w > 0 else x.new_zeros(())
         kl, kl_cycle = h.square().mean(), h_again.square().mean()
         loss = args.gan_w * adversarial + args.recon_x_w * recon + args.recon_kl_w * kl
         loss = loss + args.recon_x_cyc_w * cycle + args.recon_kl_cyc_w * kl_cycle
@@ -104,9 +96,5 @@ class UNIT(SharedContent):
         fake = self.G[t].dec(h)
         return [x, self.G[s].dec(h), fake, self.translate(fake, t, s)]
 
-    def summary_modules(self):
-        G, (*_, discriminators) = self.G["A"], super().summary_modules()
-        picture = discriminators[-1]
-        with torch.no_grad():
-            code = G.enc(picture)
-        return [*parts_of(G, {"encoders": ("enc", picture), "decoders": ("dec", code)}), discriminators]
+    def generator_parts(self, G, x):
+        return [("encoders", "enc", x), ("decoders", "dec", G.enc(x))]

@@ -1,4 +1,4 @@
-"""DRIT: its recording in double precision, planted mistakes, its step written out, sizes, schedule, files."""
+"""DRIT: its recording in double precision, planted mistakes, a reference step, sizes, schedule, files."""
 
 import copy
 from contextlib import ExitStack, nullcontext
@@ -17,7 +17,7 @@ import methods.drit
 from checkpoints.contents import architecture_of
 from checkpoints.files import load_checkpoint
 from methods.drit import DRIT, OTHER
-from methods.drit_networks import ContentDiscriminator, Discriminator, SNConv2d, beside
+from methods.drit_networks import ContentDiscriminator, Discriminator, SNConv2d, with_code
 from training.cost import dry_run, modules
 
 RECORDING = np.load(HERE / "fixtures" / "drit.npz")
@@ -28,7 +28,7 @@ def settings(text: str = ""):
 
 
 def create(text: str = ""):
-    """A tiny trainer, its weights scaled up: those of the authors' start die out in so few channels."""
+    """A tiny trainer with larger weights: with the authors' initial ones signals vanish in so few channels."""
     model = methods.create(settings(text))
     for net in model.networks().values():
         for p in net.parameters():
@@ -41,7 +41,7 @@ def create(text: str = ""):
 
 
 def losses_of(model):
-    """Of each step of the recording in double precision: (loss's name, ours, the authors' program's)."""
+    """For each step of the recording in double precision: (name of a loss, ours, the authors' program's)."""
     for step in range(len(RECORDING["real_A"])):
         model.draw = Replayed(RECORDING, step, torch.float64)
         terms = model.train_step(*pictures(RECORDING, step, torch.float64))
@@ -81,18 +81,18 @@ def g_step_first(self):
     return *others, generator._replace(keep_graph=True), encoders._replace(keep_graph=False)
 
 
-def with_copies(self, x, *rest):
+def with_copies(self, batch, *rest):
     """Both backward passes with the weights of the forward pass."""
     with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept):
-        right_forward(self, x, *rest)
+        right_forward(self, batch, *rest)
 
 
 MISTAKES = {
-    "no clipping": (DRIT, "clip", {}),
+    "no clipping": (DRIT, "max_grad_norm", {}),
     "one rate for all": (DRIT, "lr_scale", {}),
     "the attribute encoder learns in the G step": (methods.drit, "frozen", lambda parameters: nullcontext()),
     "the G step before the EG step": (DRIT, "updates", g_step_first),
-    "the G step with the weights of before": (DRIT, "forward", with_copies),
+    "the G step with the weights from before the EG step": (DRIT, "forward", with_copies),
 }
 
 
@@ -107,7 +107,7 @@ def test_planted_mistakes_are_caught(mistake, monkeypatch):
 
 
 class Numbers:
-    """Random numbers by name and step, the same for whoever asks."""
+    """Random numbers that depend on name and step only."""
 
     def __init__(self, step: int):
         self.step = step
@@ -122,7 +122,7 @@ def bce(maps, target: float):
 
 
 def descend(optimizers, loss, names, **how):
-    """Backward, and a step of each of these optimizers, unnoticed by autograd."""
+    """Backward, and a step of each of these optimizers that autograd does not count."""
     for name in names:
         optimizers[name].zero_grad()
     loss.backward(**how)
@@ -135,8 +135,8 @@ def descend(optimizers, loss, names, **how):
             optimizers[name].step()
 
 
-def step_written_out(nets, optimizers, real, draw, no_ms, full) -> dict:
-    """As the authors' program goes: stacked batches, a call for each judgement, an optimizer for each network."""
+def reference_step(nets, optimizers, real, draw, no_ms, full) -> dict:
+    """As in the authors' program: stacked batches, one discriminator call per term, one optimizer per network."""
     enc_c, gen = nets["enc_c"], nets["gen"]
     x, others, terms = {d: real[d][:1] for d in "AB"}, {d: real[d][1:] for d in "AB"}, {}
     kl = {}
@@ -157,10 +157,10 @@ def step_written_out(nets, optimizers, real, draw, no_ms, full) -> dict:
     if full:
         z = {d: attribute(x[d], d, "eps") for d in "AB"}
         kl_of_encoded = dict(kl)
-        drawn = [draw.normal(f"forward/{name}", 1, 8) for name in ("z_random", "z_random2")[: 2 - no_ms]]
+        z_random = [draw.normal(f"forward/{name}", 1, 8) for name in ("z_random", "z_random2")[: 2 - no_ms]]
         outputs = {}
         for d, o in OTHER.items():
-            contents, codes = [c[o], c[d], *(c[o] for _ in drawn)], [z[d], z[d], *drawn]
+            contents, codes = [c[o], c[d], *(c[o] for _ in z_random)], [z[d], z[d], *z_random]
             outputs[d] = gen(torch.cat(contents), torch.cat(codes), d).split(1)
         back = {o: content(outputs[d][0], d, "recon_noise") for d, o in OTHER.items()}
         codes = {d: attribute(outputs[d][0], d, "recon_eps") for d in "AB"}
@@ -176,15 +176,15 @@ def step_written_out(nets, optimizers, real, draw, no_ms, full) -> dict:
                     loss.backward()
                     terms[f"{name}_loss"] += loss
                 optimizers[name].step()
-    judge = nets["disContent"]
-    terms["disContent_loss"] = bce([judge(c["B"].detach())], 1) + bce([judge(c["A"].detach())], 0)
+    D_c = nets["disContent"]
+    terms["disContent_loss"] = bce([D_c(c["B"].detach())], 1) + bce([D_c(c["A"].detach())], 0)
     descend(optimizers, terms["disContent_loss"], ["disContent"])
     if not full:
         return terms
     eg, alone = {}, {}
     for d in "AB":
         a, out = d.lower(), outputs[d]
-        eg |= {f"gan_loss_{a}content": bce([judge(c[d])], 0.5), f"gan_loss_{a}": bce(nets[f"dis{d}"](out[0]), 1)}
+        eg |= {f"gan_loss_{a}content": bce([D_c(c[d])], 0.5), f"gan_loss_{a}": bce(nets[f"dis{d}"](out[0]), 1)}
         eg |= {f"kl_loss_zc_{a}": 0.01 * c[d].square().mean(), f"kl_loss_za_{a}": kl_of_encoded[d]}
         eg[f"l1_recon_{d}_loss"] = 10 * (cyc[d] - x[d]).abs().mean()
         eg[f"l1_recon_{d}{d}_loss"] = 10 * (out[1] - x[d]).abs().mean()
@@ -192,10 +192,10 @@ def step_written_out(nets, optimizers, real, draw, no_ms, full) -> dict:
     descend(optimizers, terms["G_loss"], ["enc_c", "enc_a", "gen"], retain_graph=True)
     for d, o in OTHER.items():
         a, rand = d.lower(), outputs[d][2:]
-        alone[f"l1_recon_z_loss_{a}"] = 10 * (means[d] - drawn[0]).abs().mean()
+        alone[f"l1_recon_z_loss_{a}"] = 10 * (means[d] - z_random[0]).abs().mean()
         alone[f"gan2_loss_{a}"] = sum(bce(nets[f"dis{d}2"](picture), 1) for picture in rand)
         if not no_ms:
-            apart = (rand[1] - rand[0]).abs().mean() / (drawn[1] - drawn[0]).abs().mean()
+            apart = (rand[1] - rand[0]).abs().mean() / (z_random[1] - z_random[0]).abs().mean()
             alone[f"lz_{o}{d}"] = 1 / (apart + 1e-5)
     terms["G_alone_loss"] = sum(alone.values())
     descend(optimizers, terms["G_alone_loss"], ["enc_c", "gen"])
@@ -211,7 +211,7 @@ def step_written_out(nets, optimizers, real, draw, no_ms, full) -> dict:
         "--dis_spectral_norm true --concat 0 --no_ms true --d_iter 1",
     ],
 )
-def test_step_equals_the_one_written_out(text):
+def test_step_equals_the_reference(text):
     with double_precision():
         model = create(text)
         nets = copy.deepcopy(model.networks())
@@ -225,7 +225,7 @@ def test_step_equals_the_one_written_out(text):
         full = (step + 1) % model.args.d_iter == 0
         model.draw = Numbers(step)
         ours = model.train_step(real["A"], real["B"])
-        expected = step_written_out(nets, optimizers, real, Numbers(step), model.args.no_ms, full)
+        expected = reference_step(nets, optimizers, real, Numbers(step), model.args.no_ms, full)
         assert ours.keys() - {"D_loss"} == expected.keys()
         for name, value in expected.items():
             assert ours[name].item() == pytest.approx(value.item(), rel=1e-9), name
@@ -236,7 +236,7 @@ def test_step_equals_the_one_written_out(text):
 
 
 def test_spectral_norm():
-    """v = n(W^T u), u = n(W v); the weight of a pass is W / (u . W v), kept, and what evaluation takes as it stands."""
+    """v = n(W^T u), u = n(W v); the weight of a pass, W / (u . W v), is stored, and evaluation uses it unchanged."""
     layer = SNConv2d(3, 5, 3).double()
     assert list(layer.state_dict()) == ["bias", "weight_orig", "weight", "weight_u"]
     x, u = torch.randn(2, 3, 6, 6, dtype=torch.float64), layer.weight_u.clone()
@@ -283,16 +283,16 @@ def test_parameters_and_multiply_adds(text, size, expected):
 
 @pytest.mark.parametrize("scales, least", [(1, 212), (3, 212), (4, 212), (5, 244)])
 def test_least_size(scales, least, capsys):
-    """The size that is named is taken by the networks, the next smaller one is not."""
+    """The networks accept the size that the message names, and not the next smaller one."""
 
-    def judge(size):
+    def run(size):
         ContentDiscriminator(4)(torch.zeros(1, 4, size // 4, size // 4))
         Discriminator(3, 1, scales, False)(torch.zeros(1, 3, size, size))
 
     text = f"--dis_scale {scales} --img_size"
-    judge(least)
+    run(least)
     with pytest.raises(RuntimeError):
-        judge(least - 4)
+        run(least - 4)
     settings(f"{text} {least}")
     with pytest.raises(SystemExit):
         settings(f"{text} {least - 4}")
@@ -300,7 +300,7 @@ def test_least_size(scales, least, capsys):
 
 
 @pytest.mark.parametrize("text", ["--batch_size 1", "--compile true"])
-def test_settings_that_cannot_be(text, capsys):
+def test_impossible_settings(text, capsys):
     with pytest.raises(SystemExit) as end:
         settings(text)
     said = capsys.readouterr().err
@@ -308,7 +308,7 @@ def test_settings_that_cannot_be(text, capsys):
 
 
 @pytest.mark.parametrize("policy, table", [("lambda", "lr_table"), ("step", "lr_table_step")])
-def test_rates_of_the_authors_schedule(policy, table):
+def test_learning_rates_of_the_authors_schedule(policy, table):
     model = create(f"--steps_per_epoch 2 --lr_policy {policy}")
     for epoch, rate, rate_of_content in RECORDING[f"config/{table}"]:
         assert model.lr(2 * int(epoch) + 2) == pytest.approx(rate)
@@ -316,14 +316,14 @@ def test_rates_of_the_authors_schedule(policy, table):
     assert create(f"--n_ep_decay -1 --lr_policy {policy}").lr(800_000) == 1e-4
 
 
-def test_rhythm():
+def test_full_steps():
     model = create()
     assert [model.is_full(step) for step in range(1, 8)] == [False, False, True, False, False, True, False]
     model = create("--steps_per_epoch 7 --d_iter 4")  # an epoch ends with two full steps
     assert [step for step in range(1, 15) if model.is_full(step)] == [4, 6, 7, 11, 13, 14]
 
 
-def test_content_only_steps_move_the_content_discriminator_alone():
+def test_content_only_steps_train_the_content_discriminator_only():
     model = create()
     before = weights(model)
     terms = model.train_step(images(2, 212, 0), images(2, 212, 1))
@@ -337,13 +337,13 @@ def test_content_only_steps_move_the_content_discriminator_alone():
 @torch.no_grad()
 def test_attributes_are_constant_maps():
     x, z = torch.randn(2, 3, 4, 5), torch.randn(2, 8)
-    both = beside(x, z)
+    both = with_code(x, z)
     assert torch.equal(both[:, :3], x) and torch.equal(both[:, 3:], z[..., None, None].expand(2, 8, 4, 5))
 
 
 @pytest.mark.parametrize("text", ["", "--concat 0 --dis_scale 1 --dis_spectral_norm true --img_ch 1"])
 def test_an_authors_checkpoint_translates(text, folders, tmp_path, monkeypatch):
-    """One file of networks, optimizers and counters; method and architecture are told by its keys and shapes."""
+    """One file of networks, optimizers and counters; keys and shapes tell method and architecture."""
     data, results = folders
     model = create(f"--dataset toy --dataset_dir {data} --result_dir {results} {text}")
     state = {name: net.state_dict() for name, net in model.networks().items()}
@@ -351,8 +351,8 @@ def test_an_authors_checkpoint_translates(text, folders, tmp_path, monkeypatch):
     torch.save({**state, "ep": 199, "total_it": 1000}, tmp_path / "00199.pth")
     found = load_checkpoint(tmp_path / "00199.pth", methods.recognise)
     assert found["method"] == "drit" and set(found) == {*model.networks(), "method"}
-    told = architecture_of(found, tmp_path, DRIT)
-    assert told == {name: model.architecture[name] for name in told} and len(told) == 5
+    inferred = architecture_of(found, tmp_path, DRIT)
+    assert inferred == {name: model.architecture[name] for name in inferred} and len(inferred) == 5
     more = [f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu", "--img_size=48", "--styles=2"]
     main.main(["--phase=test", "--dataset=toy", f"--checkpoint={tmp_path / '00199.pth'}", "--direction=AtoB", *more])
     names = {path.name for path in (results / "toy" / "fakeB").iterdir()}

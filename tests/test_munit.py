@@ -1,4 +1,4 @@
-"""MUNIT and UNIT beside what holds of every method (test_methods.py); several styles for one picture."""
+"""MUNIT and UNIT: networks, mistakes, checkpoints, styles; tests/test_methods.py has what holds of every method."""
 
 import shutil
 
@@ -75,7 +75,7 @@ def test_parameters_and_multiply_adds(method):
 
 @both
 def test_initialisation(method):
-    """Mean and spread of each weight at full width, as measured on the authors' program."""
+    """Mean and std of each weight at full width, as measured on the authors' program."""
     data = recording(method)
     model = methods.create(main.parse_args(["--method", method, "--device", "cpu"]))
     for net in ("gen_a", "dis_a"):
@@ -85,10 +85,10 @@ def test_initialisation(method):
         }
         for key, value in weights.items():
             mean, std, low, high = data[f"init_statistics/{net}/{key}"].tolist()
-            spread = value.std().item() if value.numel() > 1 else 0.0
-            few = 4 / value.numel() ** 0.5  # of a sample this small the moments scatter
+            found = value.std().item() if value.numel() > 1 else 0.0
+            few = 4 / value.numel() ** 0.5  # sampling error of the moments
             assert value.mean().item() == pytest.approx(mean, abs=few * std + 1e-9), key
-            assert spread == pytest.approx(std, rel=few, abs=1e-9), key
+            assert found == pytest.approx(std, rel=few, abs=1e-9), key
             assert low - 2 * std <= value.min() and value.max() <= high + 2 * std, key
 
 
@@ -101,14 +101,14 @@ def test_keys_are_in_the_order_of_the_authors_files(method):
         assert list(net.state_dict()) == expected
 
 
-def test_what_a_picture_needs_of_its_size(capsys):
+def test_sizes_of_pictures(capsys):
     for text, least in (("", 64), ("--num_scales 2", 32), ("--n_layer 5", 128), ("--num_scales 1 --n_layer 2", 16)):
         argv = ["--method", "munit", "--ch", "2", "--dis_dim", "2", "--n_res", "1", "--device", "cpu", *text.split()]
         with pytest.raises(SystemExit) as end:
             main.parse_args([*argv, "--img_size", str(least - 4)])
         said = capsys.readouterr().err
         assert end.value.code == 2 and said.count("\n") == 1 and f"need {least}" in said
-        model = methods.create(main.parse_args([*argv, "--img_size", str(least)]))  # and that is enough
+        model = methods.create(main.parse_args([*argv, "--img_size", str(least)]))  # just enough
         model.train_step(images(size=least), images(size=least, seed=1))
     with pytest.raises(SystemExit):
         main.parse_args(["--method", "unit", "--n_downsample", "3", "--img_size", "68", "--device", "cpu"])
@@ -128,10 +128,10 @@ def test_learning_rates(method):
 def _detached_content(monkeypatch):
     step = MUNIT.generator_objective
 
-    def wrong(self, x, s, t):
-        loss, terms = step(self, x, s, t)
-        again = self.G[t].enc_content(self.G[t].decode(x[f"content_{s}"], self.drawn_style("G", t, 1)))
-        content = x[f"content_{s}"]
+    def wrong(self, batch, s, t):
+        loss, terms = step(self, batch, s, t)
+        content = batch[f"content_{s}"]
+        again = self.G[t].enc_content(self.G[t].decode(content, batch["style"]))
         return loss - F.l1_loss(again, content) + F.l1_loss(again, content.detach()), terms
 
     monkeypatch.setattr(MUNIT, "generator_objective", wrong)
@@ -143,7 +143,8 @@ def _scale_before_shift(monkeypatch):
 
 
 def _one_style_for_both(monkeypatch):
-    monkeypatch.setattr(MUNIT, "drawn_style", lambda self, half, t, n: self.draw.normal(f"{half}/style_A", n, 8, 1, 1))
+    right = MUNIT.sample_noise
+    monkeypatch.setattr(MUNIT, "sample_noise", lambda self, update, batch, s, t: right(self, update, batch, s, "A"))
 
 
 def _biased_std(monkeypatch):
@@ -160,17 +161,19 @@ def _counted_padding(monkeypatch):
 
 
 def _early_fall(monkeypatch):
-    right = SharedContent.rate
-    monkeypatch.setattr(SharedContent, "rate", lambda self, step: right(self, step + 1))
+    right = SharedContent.lr
+    monkeypatch.setattr(SharedContent, "lr", lambda self, step: right(self, step + 1))
 
 
 def _no_noise_in_reconstructions(monkeypatch):
-    noise = UNIT.noise
+    right = UNIT.sample_noise
 
-    def quiet(self, h, name):
-        return torch.zeros_like(h) if name == "G/noise_A2B" else noise(self, h, name)
+    def quiet(self, update, batch, s, t):
+        right(self, update, batch, s, t)
+        if (update, s) == ("G", "A"):
+            batch["noise_again"] = torch.zeros_like(batch["noise_again"])
 
-    monkeypatch.setattr(UNIT, "noise", quiet)
+    monkeypatch.setattr(UNIT, "sample_noise", quiet)
 
 
 def _generators_first(monkeypatch):
@@ -194,22 +197,22 @@ def _generators_first(monkeypatch):
 )
 def test_the_recording_catches_mistakes(method, mistake, monkeypatch):
     mistake(monkeypatch)
-    worst = replay(method, None, data=recording(method), dtype=torch.float64)  # right, it is at 3e-7
+    worst = replay(method, None, data=recording(method), dtype=torch.float64)  # 3e-7 without a mistake
     assert max(worst["losses"].values()) > 1e-4
 
 
 def test_the_cycle_of_munit():
-    """Off in the recording: its value, and that it is not made where it weighs nothing."""
+    """Off in the recording: its value, and that it is 0 with weight 0."""
     real = images(size=16), images(size=16, seed=1)
     model = tiny("munit", "--recon_x_cyc_w 10")
-    drawn = {name: torch.randn(1, 8, 1, 1) for name in ("D/style_A", "D/style_B", "G/style_A", "G/style_B")}
-    model.draw.normal = lambda name, *shape: drawn[name]
+    styles = {name: torch.randn(1, 8, 1, 1) for name in ("D/style_A", "D/style_B", "G/style_A", "G/style_B")}
+    model.draw.normal = lambda name, *shape: styles[name]
     G, x = model.G, dict(zip("AB", real, strict=True))
     with torch.no_grad():
         expected = {}
         for s, t in model.directions:
             content, style = G[s].encode(x[s])
-            again = G[t].enc_content(G[t].decode(content, drawn[f"G/style_{t}"]))
+            again = G[t].enc_content(G[t].decode(content, styles[f"G/style_{t}"]))
             expected[s] = F.l1_loss(G[s].decode(again, style), x[s])
     terms = model.train_step(*real)
     for s in "AB":
@@ -223,15 +226,15 @@ def test_the_cycle_of_munit():
         assert terms[f"loss_gen_{name}_a"] == terms[f"loss_gen_{name}_b"] == 0
 
 
-def test_biases_that_a_normalisation_takes_away_rest():
+def test_biases_that_a_normalisation_removes_stay():
     model = tiny("munit")
     before = {name: p.clone() for name, p in model.G["A"].named_parameters()}
     for seed in range(3):
         model.train_step(images(size=16, seed=seed), images(size=16, seed=9 + seed))
     after = dict(model.G["A"].named_parameters())
-    rested = {name for name, value in before.items() if torch.equal(value, after[name])}
+    unchanged = {name for name, value in before.items() if torch.equal(value, after[name])}
     names = {key.split("/")[1] for key in recording("munit")["config/zero_gradient_keys"] if key.startswith("gen_a/")}
-    assert rested == names & before.keys() and len(rested) > 5
+    assert unchanged == names & before.keys() and len(unchanged) > 5
 
 
 # --------------------------------------------------------------------------------------- checkpoints
@@ -239,7 +242,7 @@ def test_biases_that_a_normalisation_takes_away_rest():
 
 @both
 def test_the_authors_checkpoints(method, folders, tmp_path):
-    """gen_*.pt alone or the newest of a folder, with what PyTorch 0.3 left in it; the method is told by its keys."""
+    """gen_*.pt alone or the newest of a folder, with PyTorch 0.3's extra keys; the keys tell the method."""
     data, results = folders
     model, older = tiny(method), tiny(method, "--seed 1")
     folder = tmp_path / "official"
@@ -274,7 +277,7 @@ def test_the_authors_checkpoints(method, folders, tmp_path):
 
 
 @pytest.mark.parametrize("found", [{"gen_1": 3}, {"a": 3, "b": {}}, {"gen_a": 7}, {"gen_1": {"a": 5}, "gen_0": {}}, {}])
-def test_what_is_no_checkpoint_is_not_adopted(found):
+def test_other_dicts_are_not_recognised(found):
     assert MUNIT.from_released(found) is None and UNIT.from_released(found) is None
 
 
@@ -288,7 +291,7 @@ def styled(folders):
     argv = ["--dataset=toy", f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu"]
     model = methods.create(main.parse_args([*argv, "--method", "munit", *TINY["munit"].split(), "--num_workers=0"]))
     with torch.no_grad():
-        for G in model.G.values():  # wild enough for styles to show in 8 bits
+        for G in model.G.values():  # so that styles show in 8 bits
             G.mlp.model[-1].fc.weight.mul_(3)
     model.save()
 
@@ -301,9 +304,9 @@ def styled(folders):
     return run
 
 
-def test_several_answers_to_each_picture(styled):
+def test_several_translations_of_each_picture(styled):
     one, three = styled(), styled("--styles", "3")
-    assert set(one) == {"0.png", "1.png"}  # as folders are scored: under the inputs' names
+    assert set(one) == {"0.png", "1.png"}  # the inputs' names, as scoring expects
     assert set(three) == {f"{i}_style{k}.png" for i in range(2) for k in range(3)}
     for i in range(2):
         assert np.array_equal(one[f"{i}.png"], three[f"{i}_style0.png"])
@@ -313,7 +316,7 @@ def test_several_answers_to_each_picture(styled):
     assert not any(np.array_equal(three[name], again) for name, again in other.items())
 
 
-def test_a_pictures_styles_are_its_own_in_any_order_on_any_rank(styled, monkeypatch):
+def test_a_pictures_styles_do_not_depend_on_order_or_rank(styled, monkeypatch):
     expected = styled("--styles=2")
     for old, new in (("0", "first_"), ("1", "0"), ("first_", "1")):  # swap them
         (styled.inputs / f"{old}.png").rename(styled.inputs / f"{new}.png")
@@ -349,14 +352,14 @@ def test_the_style_of_an_example(styled):
 
 
 @pytest.mark.parametrize("more, said", [(["absent.png"], "absent.png"), (["testA/0.png", "--styles=2"], "--styles")])
-def test_wrong_examples_end_before_anything_is_written(more, said, styled):
+def test_wrong_examples_are_refused_before_anything_is_written(more, said, styled):
     with pytest.raises(UserError, match=said) as refusal:
         styled("--style_from", str(styled.inputs.parent / more[0]), *more[1:])
     assert "\n" not in str(refusal.value) and not (styled.results / "toy" / "fakeB").exists()
 
 
-def test_the_grid_shows_the_styles_that_a_translation_draws(styled):
-    """Input, reconstruction, three styles; a picture's own, so that grids of a run can be compared."""
+def test_the_grid_shows_the_styles_of_the_translations(styled):
+    """Input, reconstruction, three styles, the same for a picture in every grid."""
     model = styled.model
     for net in model.networks().values():
         net.eval()
@@ -370,11 +373,11 @@ def test_the_grid_shows_the_styles_that_a_translation_draws(styled):
         assert np.array_equal(to_uint8(row[0]), pictures[f"0_style{k}.png"])
 
 
-def test_options_of_styles_say_what_the_authors_draw(capsys):
+def test_help_of_the_options_of_styles(capsys):
     with pytest.raises(SystemExit):
         main.main(["--method", "munit", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "--styles" in said and "--style_from PICTURE" in said and "10 (MUNIT)" in said
     with pytest.raises(SystemExit):
-        main.parse_args(["--method", "unit", "--styles", "2", "--device", "cpu"])  # it has one answer
+        main.parse_args(["--method", "unit", "--styles", "2", "--device", "cpu"])  # it has no styles
     assert "--styles" in capsys.readouterr().err

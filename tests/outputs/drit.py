@@ -22,5 +22,5 @@ def evaluate(model, A, B, data) -> dict:
             found |= {f"{name}/{k}": logits for k, logits in enumerate(D(real[d]))}
     for s, t in model.directions:
         for kind, z in (("random", draws["z_random"]), ("transfer", styles[t])):
-            found[f"fake_{t}_{kind}"] = model.draw_in(c[s], z, t)[..., ::picture, ::picture]
+            found[f"fake_{t}_{kind}"] = model.decode(c[s], z, t)[..., ::picture, ::picture]
     return found
