@@ -1,11 +1,11 @@
-"""Recordings of the authors' programs, replayed: the same weights, pictures and random numbers, the same losses.
+"""Replays recordings of the authors' programs: the same weights, pictures and random numbers, the same losses.
 
-    python tests/replay.py FILE.npz [OPTIONS]      its worst deviations
+    python tests/replay.py FILE.npz [METHOD [OPTIONS]]      prints the largest deviations
 
 A recording holds config/*, init/NET/KEY, real_A, real_B (steps,N,3,S,S) uint8, draw/NAME (steps,...), train/LOSS
-(steps,), final/NET/KEY, and eval/NAME: outputs for the first pictures at the initial weights.  What those outputs are
-is said for each method in tests/outputs/METHOD.py.  In place of a final/NET/KEY there may be a moved/NET/KEY, its
-difference from the initial one in 8-bit multiples of `unit`.
+(steps,), final/NET/KEY, and eval/NAME: outputs for the first pictures at the initial weights, which
+tests/outputs/METHOD.py computes.  A moved/NET/KEY may replace a final/NET/KEY: its difference from the initial value,
+in 8-bit multiples of `unit`.
 """
 
 import importlib
@@ -24,7 +24,7 @@ import methods  # noqa: E402
 from options import COMMON, as_argv  # noqa: E402
 from utils import evaluating  # noqa: E402
 
-# what the authors' programs call what is an option here
+# options of the authors' programs: our names
 RENAMED = {"ngf": "ch", "crop_size": "img_size", "n_blocks": "n_res"}
 
 
@@ -35,10 +35,8 @@ def config_of(data) -> dict:
 
 
 def argv_of(method: str, config: dict) -> list[str]:
-    """The options that make a trainer of this recording: every entry of its config that is an option here.
-
-    AS_RECORDED of tests/outputs/METHOD.py: what it takes besides to do as the recorded program did.
-    """
+    """The command-line options of this recording: every entry of its config that is an option here, and AS_RECORDED of
+    tests/outputs/METHOD.py, which reproduces the recorded program's peculiarities."""
     renamed = RENAMED | getattr(outputs_of(method), "RENAMED", {})
     known = {o.name for o in (*COMMON, *methods.load(method).options)} - {"phase", "direction", "seed"}
     argv = {}
@@ -54,7 +52,7 @@ def outputs_of(method: str):
 
 
 class Replayed:
-    """Draws of one step of a recording, by name; asking for one that was not drawn is a mistake."""
+    """The recorded random numbers of one step, by name; a name that was not recorded is an error."""
 
     def __init__(self, data, step: int, dtype=torch.float32, device="cpu"):
         self.data, self.step, self.dtype, self.device = data, step, dtype, device
@@ -81,7 +79,7 @@ class Replayed:
         return self._scalar(name).long()
 
     def _scalar(self, name: str) -> torch.Tensor:
-        """0 where the authors' program did not draw, because nothing came of it."""
+        """0 where the authors' program drew no number, as it would not have mattered."""
         return torch.tensor(max(self._recorded(name).item(), 0), dtype=self.dtype, device=self.device)
 
     def decision(self, name: str) -> float:
@@ -100,7 +98,7 @@ def pictures(data, step: int, dtype=torch.float32) -> list[torch.Tensor]:
 
 @contextmanager
 def precision(dtype):
-    """What is made inside, networks above all, is of this type."""
+    """Inside this context, new tensors and networks have this type."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -110,7 +108,7 @@ def precision(dtype):
 
 
 def trainer_of(method: str, data, *more: str):
-    """The trainer of a recording with its initial weights; more: options beside the recording's."""
+    """A trainer with the recording's options and initial weights; more: additional options."""
     config = config_of(data)
     model = methods.create(main.parse_args(["--method", method, "--device", "cpu", *argv_of(method, config), *more]))
     model.prepare(*pictures(data, 0, torch.get_default_dtype()))
@@ -126,14 +124,14 @@ def trainer_of(method: str, data, *more: str):
 
 
 def final_of(data, key: str):
-    """The expected final value of NET/KEY, or None where it is not kept."""
+    """The expected final value of NET/KEY, or None if the recording lacks it."""
     if f"moved/{key}" in data:
         return data[f"init/{key}"] + data[f"moved/{key}"] * data["unit"]
     return data.get(f"final/{key}")
 
 
 def deviation(found, expected, relative=False) -> float:
-    """The worst difference, of the expected value or absolutely; where nothing is expected (NaN) nothing may be."""
+    """The largest difference, absolute or relative to the expected values; NaN if either holds a NaN."""
     found, expected = (torch.as_tensor(x).detach().cpu().double() for x in (found, expected))
     assert found.shape == expected.shape, f"{tuple(found.shape)}, expected {tuple(expected.shape)}"
     difference = (found - expected).abs()
@@ -141,10 +139,10 @@ def deviation(found, expected, relative=False) -> float:
 
 
 def replay(method: str, path, *more: str, data=None, dtype=torch.float32) -> dict[str, dict[str, float]]:
-    """Replay a recording: {"eval": {output: worst absolute deviation}, "losses": {loss: worst relative},
-    "first": the same of the first step alone, "final": {network/key: worst absolute}}.
+    """Replay a recording: {"eval": {output: largest absolute deviation}, "losses": {loss: largest relative one},
+    "first": the same for the first step only, "final": {network/key: largest absolute one}}.
 
-    dtype: torch.float64 for a recording in which a ReLU is so near its edge that float32's rounding may decide.
+    dtype: torch.float64 for a recording with a ReLU input so near 0 that float32's rounding may decide its sign.
     """
     data = np.load(path) if data is None else data
     with precision(dtype):

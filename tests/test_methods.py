@@ -1,4 +1,4 @@
-"""What holds of every method: its authors' numbers, resuming to the bit, translating, refusing what is not its own.
+"""What holds of every method: the authors' numbers, bit-exact resuming, translating, refusing foreign options.
 
 A new method joins by a line in runs.SMALL, and one in RECORDINGS for each recording of its authors' program.
 """
@@ -25,21 +25,21 @@ from training.sample_grid import save_sample_grids
 from translation.pipeline import translate_file
 from utils import UserError
 
-# recording: (method, losses relative, final weights absolute, evaluation outputs absolute), as the pages say
+# recording: (method, bounds: losses relative, final weights absolute, evaluation outputs absolute)
 RECORDINGS = {
     "cyclegan": ("cyclegan", 2e-4, 1e-4, 1e-4),
     "cut": ("cut", 2e-4, 1e-4, 1e-4),
     "fastcut": ("fastcut", 2e-4, 1e-4, 1e-4),
     "gcgan": ("gcgan", 5e-6, 2e-5, 5e-5),
     "distancegan": ("distancegan", 5e-6, 1e-5, 1e-4),
-    "ugatit": ("ugatit", 5e-3, 1e-2, 1e-4),  # a ReLU on its edge: rounding moves the losses after the first step
+    "ugatit": ("ugatit", 5e-3, 1e-2, 1e-4),  # a ReLU input near 0: rounding changes the losses after the first step
     "ugatit_full": ("ugatit", 5e-3, 1e-2, 1e-4),
     "munit": ("munit", 1e-5, 1e-4, 1e-4),
     "unit": ("unit", 3e-4, 3e-4, 1e-4),
-    "drit": ("drit", 3e-4, 1.3e-3, 1e-4),  # a weight whose gradient is rounding moves by the rate (3e-4) either way
+    "drit": ("drit", 3e-4, 1.3e-3, 1e-4),  # Adam moves a weight whose gradient is rounding noise by 3e-4
     "sincut": ("sincut", 2e-5, 5e-4, 1e-5),
 }
-# of each kind of network, at the defaults: how many, parameters and billions of multiply-adds of one, as the pages say
+# for each kind of network, at the defaults: count, parameters and billions of multiply-adds of one
 COUNTS = {
     "cyclegan": {"generators": (2, 11_378_179, 49.55), "discriminators": (2, 2_764_737, 3.147)},
     "cut": {
@@ -56,8 +56,8 @@ COUNTS = {
         "projection": (1, 280_832, 0.0002793),
     },
 }
-# a ReLU comes within float32's rounding of its edge, and which side it takes moves what follows beyond the agreement
-ON_THE_EDGE = {"munit"}
+# a ReLU input is within float32's rounding of 0, and its sign changes what follows by more than the bounds
+IN_DOUBLE = {"munit"}
 every_method = pytest.mark.parametrize("method", SMALL)
 
 
@@ -80,7 +80,7 @@ def make(folders):
     data, results = folders
 
     def make(method: str, text: str = ""):
-        if methods.load(method).test_split == "train":  # it learns from one picture a domain
+        if methods.load(method).test_split == "train":  # it trains on one picture per domain
             for path in (data / "toy").glob("train?/[1-9].png"):
                 path.unlink()
         return methods.create(settings(method, text, dataset="toy", dataset_dir=data, result_dir=results))
@@ -100,7 +100,7 @@ def batch(model, seed: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("recording", RECORDINGS)
 def test_the_authors_numbers(recording, way):
     method, losses, final, outputs = RECORDINGS[recording]
-    dtype = torch.float64 if recording in ON_THE_EDGE else torch.float32
+    dtype = torch.float64 if recording in IN_DOUBLE else torch.float32
     worst = replay(method, HERE / "fixtures" / f"{recording}.npz", *way.split(), dtype=dtype)
     for kind, bound in (("eval", outputs), ("losses", losses), ("final", final)):
         assert worst[kind]
@@ -109,8 +109,8 @@ def test_the_authors_numbers(recording, way):
 
 
 @pytest.mark.parametrize("recording", ["cyclegan", "munit"])
-def test_the_authors_numbers_by_the_convolutions_of_wide_networks(recording, minimal_filters):
-    """The recordings' networks are too narrow to be computed so by themselves."""
+def test_the_authors_numbers_with_the_convolutions_of_wide_networks(recording, minimal_filters):
+    """The recordings' networks are too narrow to use minimal filtering by themselves."""
     method, losses, final, outputs = RECORDINGS[recording]
     worst = replay(method, HERE / "fixtures" / f"{recording}.npz")
     for kind, bound in (("eval", outputs), ("losses", losses), ("final", final)):
@@ -118,9 +118,9 @@ def test_the_authors_numbers_by_the_convolutions_of_wide_networks(recording, min
 
 
 def test_a_pool_of_old_fakes():
-    """Against CycleGAN's as its page tells it: with a list, and numbers that are drawn where they are needed."""
+    """Against CycleGAN's own pool: a list, with random numbers drawn only where needed."""
 
-    class Drawn(dict):
+    class Numbers(dict):
         def uniform(self, name):
             return self.setdefault(name, torch.rand(()))
 
@@ -130,7 +130,7 @@ def test_a_pool_of_old_fakes():
     torch.manual_seed(0)
     pool, kept, swaps = ImagePool(3, "p"), [], 0
     for turn in range(20):
-        fakes, draw, expected = torch.randn(2, 3, 4, 5), Drawn(), []
+        fakes, draw, expected = torch.randn(2, 3, 4, 5), Numbers(), []
         given = pool.exchange(fakes, draw)
         for i, new in enumerate(fakes):
             if len(kept) < 3:
@@ -144,17 +144,17 @@ def test_a_pool_of_old_fakes():
             else:
                 expected.append(new)
         assert torch.equal(given, torch.stack(expected)) and torch.equal(pool.state(), torch.stack(kept))
-        if turn in (0, 10):  # as a checkpoint keeps it, half filled and full
+        if turn in (0, 10):  # through a checkpoint, half full and full
             state, pool = pool.state(), ImagePool(3, "p")
             pool.load(state)
     assert 10 < swaps < 30
     assert torch.equal(ImagePool(0, "p").exchange(fakes, draw), fakes)
     wider = torch.randn(1, 3, 6, 6)
-    assert torch.equal(pool.exchange(wider, Drawn()), wider) and torch.equal(pool.state(), wider)  # begins anew
+    assert torch.equal(pool.exchange(wider, Numbers()), wider) and torch.equal(pool.state(), wider)  # starts again
 
 
 def losses_of(method, data, change=None):
-    """The losses of each of the recording's steps, all random numbers of one name changed."""
+    """The losses of each step of the recording, with all random numbers of one name changed."""
     model = trainer_of(method, data)
     for step in range(len(data["real_A"])):
         model.draw = Replayed(data, step)
@@ -167,7 +167,7 @@ def losses_of(method, data, change=None):
     "recording", [pytest.param(r, marks=pytest.mark.slow) if r == "drit" else r for r in RECORDINGS]
 )
 def test_every_random_number_counts(recording, monkeypatch):
-    """Another number for any one draw, and some loss is another."""
+    """A change of any one random number changes some loss."""
     method, data = RECORDINGS[recording][0], np.load(HERE / "fixtures" / f"{recording}.npz")
     names = [key.removeprefix("draw/") for key in data.files if key.startswith("draw/")]
     expected = list(losses_of(method, data))
@@ -188,7 +188,7 @@ def test_every_random_number_counts(recording, monkeypatch):
     for name in names:
         if (data[f"draw/{name}"] == -1).all():
             continue
-        steps = zip(losses_of(method, data, name), expected, strict=True)  # as many as it takes
+        steps = zip(losses_of(method, data, name), expected, strict=True)  # lazily
         try:
             counts = any(abs(found[k] - value) > 1e-6 * abs(value) for found, was in steps for k, value in was.items())
         except AssertionError:  # the change asks for a number that the recording did not draw
@@ -212,8 +212,8 @@ def test_counts(case):
 
 
 @every_method
-def test_the_memory_of_a_training_is_told_beforehand(method):
-    """--phase info runs a step on tensors without contents: nothing in it may look at a number."""
+def test_the_memory_of_a_training_is_predicted(method):
+    """--phase info runs a step on meta tensors: no operation in it may read a value."""
     parts = training_memory(methods.load(method), settings(method))
     assert parts["total"] > parts["gradients, activations"] > 0 and parts["weights"] > 0
 
@@ -223,7 +223,7 @@ def test_the_memory_of_a_training_is_told_beforehand(method):
 
 @every_method
 def test_resume_is_bit_identical(method, make):
-    """Eight steps, and four plus four, end in the same bits: weights, moments, what is remembered, log."""
+    """Eight steps, and four plus four, end with the same bits: weights, moments, extra state, log."""
     text = "--iteration 8 --print_freq 4 --log_freq 1"
     whole = make(method, text)
     whole.train()
@@ -287,7 +287,7 @@ def test_samples_and_translations_change_nothing(method, make):
 
 @every_method
 def test_a_checkpoint_says_what_it_is_and_translates(method, make, folders):
-    """main.py is told neither method nor architecture."""
+    """main.py is given neither method nor architecture."""
     make(method, "--iteration 1").train()
     data, results = folders
     main.main(["--phase", "test", "--dataset=toy", f"--dataset_dir={data}", f"--result_dir={results}", "--device=cpu"])
@@ -313,11 +313,11 @@ def test_another_methods_option_is_refused_in_one_line(method, capsys):
 
 @every_method
 def test_the_authors_files_translate(method, make, folders, tmp_path):
-    """One file a network, latest_net_NAME.pth, as most programs keep them; what they leave in it besides is dropped."""
+    """One file per network, latest_net_NAME.pth, as most programs save them; extra keys are dropped."""
     model = make(method)
     found = {f"latest_net_{name}": net.state_dict() for name, net in model.networks().items()}
     if methods.recognise(found) is None:
-        pytest.skip(f"{method} keeps one file; its own tests read that")
+        pytest.skip(f"{method} saves one file; its own tests read that")
     folder = tmp_path / "official"
     folder.mkdir()
     for name, state in found.items():
