@@ -6,21 +6,25 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch
+
 import methods
-from checkpoints.contents import architecture_of
+from checkpoints.contents import architecture_of, saved_options
 from checkpoints.files import candidates, newest_checkpoint
-from options import COMMON, Option, Parser, as_argv, expanded
+from options import COMMON, Help, Option, Parser, as_argv, expanded
 from training.cuda_graphs import refusal
 from training.distributed import own_device
 from utils import UserError, brief, shown
 
-FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")
+FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")  # parsed before the method is known
 TRANSLATING = ("test", "export")
 MOST = 1000  # the largest value of an option of group "model", such as a number of layers
+METHOD = Option("run", "method", str, None, f"the method, one of {', '.join(methods.METHODS)}; --method NAME --help "
+                "lists its options", (*methods.METHODS,), "NAME")  # fmt: skip
 
 
 def translation_options(state: dict, path: Path) -> dict:
-    """The options of a checkpoint that decide how it translates: its method, networks, and of one way, which."""
+    """Options that a checkpoint fixes: its method and architecture, and its direction if it has only one."""
     method = methods.load(state["method"])
     found = {"method": state["method"], **architecture_of(state, path, method)}
     if len(method.directions) == 1 or "metadata" in state:
@@ -29,60 +33,46 @@ def translation_options(state: dict, path: Path) -> dict:
 
 
 def build_parser(method: str) -> Parser:
-    """The parser of the run's options and those of a method, with that method's defaults."""
+    """The parser of the common options and those of a method, with that method's defaults."""
     chosen = methods.load(method)
     parser = Parser(
         prog="main.py",
         usage="main.py [@FILE] [options]",
-        description=f"NICE-GAN, and the methods that it is compared with.  Method {method}: {chosen.__doc__.splitlines()[0]}",
+        description=f"NICE-GAN and other methods of unpaired image-to-image translation.  Method {method}: "
+        f"{chosen.__doc__.splitlines()[0]}  @FILE reads options from a file.  BOOL is true or false; an option "
+        "without a value means true.",
+        formatter_class=Help,
         fromfile_prefix_chars="@",
         allow_abbrev=False,
     )
-    parser.add([*run_options(), *COMMON[1:], *chosen.options], {**chosen.defaults, "method": method})
+    parser.add([COMMON[0], METHOD, *COMMON[1:], *chosen.options], {**chosen.defaults, "method": method})
     return parser
 
 
-def run_options() -> tuple[Option, ...]:
-    """--phase, and --method with the names that are known."""
-    return (
-        COMMON[0],
-        Option("run", "method", str, None, "the method; --method NAME --help shows its options", (*methods.METHODS,)),
-    )
-
-
 def first_look(argv: list[str]) -> argparse.Namespace:
-    """The options that decide which method's options the others are."""
+    """The phase, the method and the options FIRST: they decide which other options exist."""
     parser = Parser(prog="main.py", fromfile_prefix_chars="@", allow_abbrev=False, add_help=False)
-    parser.add([*run_options(), *(o for o in COMMON if o.name in FIRST)])
+    parser.add([COMMON[0], METHOD, *(o for o in COMMON if o.name in FIRST)])
     return parser.parse_known_args(argv)[0]
 
 
 def resume_command(argv: list[str]) -> str:
-    """The call that continues what `argv` started: from its newest checkpoint, not from the one named then."""
+    """The command that continues the run of `argv` from its newest checkpoint, not from --checkpoint."""
     once = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     once.add_argument("--resume", nargs="?")
     once.add_argument("--checkpoint")
     words = expanded(argv)
     if not once.parse_known_args(words)[0].checkpoint:
-        words = argv  # shorter, and no file says otherwise
+        words = argv  # @FILE may stay: it names no checkpoint
     return shlex.join(["python", "main.py", *once.parse_known_args(words)[1], "--resume", "True"])
 
 
-def place_of(args, given: tuple[str, ...]) -> str | None:
-    """Part --dataset some/where/NAME into --dataset_dir and NAME; what is wrong with it, or None."""
-    folder, args.dataset = os.path.split(args.dataset)
-    if folder and "dataset_dir" in given and os.path.abspath(folder) != os.path.abspath(args.dataset_dir):
-        return f"--dataset lies in {folder}, --dataset_dir is {args.dataset_dir}: leave out one of them"
-    args.dataset_dir = folder or args.dataset_dir
-    return None
-
-
 def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argparse.Namespace:
-    """The options as a namespace, checked; what is wrong ends in parser.error (status 2).
+    """Parse and check the options; a mistake ends in parser.error (status 2).
 
-    saved: options of a checkpoint, which stand in for the defaults and are checked like typed ones.
+    saved: options of a checkpoint; they replace the defaults and are checked like typed ones.
     The namespace also has `given`, the names of the options on the command line, and `command`,
-    the call that would continue this one.
+    the command that continues this run.
     """
     argv = sys.argv[1:] if argv is None else argv
     saved = saved or {}
@@ -93,18 +83,18 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     if args.phase == "train" and args.checkpoint:
         args.resume = True
 
-    silent = build_parser(method)  # a second look, without defaults, at what was really typed
+    silent = build_parser(method)  # without defaults: it returns the typed options only
     for action in silent._actions:
         action.default = argparse.SUPPRESS
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = _out_of_phase(args) or place_of(args, args.given) or _device_of(args)
+    complaint = _out_of_phase(args) or _split_dataset(args) or _choose_device(args)
     complaint = complaint or too_large(args, methods.load(method))
     if args.graphs and args.phase == "train" and not complaint:
         reason = refusal(args)
         complaint = reason and f"--graphs true {reason}"
-    waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # for a checkpoint to say what it is
+    waits = args.phase in TRANSLATING or (args.resume is True and not saved)  # the checkpoint fixes the options
     complaint = complaint or (None if waits else methods.load(method).check(args))
     if complaint:
         parser.error(complaint)
@@ -112,22 +102,29 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
 
 
 def _out_of_phase(args) -> str | None:
-    """An option that another phase would ignore."""
+    """The complaint about an option that this phase would ignore, or None."""
     if args.input and args.phase != "test":
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
-        return "--output goes with --input, or --phase export; --result_dir is where results/NAME is written"
+        return "--output goes with --input or --phase export; --result_dir is the folder for other results"
     if args.phase != "export" and {"half", "format"} & set(args.given):
-        return "--half and --format say how --phase export writes; --amp is mixed precision in training"
+        return "--half and --format are options of --phase export; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
         return f"--best {shown(args.best)} needs scores: give --score_freq"
     return None
 
 
-def _device_of(args) -> str | None:
-    """Choose --device where none is given; what is wrong with it, or None."""
-    import torch
+def _split_dataset(args) -> str | None:
+    """Split --dataset some/where/NAME into --dataset_dir and NAME; a complaint, or None."""
+    folder, args.dataset = os.path.split(args.dataset)
+    if folder and "dataset_dir" in args.given and os.path.abspath(folder) != os.path.abspath(args.dataset_dir):
+        return f"--dataset lies in {folder}, --dataset_dir is {args.dataset_dir}: leave out one of them"
+    args.dataset_dir = folder or args.dataset_dir
+    return None
 
+
+def _choose_device(args) -> str | None:
+    """Choose a default for --device, and check it; a complaint, or None."""
     if args.device is None:
         args.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -143,7 +140,7 @@ def _device_of(args) -> str | None:
 
 
 def too_large(args, method: type) -> str | None:
-    """What no network of this method can be built of, or None; the method's own check knows more."""
+    """The complaint about a size that no network of this method accepts, or None; method.check has more checks."""
     if args.img_size % method.size_multiple:
         return f"--img_size {args.img_size} must be divisible by {method.size_multiple}: the networks halve it"
     numbers = {o.name: getattr(args, o.name) for o in method.options if o.group == "model"}
@@ -164,5 +161,16 @@ def checkpoint_for(argv: list[str]):
     return newest_checkpoint(results, first.checkpoint, methods.recognise, to_translate=translating)
 
 
-def asks_help(argv: list[str]) -> bool:
-    return "--help" in argv or "-h" in argv
+def options_and_checkpoint(argv: list[str]):
+    """The checked options, and the checkpoint (state, path) that they continue or translate with, or None."""
+    found = None if {"--help", "-h"} & {*argv} else checkpoint_for(argv)
+    if not found:
+        return parse_args(argv), None
+    saved, first = saved_options(found[0]), first_look(argv)
+    if first.phase == "train" and "metadata" in found[0]:
+        raise UserError(f"{shown(found[1])} is a model file, which can only translate: continue from a checkpoint")
+    if first.phase == "export" or first.input:
+        saved = translation_options(*found)
+    elif first.phase == "test":  # Pipeline.load reads the architecture
+        saved = {"method": saved["method"]}
+    return parse_args(argv, saved), found

@@ -1,4 +1,4 @@
-"""What is typed: option files, places, habits of other programs, torchrun's variables, and anything at all."""
+"""The command line: option files, paths, option names of other programs, torchrun's variables, arbitrary input."""
 
 import os
 import re
@@ -66,14 +66,14 @@ def test_option_files_of_other_systems_and_in_one_another(tmp_path):
     assert (args.ch, args.lr, args.dataset, args.iteration) == (8, 1, "two words", 7)
 
 
-def test_the_command_that_continues_forgets_a_checkpoint_named_in_a_file(tmp_path):
+def test_the_command_that_continues_drops_a_checkpoint_named_in_a_file(tmp_path):
     named = file(tmp_path, b"--checkpoint old.pt\n--ch 8\n")
     assert shlex.split(main.parse_args([f"@{named}"]).command)[2:] == ["--ch", "8", "--resume", "True"]
     named.write_bytes(b"--ch 8\n")
     assert shlex.split(main.parse_args([f"@{named}"]).command)[2:] == [f"@{named}", "--resume", "True"]
 
 
-# ------------------------------------------------------------------------------ data sets, as typed
+# ------------------------------------------------------------------------------------ data set paths
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_resume_auto_starts_and_continues_with_one_command(folder):
     assert load_checkpoint(latest(folder), methods.recognise)["start_iter"] == 2
     run = trained(folder, "--resume auto --iteration 1")
     assert "nothing to do: step 2 is finished and --iteration is 1" in run.output
-    latest(folder).write_bytes(b"\x80damaged")  # which is not where to start anew
+    latest(folder).write_bytes(b"\x80damaged")  # not a reason to start a new run
     before = snapshot(folder)
     complaint(trained(folder, "--resume auto", status=2), "tiny_params_latest.pt", "damaged")
     assert snapshot(folder) == before
@@ -129,22 +129,33 @@ def test_a_light_model_continues_at_another_size_and_says_so(folder):
     assert load_checkpoint(latest(folder), methods.recognise)["args"]["img_size"] == 64
 
 
-# ---------------------------------------------------------------------------------------- habits
+# ------------------------------------------------------------------- option names of other programs
 
 
-def test_every_habit_is_answered_with_an_option_that_exists():
+def test_every_name_of_other_programs_has_an_option_of_ours():
     ours = {f"--{o.name}" for name in methods.METHODS for o in (*COMMON, *methods.load(name).options)}
     assert {answer.split(" ")[0].rstrip(",") for answer in OTHER_PROGRAMS.values()} <= ours | {"--method"}
     common = {o.name for o in COMMON}
     assert not common & OTHER_PROGRAMS.keys()
 
 
-def test_help_shows_what_can_be_typed(capsys):
+@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("columns", [60, 80, 132])
+def test_help_fits_its_terminal_and_shows_every_default(method, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit):
-        main.main(["--help"])
-    told = capsys.readouterr().out
-    assert told.startswith("usage: main.py [@FILE] [options]\n\n")
-    assert "(default: 0,1,2)" in " ".join(told.split()) and "default: None" not in told
+        main.main(["--method", method, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: main.py [@FILE] [options]\n\n")
+    assert max(map(len, said.splitlines())) <= columns
+    headings = [line for line in said.splitlines() if re.fullmatch("[a-z ]+:", line)]
+    assert headings[:3] == ["options:", "basics:", "translate:"]
+    names = {o.name for o in (*COMMON, *methods.load(method).options)} | {"method"}
+    assert set(re.findall(r"^  --(\w+)", said, re.M)) == names
+    words = " ".join(said.split())
+    for name, default in methods.load(method).defaults.items():
+        assert re.search(f"--{name} [^-].*?\\(default: {re.escape(str(default))}\\)", words), name
+    assert "default: None" not in said and "\xa0" not in said
 
 
 # ---------------------------------------------------------------------------------------- memory
@@ -163,7 +174,7 @@ def test_what_cannot_fit_is_refused_with_the_estimate_for_every_method(method, m
     said = re.match(r"training needs about ([0-9.]+) GiB of memory and there are ([0-9.]+): lower", str(error.value))
     assert [float(n) for n in said.groups()] == pytest.approx([needed / 2**30, 0.7 * needed / 2**30], abs=0.2)
     monkeypatch.setattr(cost, "physical_memory", lambda device: 8 * needed)
-    monkeypatch.setattr(cost, "training_memory", None)  # takes seconds; with plenty of memory nobody asks
+    monkeypatch.setattr(cost, "training_memory", None)  # takes seconds, and is not called if memory is plentiful
     refuse_what_cannot_fit(methods.load(args.method), args)
 
 
@@ -220,7 +231,7 @@ def test_half_a_torchrun_is_one_line(folder, values):
     complaint(run)
 
 
-# -------------------------------------------------------------------------------------- anything
+# ------------------------------------------------------------------------------- arbitrary options
 
 
 OPTIONS = {m: {o.name: o for o in (*COMMON, *methods.load(m).options)} for m in SMALL}
@@ -242,7 +253,7 @@ FORMS = ["--{0}={1}"] * 12 + ["--{0} {1}", "--{0}", "{1}", "-{0}={1}", "--{0}x={
 
 @st.composite
 def words(draw):
-    """A few options, most of them real, with values that may or may not be theirs."""
+    """A few options, most of them real, with values that may or may not be valid."""
     method = draw(st.sampled_from(sorted(OPTIONS)))
     found = [f"--method={method}", *SMALL[method].split()]
     for _ in range(draw(st.integers(1, 3))):
@@ -267,7 +278,7 @@ def trained_folder(tmp_path_factory):
 
 
 def try_anything(folder, argv, option_file):
-    """One call: it ends by itself or when it is asked to, says what is wrong in one line, and spoils nothing then."""
+    """One call: it ends by itself or by a signal; an error is one line and leaves all files unchanged."""
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         for path in ("dataset", "results"):
@@ -291,7 +302,7 @@ def try_anything(folder, argv, option_file):
                 return (logs / "log.jsonl").read_text().count("\n") > 3
 
         until(lambda: run.poll() is not None or on_its_way(), run, patience=8)
-        for _ in range(2):  # whatever it does: the first asks for a stop, the second ends it
+        for _ in range(2):  # the first asks for a stop, the second ends it at once
             if run.poll() is None:
                 run.signal(signal.SIGTERM)
                 until(lambda: run.poll() is not None, run, patience=4)

@@ -1,4 +1,4 @@
-"""Model files: what they compute equals what the checkpoint does, and they hold what translates and no more."""
+"""Model files: they compute what their checkpoint computes, and hold only what translation needs."""
 
 import importlib.util
 import json
@@ -19,14 +19,14 @@ from checkpoints.files import load_checkpoint
 from nicegan import Translator
 from utils import UserError
 
-# of fastcut and gcgan the generators are those of cut and cyclegan: their graphs are made with -m slow
+# fastcut and gcgan have the generators of cut and cyclegan: their graphs are tested with -m slow
 GRAPHS = [pytest.param(m, marks=[pytest.mark.slow] if m in ("fastcut", "gcgan") else []) for m in SMALL]
-SIDES = [(12, 12), (20, 9), (11, 26)]  # in units of what they have to be divisible by
+SIDES = [(12, 12), (20, 9), (11, 26)]  # in units of size_multiple
 
 
 @pytest.fixture
 def ship(tmp_path):
-    """Makes a checkpoint of a method, and a model file of it: ship(method, options), (file, trainer, said)."""
+    """ship(method, options): write a checkpoint and its model file; returns (file, trainer)."""
     def ship(method: str, text: str = "", build: str = "", seed: int = 0):
         path = saved(tmp_path / "run", method, build, seed=seed)
         model = lively(method, build, seed=seed)
@@ -40,7 +40,7 @@ def ship(tmp_path):
 
 
 def inputs_of(model, h: int, w: int) -> list[torch.Tensor]:
-    """A picture of that size, and what the method's graph wants besides."""
+    """A picture of that size, and the other inputs of the method's graph."""
     x = images(1, max(h, w), h)[:, :, :h, :w]
     _, extra = model.export_function("A", "B")
     generator = torch.Generator().manual_seed(h)
@@ -51,8 +51,8 @@ def inputs_of(model, h: int, w: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def expected_of(model, given: list[torch.Tensor]) -> np.ndarray:
-    draw, _ = model.export_function("A", "B")
-    return draw(*given).numpy()
+    translate, _ = model.export_function("A", "B")
+    return translate(*given).numpy()
 
 
 def sizes_of(model) -> list[tuple[int, int]]:
@@ -60,7 +60,7 @@ def sizes_of(model) -> list[tuple[int, int]]:
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest deviation, in units of the range -1..1."""
+    """The largest deviation, as a fraction of the range -1..1."""
     assert found.shape == expected.shape and found.dtype == np.float32 and expected.std() > 0.05
     return float(np.abs(found - expected).max()) / 2
 
@@ -81,7 +81,7 @@ def answer(model, given: list[torch.Tensor]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", GRAPHS)
-def test_onnx_draws_the_same_at_three_sizes(ship, method):
+def test_onnx_translates_the_same_at_three_sizes(ship, method):
     file, model = ship(method, "--format onnx")
     runs = session(file)
     for h, w in sizes_of(model):
@@ -94,7 +94,7 @@ def test_onnx_draws_the_same_at_three_sizes(ship, method):
     assert all(isinstance(side, str) for side in runs.get_inputs()[0].shape[2:])  # dynamic
 
 
-def test_onnx_in_halves_and_of_standard_operations(ship, capfd):
+def test_onnx_in_half_precision_and_of_standard_operations(ship, capfd):
     onnx = pytest.importorskip("onnx")
     file, model = ship("cyclegan", "--format onnx --half true", "--ch 16")
     assert "float16 weights, computed in float32" in capfd.readouterr().out
@@ -107,7 +107,7 @@ def test_onnx_in_halves_and_of_standard_operations(ship, capfd):
     assert not any(b"/" in node.SerializeToString() for node in graph.graph.node)  # no path of this machine
     given = inputs_of(model, 48, 36)
     assert 1e-5 < apart(answer(session(file), given), expected_of(model, given)) < 5e-3
-    weight = max(graph.graph.initializer, key=lambda x: np.prod(x.dims))  # another one would show
+    weight = max(graph.graph.initializer, key=lambda x: np.prod(x.dims))  # a wrong weight is noticed
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[:9] += 0.2
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
@@ -125,7 +125,7 @@ def opened(file):
 
 
 @pytest.mark.parametrize("method, half", [("nice", ""), ("munit", "--half true")])
-def test_pt2_draws_the_same_at_three_sizes(ship, method, half):
+def test_pt2_translates_the_same_at_three_sizes(ship, method, half):
     file, model = ship(method, f"--format pt2 {half}")
     program, about = opened(file)
     for h, w in sizes_of(model):
@@ -171,7 +171,7 @@ def test_weights_translate_as_their_checkpoint(ship, tmp_path, method):
     assert not any(k.endswith(("weight_u", "weight_v")) for net in state.values() if isinstance(net, dict) for k in net)
 
 
-def test_weights_by_the_command_line_and_in_halves(ship, tmp_path, monkeypatch, capfd):
+def test_weights_by_the_command_line_and_in_half_precision(ship, tmp_path, monkeypatch, capfd):
     whole, _ = ship("nice", "", "--ch 8")
     sizes = [whole.stat().st_size]
     monkeypatch.chdir(tmp_path)
@@ -252,5 +252,6 @@ def test_every_network_that_translates_has_its_parts():
     for method in SMALL:
         model = lively(method)
         for way in model.directions:
-            assert model.inference_keys(*way).keys() <= set(model.inference_networks[way]) >= model.all_inference_keys(*way).keys()
+            keys = model.inference_keys(*way).keys() | model.all_inference_keys(*way).keys()
+            assert keys <= set(model.inference_networks[way])
     assert size_of("nice") == 48 and set(methods.METHODS) == set(SMALL)

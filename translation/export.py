@@ -1,15 +1,15 @@
-"""A model file of its own: `--phase export --direction AtoB --format weights|onnx|pt2`.
+"""--phase export --direction AtoB --format weights|onnx|pt2: write a stand-alone model file.
 
-It holds what translates and no more: of NICE-GAN the generator and the discriminator's first layers, which encode;
-spectral norms are folded into the weights.  Layers are computed by their definitions, so that a graph has no kernel
-of this program in it.
+It holds only what translation needs: of NICE-GAN the generator and the discriminator's first layers, which encode.
+Spectral norms are folded into the weights.  Layers are computed by their definitions, so an exported graph contains
+no kernel of this program.
 
     weights   networks for this program: --phase test --checkpoint FILE, Translator(FILE)
-    onnx      for onnxruntime and the like; metadata_props of the model say what it is
-    pt2       torch.export.load(FILE).module()(picture); its extra file metadata.json says the same
+    onnx      for onnxruntime and the like; the model's metadata_props describe it
+    pt2       torch.export.load(FILE).module()(picture); its extra file metadata.json describes it
 
-Half precision is of the stored weights alone: they are widened when the model is loaded or run, and all computing,
-inputs and outputs stay float32.
+--half applies to the stored weights only: they are converted to float32 when the model is loaded or run, and all
+computation, inputs and outputs are float32.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from torch.nn.utils import parametrize
 
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
-from translation.pipeline import Pipeline, is_size_bound
+from translation.pipeline import Pipeline, direction_name, is_size_bound
 from utils import UserError, atomic, evaluating, shown
 
 SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
@@ -34,25 +34,27 @@ LICENCE = "MIT, of the program; the weights are their trainer's"
 
 
 def export(trainer, found: tuple[dict, Path]):
-    """Write what translates with a checkpoint (state, path) in one direction as a file of --format."""
+    """Write the networks of a checkpoint (state, path) for one direction in the format --format."""
     args = trainer.args
     if args.format == "onnx" and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise UserError("--format onnx needs the packages onnx and onnxscript: pip install -r requirements-export.txt")
     pipeline = Pipeline(trainer, found)
     s, t = pipeline.only_direction()
-    place = place_of(args, pipeline.path, f"{trainer.folder[s]}to{trainer.folder[t]}")
+    place = output_path(args, pipeline.path, direction_name(trainer, s, t))
     size = pipeline.load(own_size=True).size
     about = metadata(trainer, pipeline.state, pipeline.path, s, t, size)
     with evaluating(trainer.networks().values()), definitions():
-        write = {"weights": write_weights, "onnx": write_onnx, "pt2": write_pt2}[args.format]
-        write(trainer, s, t, about, place)
+        if args.format == "weights":
+            write_weights(trainer, s, t, about, place)
+        else:
+            write_graph(trainer, s, t, about, place)
     size = place.stat().st_size / 2**20
     print(f"wrote {shown(place)}: {about['method']} {about['direction']}, step {about['step']}, "
           f"{about['parameters']:,} parameters, {about['precision']}, {size:.1f} MiB")
     print(f"pictures: {about['sizes']}")
 
 
-def place_of(args, path: Path, direction: str) -> Path:
+def output_path(args, path: Path, direction: str) -> Path:
     """The file to write.  UserError: it is the checkpoint."""
     name = f"{path.stem.split('_params_')[0]}_{direction}{'_half' * args.half}{SUFFIXES[args.format]}"
     place = Path(args.output) if args.output else path.parent / name
@@ -64,36 +66,32 @@ def place_of(args, path: Path, direction: str) -> Path:
 
 
 def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dict:
-    """What there is to know of a model file, in plain values."""
-    before, (_, extra) = state.get("metadata", {}), trainer.export_function(s, t)
+    """The description of a model file, in plain values."""
+    _, extra = trainer.export_function(s, t)
     parts = trainer.all_inference_keys(s, t) if trainer.args.format == "weights" else trainer.inference_keys(s, t)
     nets = trainer.networks()
+    any_size = f"any height and width divisible by {trainer.size_multiple}, from {trainer.min_size}; "
+    any_size += f"trained at {size} x {size}"
     counts = [p.numel() for name, some in parts.items() for k, p in nets[name].named_parameters() if k.startswith(some)]
     return {
         "method": trainer.args.method,
-        "direction": f"{trainer.folder[s]}to{trainer.folder[t]}",
+        "direction": direction_name(trainer, s, t),
         "img_size": size,
-        "sizes": sizes(trainer, size),
+        "sizes": f"{size} x {size} alone, as the network is bound to it" if is_size_bound(trainer) else any_size,
         "step": state.get("start_iter", 0),
         "licence": LICENCE,
-        "data": before.get("data") or fingerprint(path),
+        "data": state.get("metadata", {}).get("data") or fingerprint(path),
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in trainer.architecture.items()},
         "precision": "float16 weights, computed in float32" if trainer.args.half else "float32",
         "parameters": sum(counts),
         "input": f"picture (1,{trainer.architecture['img_ch']},H,W), sRGB in [-1,1]",
         "further inputs": {name: what for name, (_, what) in extra.items()},
-        "output": "the drawing, of the picture's shape and range",
+        "output": "the translation, of the picture's shape and range",
     }
 
 
-def sizes(trainer, size: int) -> str:
-    if is_size_bound(trainer):
-        return f"{size} x {size} alone, as the network is bound to it"
-    return f"any height and width divisible by {trainer.size_multiple}, from {trainer.min_size}; trained at {size} x {size}"
-
-
 def fingerprint(path: Path) -> dict | None:
-    """What the training data were, as the run beside a checkpoint has recorded it."""
+    """The training data, from the run.json beside a checkpoint; None: there is none."""
     name = path.stem.split("_params_")[0]
     for record in (path.parent / name / "run.json", path.parent.parent / "run.json"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
@@ -113,26 +111,26 @@ def write_weights(trainer, s: str, t: str, about: dict, place: Path):
     save_checkpoint({**state, "args": args, "start_iter": about["step"], "metadata": about}, place)
 
 
-class Drawing(nn.Module):
-    """What an exported graph computes: a picture, and a style or noise where the method wants one, to its drawing."""
+class ExportedModel(nn.Module):
+    """The exported function: a picture, and a style or noise if the method needs it, to its translation."""
 
     def __init__(self, trainer, s: str, t: str, half: bool):
         super().__init__()
-        self.draw, _ = trainer.export_function(s, t)  # by the networks below, of which it knows without registering them
+        self.translate, _ = trainer.export_function(s, t)  # uses the networks below, but does not register them
         for name, parts in trainer.inference_keys(s, t).items():
             net = trainer.networks()[name]
             fold_spectral_norms(net)
             prune(net, parts)
             if half:
-                halve(net)
+                store_as_half(net)
             self.add_module(name, net)
 
     def forward(self, picture: Tensor, extra: Tensor | None = None) -> Tensor:
-        return self.draw(picture) if extra is None else self.draw(picture, extra)
+        return self.translate(picture) if extra is None else self.translate(picture, extra)
 
 
 def prune(net: nn.Module, parts: tuple[str, ...], prefix: str = ""):
-    """Leave out everything whose name begins like none of `parts`."""
+    """Delete all modules, parameters and buffers whose name starts with none of `parts`."""
     for group in (net._modules, net._parameters, net._buffers):
         for name in [name for name, value in group.items() if value is not None]:
             here = f"{prefix}{name}"
@@ -145,13 +143,13 @@ def prune(net: nn.Module, parts: tuple[str, ...], prefix: str = ""):
 
 
 class Widened(nn.Module):
-    """A weight that is stored in half precision, and used in single."""
+    """Converts a stored float16 weight to float32."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight.float()
 
 
-def halve(net: nn.Module):
+def store_as_half(net: nn.Module):
     """Store the weights in half precision."""
     for module in list(net.modules()):
         for name, p in list(module.named_parameters(recurse=False)):
@@ -161,7 +159,7 @@ def halve(net: nn.Module):
 
 
 def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[Tensor, ...], dict | None]:
-    """Names, examples and dynamic sizes of the inputs of a graph."""
+    """Names, examples and dynamic shapes of the inputs of a graph."""
     picture = torch.zeros(1, trainer.architecture["img_ch"], size, size)
     _, extra = trainer.export_function(s, t)
     names, examples = ["picture", *extra], (picture, *(example for example, _ in extra.values()))
@@ -174,40 +172,34 @@ def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[T
     return names, examples, dict(zip(("picture", "extra"), free, strict=False))
 
 
-def write_pt2(trainer, s: str, t: str, about: dict, place: Path):
-    """A program of torch.export."""
-    model = Drawing(trainer, s, t, trainer.args.half).eval()
-    _, examples, dynamic = graph_inputs(trainer, s, t, about["img_size"])
-    with torch.no_grad():
-        program = torch.export.export(model, examples, dynamic_shapes=dynamic, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # which files of this machine it comes from
+def write_graph(trainer, s: str, t: str, about: dict, place: Path):
+    """A graph of torch.export or ONNX; in ONNX metadata, values other than text are written as JSON."""
+    model = ExportedModel(trainer, s, t, trainer.args.half).eval()
+    names, examples, dynamic = graph_inputs(trainer, s, t, about["img_size"])
     encoded = io.BytesIO()
-    with quiet():
-        torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
+    with torch.no_grad(), quiet():
+        if trainer.args.format == "pt2":
+            program = torch.export.export(model, examples, dynamic_shapes=dynamic, strict=False)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # names files of this machine
+            torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
+        else:
+            program = torch.onnx.export(
+                model, examples, dynamo=True, dynamic_shapes=dynamic, input_names=names, output_names=["drawing"],
+                external_data=False, verbose=False,
+            )  # fmt: skip
+            for part in (*program.model.graph.all_nodes(), *program.model.graph):
+                part.metadata_props.clear()  # names files of this machine
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+            program.model.metadata_props.update(texts)
+            encoded.write(program.model_proto.SerializeToString())
     with atomic(place) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 
 
-def write_onnx(trainer, s: str, t: str, about: dict, place: Path):
-    """A model for ONNX; each entry of the metadata that is no text is written as JSON."""
-    model = Drawing(trainer, s, t, trainer.args.half).eval()
-    names, examples, dynamic = graph_inputs(trainer, s, t, about["img_size"])
-    with torch.no_grad(), quiet():
-        program = torch.onnx.export(
-            model, examples, dynamo=True, dynamic_shapes=dynamic, input_names=names, output_names=["drawing"],
-            external_data=False, verbose=False,
-        )  # fmt: skip
-    for part in (*program.model.graph.all_nodes(), *program.model.graph):
-        part.metadata_props.clear()  # where in which file of this machine it comes from
-    program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()})
-    with atomic(place) as temporary:
-        temporary.write_bytes(program.model_proto.SerializeToString())
-
-
 @contextlib.contextmanager
 def quiet():
-    """Without what the exporters have to say of their own doings."""
+    """Without the exporters' warnings and log messages."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """--phase test --input FILE|FOLDER|GLOB --direction AtoB --output DIR: translate any pictures."""
 
 import glob
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -15,21 +16,21 @@ from utils import UserError, shown
 
 
 def translate_inputs(trainer, found: tuple[dict, Path]):
-    """Translate the pictures of --input into --output, with a checkpoint (state, path).
+    """Translate the pictures of --input with a checkpoint (state, path), and write them to --output.
 
-    They keep names, sub-folders, sizes (where the networks can) and transparency; colours become sRGB.
-    UserError: before anything is written.
+    They keep their names, sub-folders, sizes (if the networks allow it) and transparency; colours become sRGB.
+    UserError: nothing has been written.
     """
     args = trainer.args
     if not args.output:
-        raise UserError("--input needs --output DIR, the folder that the translations go to")
+        raise UserError("--input needs --output DIR, the folder for the translations")
     pipeline = Pipeline(trainer, found)
     s, t = pipeline.only_direction()
     root, files = list_inputs(args.input)
-    files = check_images(files, skip_bad=args.skip_bad_images, workers=2)  # few: phones' pictures are large
-    names = output_paths(files, root)
-    places = [[Path(args.output) / name for name in answers] for answers in _with_styles(args, names)]
-    refuse_overwriting(files, places, root, Path(args.output))
+    files = check_images(files, skip_bad=args.skip_bad_images, workers=2)  # few, as phones' pictures are large
+    suffixes, output = answer_suffixes(getattr(args, "styles", 1)), Path(args.output)
+    places = [[with_suffix(output / name, suffix) for suffix in suffixes] for name in output_paths(files, root)]
+    refuse_overwriting(files, places, root, output)
     pipeline.load(own_size=True)
     mine = slice(trainer.rank, None, trainer.world)
     bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
@@ -43,7 +44,7 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
 
 
 def list_inputs(text: str) -> tuple[Path, list[Path]]:
-    """What --input names: the folder that results keep their paths from, and the pictures."""
+    """The pictures of --input, and the folder that their paths are relative to: (folder, pictures)."""
     path = Path(text)
     if path.is_dir():
         return path, list_images(path)
@@ -57,28 +58,13 @@ def list_inputs(text: str) -> tuple[Path, list[Path]]:
         what = f"matches {len(files)} files, none of which is a picture we can read" if files else "matches no file"
         raise UserError(f"--input {shown(text)} {what}: check the pattern{reader_of(files)}")
     if len(pictures) < len(files):
-        print(f"left out {len(files) - len(pictures)} files that are no pictures we can read", file=sys.stderr)
-    return Path(*_before_magic(path)), pictures
-
-
-def _before_magic(path: Path) -> list[str]:
-    """The parts of a pattern's folder up to the first with * or the like."""
-    parts = []
-    for part in path.parent.parts:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return parts
-
-
-def _with_styles(args, names: list[Path]) -> list[list[Path]]:
-    """The names of all answers to each picture."""
-    additions = answer_suffixes(getattr(args, "styles", 1))
-    return [[with_suffix(name, addition) for addition in additions] for name in names]
+        print(f"skipped {len(files) - len(pictures)} files that are not readable pictures", file=sys.stderr)
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), path.parent.parts)
+    return Path(*parts), pictures
 
 
 def refuse_overwriting(files: list[Path], places: list[list[Path]], root: Path, output: Path):
-    """UserError: a result would take the place of an input, or of another result."""
+    """UserError: a result would overwrite an input or another result."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {shown(output)} is no folder: name one, results keep the names of their inputs")
     inputs, taken = {os.path.realpath(file) for file in files}, {}
@@ -92,5 +78,5 @@ def refuse_overwriting(files: list[Path], places: list[list[Path]], root: Path, 
                 raise UserError(f"{both} would both become {shown(place)}: rename one, or translate them apart")
             taken[real] = file
     inside = Path(os.path.realpath(output)).is_relative_to(os.path.realpath(root))
-    if inside and len(files) > 1:  # a second call would take the results for inputs
+    if inside and len(files) > 1:  # a second call would read the results as inputs
         raise UserError(f"--output {shown(output)} lies in --input {shown(root)}: choose a folder outside of it")

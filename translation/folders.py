@@ -11,11 +11,11 @@ from utils import UserError, shown
 
 
 def translate_folders(trainer, found: tuple[dict, Path] | None = None):
-    """Translate testA -> fakeB and testB -> fakeA in results/NAME, under the inputs' names.
+    """Translate testA -> fakeB and testB -> fakeA in results/NAME; file names stay.
 
-    found: the checkpoint (state, path), by default the newest valid one.  Only the networks that translate are loaded
-    and run, in the architecture that the checkpoint names, in the directions whose networks it holds.  Averaged
-    weights translate where it holds them, unless --raw_weights true.
+    found: the checkpoint (state, path), by default the newest valid one.  Only the networks that translate are loaded,
+    with the architecture of the checkpoint, for the directions that it holds.  The EMA weights are used if it holds
+    them, unless --raw_weights true.
     """
     args, pipeline = trainer.args, Pipeline(trainer, found)
     inputs = data_set_pictures(args, *_sources(trainer, pipeline.directions))
@@ -24,9 +24,9 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     places = []
     for s, t in pipeline.directions:
         source, target = f"{trainer.test_split}{trainer.folder[s]}", f"fake{trainer.folder[t]}"
-        mine = inputs[source][trainer.rank :: trainer.world]
-        names = output_paths(mine, Path(args.dataset_dir) / args.dataset / source)
-        bar = tqdm(mine, f"{source} -> {target}", disable=trainer.rank != 0)
+        files = inputs[source][trainer.rank :: trainer.world]
+        names = output_paths(files, Path(args.dataset_dir) / args.dataset / source)
+        bar = tqdm(files, f"{source} -> {target}", disable=trainer.rank != 0)
         with pipeline.translating(s, t):
             for file, name in zip(bar, names, strict=True):
                 for suffix, picture in pipeline.translate_file(file, s, t):
@@ -37,12 +37,12 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
 
 
 def _sources(trainer, directions) -> list[str]:
-    """The folders that are translated.  UserError: of two there is but one."""
+    """The folders to translate.  UserError: only one of two exists."""
     root = Path(trainer.args.dataset_dir) / trainer.args.dataset
     folders = [f"{trainer.test_split}{trainer.folder[s]}" for s, _ in directions]
     there = [name for name in folders if (root / name).exists()]
     if 0 < len(there) < len(folders):
-        missing, way = root / next(name for name in folders if name not in there), {"A": "AtoB", "B": "BtoA"}
-        remedy = f"make it a folder of pictures, or translate one way with --direction {way[there[0][-1]]}"
+        missing, direction = root / next(name for name in folders if name not in there), {"A": "AtoB", "B": "BtoA"}
+        remedy = f"make it a folder of pictures, or translate one way with --direction {direction[there[0][-1]]}"
         raise UserError(f"{shown(missing)} does not exist: {remedy}")
     return folders

@@ -1,11 +1,12 @@
-"""One direction of a trained method, ready to translate: weights, style, seed, network, pixels.
+"""Pipeline: a checkpoint, opened to translate.  Weights, style, seed, tiles, pixels.
 
-Every way to translate goes through here: the test folders, --input, Translator, --phase export, scores in training.
+Every translation uses this module: the test folders, --input, Translator, --phase export, scores in training.
 """
 
 import hashlib
 import math
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -23,54 +24,99 @@ from utils import UserError, evaluating, shown
 
 
 def answer_suffixes(styles: int) -> list[str]:
-    """What the names of so many answers to one picture get: nothing, or _style0, _style1, ..."""
+    """The suffixes of the file names of so many translations of one picture: none, or _style0, _style1, ..."""
     return [""] if styles == 1 else [f"_style{i}" for i in range(styles)]
 
 
-def with_suffix(place: Path, addition: str) -> Path:
-    """The path with that at the end of its name."""
-    return place.with_name(f"{place.stem}{addition}{place.suffix}")
+def with_suffix(place: Path, suffix: str) -> Path:
+    """The path with the suffix appended to its stem."""
+    return place.with_name(f"{place.stem}{suffix}{place.suffix}")
+
+
+def direction_name(trainer, s: str, t: str) -> str:
+    """AtoB or BtoA."""
+    return f"{trainer.folder[s]}to{trainer.folder[t]}"
 
 
 class Pipeline:
     """A checkpoint (state, path) opened to translate; by default the run's newest valid one.
 
-    Nothing is loaded before load().  directions: of those asked for, the ones whose networks it holds.
+    Nothing is loaded before load().  directions: the requested ones for which the checkpoint has the networks.
+    UserError: there are none.
     """
 
     def __init__(self, trainer, found: tuple[dict, Path] | None = None):
         self.trainer = trainer
         self.state, self.path = found or trainer.newest_checkpoint()
-        self.directions = directions_of(trainer, self.state, self.path)
+        self.uses_ema = "ema" in self.state and not trainer.args.raw_weights
+        self.directions = self._directions()
+
+    def _directions(self) -> list[tuple[str, str]]:
+        trainer, state = self.trainer, self.state
+        found = [d for d in trainer.directions if all(name in state for name in trainer.inference_networks[d])]
+        if only := state.get("metadata", {}).get("direction"):  # a model file holds parts of networks
+            found = [d for d in found if direction_name(trainer, *d) == only]
+            if not found:
+                name = shown(self.path)
+                raise UserError(f"{name} translates {only} alone: leave --direction out, or name another file")
+        if not found:
+            wanted = " or ".join(", ".join(trainer.inference_networks[d]) for d in trainer.directions)
+            raise UserError(f"{shown(self.path)} has no network for this translation: {wanted}; check --direction")
+        return found
 
     def only_direction(self) -> tuple[str, str]:
-        """The one direction that is asked for, or that there is.  UserError: two, or another one."""
-        saved, args = self.state.get("args", {}), self.trainer.args
-        if "args" in self.state and "metadata" not in self.state and len(type(self.trainer).directions) == 1:
-            learned = saved.get("direction") or "AtoB"
-            if (args.direction or "AtoB") != learned:
-                raise UserError(
-                    f"{shown(self.path)} has learned {learned} alone: leave --direction out, or give this one"
-                )
+        """The requested direction, or the only one.  UserError: there are two, or it has not been trained."""
+        state, name = self.state, shown(self.path)
+        if "args" in state and "metadata" not in state and len(type(self.trainer).directions) == 1:
+            learned = state["args"].get("direction") or "AtoB"
+            if (self.trainer.args.direction or "AtoB") != learned:
+                raise UserError(f"{name} has learned {learned} alone: leave --direction out, or give this one")
         if len(self.directions) > 1:
-            raise UserError(f"{shown(self.path)} translates both ways: say which, --direction AtoB or --direction BtoA")
+            raise UserError(f"{name} translates both ways: choose --direction AtoB or --direction BtoA")
         return self.directions[0]
 
     @torch.no_grad()
     def load(self, own_size: bool = False) -> "Pipeline":
-        """Load the networks that translate; choose the side that pictures are resized to.
+        """Load the networks that translate, with the architecture of the checkpoint; choose the size of pictures.
 
         own_size: pictures keep their own sizes unless --keep_size false; else they are resized unless --keep_size true.
         """
-        self.size = load_networks(self.trainer, self.state, self.path, self.directions)
-        self.side = (input_side if own_size else test_side)(self.trainer, self.size)
+        trainer, state, path = self.trainer, self.state, self.path
+        needed = dict.fromkeys(name for d in self.directions for name in trainer.inference_networks[d])
+        verify(state, path, (*needed, "args", "ema"))
+        architecture = architecture_of(state, path, type(trainer))
+        self.size = option("img_size", trainer.args, state)  # of training pictures
+        if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
+            with fitting(path, "args"):
+                trainer.build_model(**architecture)
+        for name in needed:
+            net, parts = trainer.networks()[name], ("",)
+            if "metadata" in state:
+                fold_spectral_norms(net)
+                parts = tuple(part for d in self.directions for part in trainer.all_inference_keys(*d).get(name, ()))
+            load_network(net, state["ema"] if self.uses_ema else state, name, path, parts)
+        self.side = self._own_side() if own_size else test_side(trainer, self.size)
         return self
+
+    def _own_side(self) -> int | None:
+        """None, unless pictures must be resized: --keep_size false, or networks for one size only."""
+        args = self.trainer.args
+        if not is_size_bound(self.trainer):
+            return self.size if "keep_size" in args.given and not args.keep_size else None
+        if self.trainer.rank == 0:
+            size = f"{self.size} x {self.size}"
+            print(f"these networks are bound to their size: pictures are resized to {size}", file=sys.stderr)
+        return self.size
 
     @contextmanager
     def translating(self, s: str, t: str):
-        """Inside, the networks are in evaluation mode, without gradients, with the style of --style_from."""
-        with torch.no_grad(), evaluating(self.trainer.networks().values()):
-            set_example(self.trainer, self.side, s, t)
+        """Evaluation mode, without gradients, with the style of --style_from if it is given."""
+        trainer, args = self.trainer, self.trainer.args
+        with torch.no_grad(), evaluating(trainer.networks().values()):
+            if getattr(args, "style_from", None):
+                if args.styles > 1:
+                    raise UserError("--style_from gives one style to every picture; leave --styles out")
+                trainer.example = tiled(trainer, prepared(trainer, Path(args.style_from), self.side)[0], s, t)
             yield
 
     def translate_file(self, source: Path, s: str, t: str) -> list[tuple[str, np.ndarray]]:
@@ -79,15 +125,15 @@ class Pipeline:
 
     @property
     def weights(self) -> str:
-        """What translates, for people."""
-        return f"{'the averaged weights of ' * uses_ema(self.trainer, self.state)}{self.path}"
+        """A description of the loaded weights for messages."""
+        return f"{'the averaged weights of ' * self.uses_ema}{self.path}"
 
 
 @contextmanager
 def seeded_by(picture: Path | bytes, seed: int):
-    """Inside, torch's CPU generator is of this picture and seed: whatever came before, in any order, on any rank.
+    """Seed torch's CPU generator by the picture's content and `seed`, so that no result depends on order or rank.
 
-    Afterwards it goes on as if nothing had been drawn.
+    The generator's state is restored afterwards.
     """
     content = picture if isinstance(picture, bytes) else picture.read_bytes()
     digest = hashlib.sha256(b"%d " % seed + content).digest()
@@ -98,84 +144,44 @@ def seeded_by(picture: Path | bytes, seed: int):
 
 @contextmanager
 def translating(trainer):
-    """Inside, the networks of a training translate: in evaluation mode, with averaged weights where there are any."""
+    """Evaluation mode for the networks of a run, with the EMA weights if there are any."""
     ema = None if trainer.args.raw_weights else trainer.ema
     with evaluating(trainer.networks().values()), ema.in_place() if ema else nullcontext():
         yield
 
 
 def is_size_bound(trainer) -> bool:
-    """Whether pictures of one size alone can be translated."""
+    """Whether only pictures of one size can be translated."""
     return trainer.size_bound and trainer.test_split == "test"
 
 
 def test_side(trainer, size: int) -> int | None:
-    """The side that pictures are resized to for translation; None: their own.  UserError: that cannot be."""
+    """The side that test pictures are resized to; None: they keep their sizes.  UserError: they cannot."""
     if trainer.args.keep_size and is_size_bound(trainer):
-        raise UserError("--keep_size true cannot be: the networks of this checkpoint are bound to their size")
+        raise UserError("--keep_size true is impossible: the networks of this checkpoint are bound to their size")
     return None if trainer.args.keep_size else size
 
 
-def directions_of(trainer, state: dict, path: Path) -> list[tuple[str, str]]:
-    """The directions, of those asked for, whose networks a checkpoint holds.  UserError: none."""
-    directions = [d for d in trainer.directions if all(name in state for name in trainer.inference_networks[d])]
-    if only := state.get("metadata", {}).get("direction"):  # a model file has parts of networks
-        directions = [(s, t) for s, t in directions if f"{trainer.folder[s]}to{trainer.folder[t]}" == only]
-        if not directions:
-            raise UserError(f"{shown(path)} translates {only} alone: leave --direction out, or name another file")
-    if not directions:
-        wanted = " or ".join(", ".join(trainer.inference_networks[d]) for d in trainer.directions)
-        raise UserError(f"{shown(path)} holds no network that translates this way: {wanted}; check --direction")
-    return directions
-
-
-def uses_ema(trainer, state: dict) -> bool:
-    """Whether a checkpoint's averaged weights translate (--ema)."""
-    return "ema" in state and not trainer.args.raw_weights
-
-
-def load_networks(trainer, state: dict, path: Path, directions) -> int:
-    """Load what translates these ways, with the architecture of the checkpoint; returns the side of its pictures."""
-    needed = dict.fromkeys(name for d in directions for name in trainer.inference_networks[d])
-    verify(state, path, (*needed, "args", "ema"))
-    architecture = architecture_of(state, path, type(trainer))
-    size = option("img_size", trainer.args, state)
-    if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
-        with fitting(path, "args"):
-            trainer.build_model(**architecture)
-    for name in needed:
-        net, parts = trainer.networks()[name], ("",)
-        if "metadata" in state:
-            fold_spectral_norms(net)
-            parts = tuple(part for d in directions for part in trainer.all_inference_keys(*d).get(name, ()))
-        load_network(net, state["ema"] if uses_ema(trainer, state) else state, name, path, parts)
-    return size
-
-
-def set_example(trainer, side: int | None, s: str, t: str):
-    """Take the style of --style_from, where it is given, for all that is drawn."""
-    args = trainer.args
-    if getattr(args, "style_from", None):
-        if args.styles > 1:
-            raise UserError("--style_from gives one style to every picture; leave --styles out")
-        trainer.example = tiled(trainer, prepared(trainer, Path(args.style_from), side)[0], s, t)
-
-
 def translate_file(trainer, source: Path, s: str, t: str, size: int | None) -> list[tuple[str, np.ndarray]]:
-    """One picture of domain s drawn in t: pairs (addition to its name, (H,W,3) uint8)."""
-    x, h, w = prepared(trainer, source, size)
-    with seeded_by(source, trainer.args.seed), trainer._autocast():
-        answers = generate(trainer, x, s, t)
-        return [(addition, to_pixels(y, h, w)) for addition, y in answers]
+    """The translations of one picture of domain s to t: pairs (suffix of its name, (H,W,3) uint8).
+
+    size: the side that it is resized to; None: it keeps its height and width.
+    """
+    return translations(trainer, trainer.read_input(source, size)[None], source, s, t, to_pixels)
 
 
-def generate(trainer, x: torch.Tensor, s: str, t: str) -> list[tuple[str, torch.Tensor | Map]]:
-    """What the method answers to a picture (1,C,H,W), in tiles where it is large."""
-    return trainer.translations(tiled(trainer, x, s, t), s, t)
+def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str, convert: Callable) -> list[tuple]:
+    """The translations of a picture x (1,C,h,w), in tiles if it is large: pairs (suffix, convert(output, h, w)).
+
+    content: the file or the bytes that seed random styles.
+    """
+    x, h, w = pad_to_multiple(trainer, x)
+    with seeded_by(content, trainer.args.seed), trainer._autocast():
+        return [(suffix, convert(y, h, w)) for suffix, y in trainer.translations(tiled(trainer, x, s, t), s, t)]
 
 
 def to_pixels(y: torch.Tensor | Map, h: int, w: int) -> np.ndarray:
-    """The first h rows and w columns of a drawing (1,3 or 1,H,W) in [-1,1], as (h,w,3) uint8."""
+    """The first h rows and w columns of an output (1,3 or 1,H,W) in [-1,1], as (h,w,3) uint8."""
     if isinstance(y, torch.Tensor):
         return to_uint8(y[0, :, :h, :w])
     picture = np.empty((h, w, 3), np.uint8)
@@ -185,34 +191,21 @@ def to_pixels(y: torch.Tensor | Map, h: int, w: int) -> np.ndarray:
     return picture
 
 
-def to_tensor_of(y: torch.Tensor | Map) -> torch.Tensor:
-    """A drawing as a tensor (1,C,H,W)."""
-    if isinstance(y, torch.Tensor):
-        return y
-    return torch.cat([y.rows(a, b) for a, b in y.plan.bands(y.shape[2])], 2)
+def to_tensor(y: torch.Tensor | Map, h: int, w: int) -> torch.Tensor:
+    """The first h rows and w columns of an output, as a tensor (1,C,h,w)."""
+    if not isinstance(y, torch.Tensor):
+        y = torch.cat([y.rows(a, b) for a, b in y.plan.bands(y.shape[2])], 2)
+    return y[:, :, :h, :w]
 
 
 def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int, int]:
-    """A picture for the networks (1,C,H,W), padded to what their halvings and reflections need; its own h, w.
-
-    size: the side it is resized to; None: its own height and width.
-    """
-    return pad_to_multiple(trainer, trainer.read_input(source, size)[None].to(trainer.device))  # (1,C,h,w)
+    """A picture file as an input (1,C,H,W) of the networks, padded; its height and width without padding."""
+    return pad_to_multiple(trainer, trainer.read_input(source, size)[None])
 
 
 def pad_to_multiple(trainer, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """Pictures (N,C,h,w) padded by their border, h, w."""
+    """Pictures (N,C,h,w) on the device, padded to sides that the networks accept by repeating their borders; h, w."""
     h, w = x.shape[2:]
     H, W = (max(trainer.min_size, math.ceil(side / trainer.size_multiple) * trainer.size_multiple) for side in (h, w))
-    x = F.pad(x, (0, W - w, 0, H - h), mode="replicate")
+    x = F.pad(x.to(trainer.device), (0, W - w, 0, H - h), mode="replicate")
     return x.contiguous(memory_format=trainer.layout), h, w
-
-
-def input_side(trainer, size: int) -> int | None:
-    """The side that pictures are resized to, or None: each keeps its own size."""
-    args = trainer.args
-    if is_size_bound(trainer):
-        if trainer.rank == 0:
-            print(f"these networks are bound to their size: pictures are resized to {size} x {size}", file=sys.stderr)
-        return size
-    return size if "keep_size" in args.given and not args.keep_size else None

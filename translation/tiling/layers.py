@@ -1,6 +1,6 @@
-"""The layers of networks for feature maps that are computed band by band (maps.py), by PyTorch's names for them.
+"""PyTorch's operations for feature maps that are computed band by band (maps.py), under PyTorch's names.
 
-A layer says which rows of its input its own rows a..b-1 depend on, and computes them by PyTorch.
+An operation finds the input rows that its output rows a..b-1 depend on, and computes them with PyTorch.
 """
 
 import torch
@@ -12,7 +12,7 @@ from translation.tiling.maps import Map, NotTileable, Plan
 
 
 def pointwise(x: Map, function, channels: int | None = None) -> Map:
-    """A function of the rows alone."""
+    """A function that maps each row by itself."""
     shape = (1, channels or x.shape[1], *x.shape[2:])
     return TiledMap(x.plan, shape, (x,), lambda a, b: function(x.rows(a, b)))
 
@@ -23,7 +23,7 @@ def _parts(x: Map) -> tuple:
 
 
 def _scaled(base: Map, scale: Tensor, shift: Tensor) -> Map:
-    """base * scale + shift, all of it together where several such follow one another."""
+    """base * scale + shift; consecutive ones are merged into one."""
     def compute(a, b):
         x = base.rows(a, b)
         return torch.addcmul(shift.to(x.device, x.dtype), x, scale.to(x.device, x.dtype))
@@ -35,11 +35,11 @@ def _scaled(base: Map, scale: Tensor, shift: Tensor) -> Map:
 
 
 def _of_channels(value) -> Tensor:
-    """A number, or one for each channel (C,1,1) or (1,C,1,1), as the latter in double precision."""
+    """A number, or one per channel (C,1,1) or (1,C,1,1), as (1,C,1,1) in double precision."""
     value = torch.as_tensor(value).detach().double().cpu()
     value = value.view((1,) * (4 - value.dim()) + tuple(value.shape))
     if value.shape[0] != 1 or value.shape[2:] != (1, 1):
-        raise NotTileable(f"numbers of shape {tuple(value.shape)} have no meaning in tiles; use --tile 0")
+        raise NotTileable(f"numbers of shape {tuple(value.shape)} cannot be computed in tiles; use --tile 0")
     return value
 
 
@@ -54,14 +54,14 @@ def add(x, y, *, alpha=1):
     if base is base_y:
         return _scaled(base, scale + alpha * scale_y, shift + alpha * shift_y)
     both = TiledMap(x.plan, x.shape, (x, y), lambda a, b: torch.add(x.rows(a, b), y.rows(a, b), alpha=alpha))
-    return both.keep()  # it is read twice: by what comes next, and by the next sum
+    return both.keep()  # it is read twice: by the next layer and by the next sum
 
 
 def mul(x, y):
     if not isinstance(x, Map):
         x, y = y, x
     if isinstance(y, Map):
-        raise NotTileable("a product of two maps has no meaning in tiles here; use --tile 0")
+        raise NotTileable("a product of two maps cannot be computed in tiles; use --tile 0")
     base, scale, shift = _parts(x)
     return _scaled(base, scale * _of_channels(y), shift * _of_channels(y))
 
@@ -80,7 +80,7 @@ def addcmul(x, y, z, *, value=1):
 
 
 def cat(tensors, dim=0):
-    """Beside one another, Maps and constant maps."""
+    """Maps and constant tensors, concatenated along the channels."""
     if len(tensors) == 1:
         return tensors[0]
     if dim != 1:
@@ -102,7 +102,7 @@ def chunk(x, chunks, dim=0):
 
 def channel_sum(x, dim, keepdim=False):
     if dim not in (1, (1,)) or not keepdim:
-        raise NotTileable("such a sum has no meaning in tiles; use --tile 0")
+        raise NotTileable("such a sum cannot be computed in tiles; use --tile 0")
     return pointwise(x, lambda rows: rows.sum(1, keepdim=True), channels=1)
 
 
@@ -121,7 +121,7 @@ def pad(x, pad, mode="constant", value=None):
         at = at.clamp(0, H - 1)
         first, last = int(at.min()), int(at.max()) + 1
         rows = x.rows(first, last)
-        if last - first < b - a:  # else all of them are there, in order
+        if last - first < b - a:  # else the rows are complete and in order
             rows = rows.index_select(2, (at - first).to(rows.device))
         return F.pad(rows, (left, right, 0, 0), mode=mode) if left or right else rows
 
@@ -152,7 +152,7 @@ def conv_transpose2d(x, weight, bias=None, stride=1, padding=0, output_padding=0
     shape = (1, weight.shape[1] * groups, (H - 1) * s - 2 * p + k + o, (W - 1) * s - 2 * q + l + o_)
 
     def compute(a, b):
-        first, last = max(0, -((k - 1 - a - p) // s)), min(H, (b - 1 + p) // s + 1)  # all that reach these rows
+        first, last = max(0, -((k - 1 - a - p) // s)), min(H, (b - 1 + p) // s + 1)  # the input rows that contribute
         y = F.conv_transpose2d(x.rows(first, last), weight, bias, s, (0, q), (0, o_), groups)
         start = a + p - first * s
         return y[:, :, start : start + b - a]
@@ -165,7 +165,7 @@ def _pair(value) -> tuple[int, int]:
 
 
 def enlarged(x: Map, function, channels: int, factor: int) -> Map:
-    """Each row becomes `factor` rows, each column as many."""
+    """Each row becomes `factor` rows and each column `factor` columns."""
     def compute(a, b):
         first = a // factor
         y = function(x.rows(first, -(-b // factor)))
@@ -176,7 +176,7 @@ def enlarged(x: Map, function, channels: int, factor: int) -> Map:
 
 def interpolate(x, size=None, scale_factor=None, mode="nearest", **_):
     if mode != "nearest" or size or int(scale_factor) != scale_factor:
-        raise NotTileable(f"{mode} interpolation has no meaning in tiles here; use --tile 0")
+        raise NotTileable(f"{mode} interpolation cannot be computed in tiles; use --tile 0")
     factor = int(scale_factor)
     return enlarged(x, lambda rows: F.interpolate(rows, scale_factor=factor, mode="nearest"), x.shape[1], factor)
 
@@ -189,14 +189,14 @@ def pixel_shuffle(x, upscale_factor):
 def avg_pool2d(x, kernel_size, stride=None, padding=0, *_, **__):
     (k, _), (s, _) = _pair(kernel_size), _pair(stride or kernel_size)
     if padding or k != s:
-        raise NotTileable("such pooling has no meaning in tiles here; use --tile 0")
+        raise NotTileable("such pooling cannot be computed in tiles; use --tile 0")
     shape = (*x.shape[:2], x.shape[2] // k, x.shape[3] // k)
     return TiledMap(x.plan, shape, (x,), lambda a, b: F.avg_pool2d(x.rows(a * k, b * k), k))
 
 
 def var_mean(x, dim, *, correction=1, keepdim=False):
     if not keepdim or tuple(dim) not in ((2, 3), (1, 2, 3)):
-        raise NotTileable(f"moments over the axes {dim} have no meaning in tiles; use --tile 0")
+        raise NotTileable(f"moments over the axes {dim} cannot be computed in tiles; use --tile 0")
     var, mean = x.measured().moments(dim, correction)
     return var.to(x.dtype), mean.to(x.dtype)
 
@@ -208,7 +208,7 @@ def std_mean(x, dim, *, correction=1, keepdim=False):
 
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     if num_groups != 1:
-        raise NotTileable("normalisation of groups has no meaning in tiles here; use --tile 0")
+        raise NotTileable("normalisation of groups cannot be computed in tiles; use --tile 0")
     var, mean = x.measured().moments((1, 2, 3), 0)
     scale = (var + eps).rsqrt().cpu()
     normalised = mul(sub(x, mean), scale)
@@ -222,7 +222,7 @@ def mean(x, dim, keepdim=False):
 
 def amax(x, dim):
     if tuple(dim) != (2, 3):
-        raise NotTileable("such a maximum has no meaning in tiles; use --tile 0")
+        raise NotTileable("such a maximum cannot be computed in tiles; use --tile 0")
     return x.measured().most
 
 
@@ -230,23 +230,25 @@ def adaptive_avg_pool2d(x, output_size):
     return mean(x, (2, 3), keepdim=True)
 
 
-# by the names of PyTorch's functions and methods, without underscores
+# keys: names of PyTorch's functions and methods, without underscores
 OPERATIONS = {f.__name__: f for f in (
     add, sub, mul, div, addcmul, cat, chunk, pad, conv2d, conv_transpose2d, interpolate, pixel_shuffle, avg_pool2d,
     var_mean, std_mean, group_norm, mean, amax, adaptive_avg_pool2d,
 )}  # fmt: skip
 OPERATIONS |= {"sum": channel_sum, "radd": add, "rmul": mul, "truediv": div, "contiguous": lambda x, **_: x}
 OPERATIONS["relu"] = lambda x, inplace=False: pointwise(x, F.relu)
-OPERATIONS["leaky_relu"] = lambda x, negative_slope=0.01, inplace=False: pointwise(x, lambda v: F.leaky_relu(v, negative_slope))
+OPERATIONS["leaky_relu"] = lambda x, negative_slope=0.01, inplace=False: pointwise(
+    x, lambda rows: F.leaky_relu(rows, negative_slope)
+)
 OPERATIONS["tanh"] = lambda x: pointwise(x, torch.tanh)
 
 
 class TiledMap(Map):
-    """A feature map in bands on which the layers above work."""
+    """A feature map in bands with the operations above."""
 
     operations = OPERATIONS
 
 
 def banded(x: Tensor, plan: Plan) -> TiledMap:
-    """A picture (1,C,H,W) as a map in bands."""
+    """A picture (1,C,H,W) as a feature map in bands."""
     return TiledMap(plan, x.shape, (), lambda a, b: x[:, :, a:b].to(plan.device), x.dtype)

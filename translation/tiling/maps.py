@@ -1,12 +1,12 @@
 """Pictures larger than memory: the networks' own code, run on feature maps that are computed band by band.
 
-A Map stands for a tensor (1,C,H,W).  What a layer makes of it is another Map, which computes any of its rows from
-the rows that they depend on, borders included: a band has no edges of its own and nothing is blended.  What depends
-on the whole picture (the means and variances of normalisations, pooled features) is summed over all bands before the
-layers after it begin.  So the result equals the untiled one but for rounding, whatever the band's height.
+A Map stands for a tensor (1,C,H,W).  A layer maps it to another Map, which computes any of its rows from the rows
+that they depend on, including those beyond the band: a band has no borders of its own, and nothing is blended.
+Statistics of the whole picture (means and variances of normalisations, pooled features) are summed over all bands
+before the next layers start.  So the result equals the untiled one but for rounding, for any height of the bands.
 
-A pass over a map that was summed keeps its rows, in memory or, beyond the budget, in a file, so that nothing is
-computed again but what is cheap.  A layer of a kind that is unknown here ends in NotTileable.
+A pass that sums a map also keeps its rows, in memory or, beyond the budget, in a file; only cheap layers are
+computed again.  An unknown operation ends in NotTileable.
 """
 
 import mmap
@@ -21,13 +21,13 @@ from utils import DiskError, UserError, writing
 
 
 class NotTileable(UserError):
-    """A layer has no meaning band by band."""
+    """An operation cannot be computed band by band."""
 
 
 class Plan:
-    """How a picture is cut, and where its maps are kept.
+    """How a picture is cut into bands, and where its maps are kept.
 
-    height: the picture's; rows: of the picture in a band; budget: bytes of maps in memory; device: where it computes.
+    height: of the picture; rows: of the picture in a band; budget: bytes for maps in memory; device: where it computes.
     """
 
     def __init__(self, height: int, rows: int, budget: float, device="cpu", quiet: bool = True):
@@ -35,7 +35,7 @@ class Plan:
         self.passes = 0
 
     def bands(self, height: int):
-        """The rows (from, to) of each band of a map of that height."""
+        """The rows (first, last + 1) of each band of a map of this height."""
         step = max(1, self.rows * height // self.height)
         self.passes += 1
         starts = range(0, height, step)
@@ -44,12 +44,12 @@ class Plan:
 
 
 class InMemory:
-    """Rows of a map in memory, (H,W,C): in the order in which convolutions like them."""
+    """Rows of a map in memory, as (H,W,C): the layout in which convolutions are fastest."""
 
     def __init__(self, plan: Plan, C: int, H: int, W: int, dtype: torch.dtype):
         self.plan, self.bytes = plan, C * H * W * dtype.itemsize
         plan.budget -= self.bytes
-        if plan.device == "cpu":  # a mapping of its own, which goes back to the system at once
+        if plan.device == "cpu":  # its own mapping: freed memory returns to the system at once
             self.data = torch.frombuffer(mmap.mmap(-1, self.bytes), dtype=dtype).view(H, W, C)
         else:
             self.data = torch.empty(H, W, C, dtype=dtype, device=plan.device)
@@ -65,7 +65,7 @@ class InMemory:
 
 
 class InFile:
-    """The same in a file without a name, which goes with this object."""
+    """Rows of a map in an unnamed file, which is deleted with this object."""
 
     def __init__(self, plan: Plan, C: int, H: int, W: int, dtype: torch.dtype):
         self.plan, self.shape, self.dtype = plan, (W, C), dtype
@@ -102,9 +102,9 @@ class InFile:
 class Map:
     """A feature map (1,C,H,W) in bands.
 
-    operations: layers by the names of PyTorch's functions (TiledMap's, in layers.py);
-    inputs: the Maps that it is made of; compute(a, b): its rows a..b-1, (1,C,b-a,W); depth: how many wide
-    convolutions lie between it and what is kept.
+    operations: {name of PyTorch's function: its version for Maps}, those of TiledMap in layers.py;
+    inputs: the Maps that it is computed from; compute(a, b): its rows a..b-1, (1,C,b-a,W); depth: the number of
+    convolutions wider than 1x1 between it and kept maps.
     """
 
     operations = {}
@@ -121,13 +121,13 @@ class Map:
         return self.kept.rows(a, b) if self.kept else self.compute(a, b)
 
     def keep(self, measure: bool = False):
-        """One pass over all rows: keeps them where that saves work, and measures them where it is asked to."""
+        """One pass over all rows: keep them if that saves work; measure: sum their statistics."""
         _, C, H, W = self.shape
         kept, sums = None, Sums()
         for a, b in self.plan.bands(H):
             x = self.rows(a, b)
             if a == 0:
-                self.dtype = x.dtype  # mixed precision has its own mind
+                self.dtype = x.dtype  # mixed precision chooses it
                 kept = None if self.kept else self._place(measure)
             if kept:
                 kept.write(a, x)
@@ -140,7 +140,7 @@ class Map:
         return self
 
     def _place(self, measure: bool):
-        """Where its rows are to be kept; None: computing them again is cheaper than a file."""
+        """A place for its rows; None: computing them again is cheaper than a file."""
         place = (self.plan, *self.shape[1:], self.dtype)
         if self.shape.numel() * self.dtype.itemsize <= self.plan.budget:
             return InMemory(*place)
@@ -155,7 +155,7 @@ class Map:
         return 4
 
     def __getattr__(self, name: str):
-        """A method of tensors."""
+        """A method that tensors have."""
         if name.startswith("__") or name.strip("_") not in self.operations:
             raise AttributeError(name)
         return lambda *args, **kwargs: self.operations[name.strip("_")](self, *args, **kwargs)
@@ -164,7 +164,7 @@ class Map:
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", str(func)).strip("_")
         if name not in cls.operations:
-            raise NotTileable(f"{name} has no meaning in tiles: use --tile 0, or --keep_size false")
+            raise NotTileable(f"{name} cannot be computed in tiles: use --tile 0, or --keep_size false")
         return cls.operations[name](*args, **(kwargs or {}))
 
     def __add__(self, other):
@@ -183,7 +183,7 @@ class Map:
 
 
 class Sums:
-    """What is summed over all rows: of each channel mean, squares about it, maximum; in double precision."""
+    """Statistics of each channel over all rows: mean, squared deviations, maximum; in double precision."""
 
     def __init__(self):
         self.n = 0
@@ -193,14 +193,14 @@ class Sums:
         m = x.mean((2, 3), keepdim=True)
         S = (x - m).square_().sum((2, 3), keepdim=True).double()
         m, most = m.double(), x.amax((2, 3))
-        if self.n:  # both parts together (Chan et al. 1979)
+        if self.n:  # combine both parts (Chan et al. 1979)
             apart, total = m - self.m, self.n + n
             S = self.S + S + apart.square() * (self.n * n / total)
             m, n, most = self.m + apart * (n / total), total, torch.maximum(self.most, most)
         self.n, self.m, self.S, self.most = n, m, S, most
 
     def moments(self, dims, correction: int) -> tuple[Tensor, Tensor]:
-        """Variance and mean over these axes, with kept axes: (1,C,1,1), or with the channels' (1,1,1,1)."""
+        """Variance and mean over these axes: (1,C,1,1), or (1,1,1,1) if the channels are among them."""
         if tuple(dims) == (2, 3):
             return self.S / (self.n - correction), self.m
         C, m = self.m.shape[1], self.m.mean(1, keepdim=True)

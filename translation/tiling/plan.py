@@ -6,20 +6,20 @@ from translation.tiling.layers import banded
 from translation.tiling.maps import Map, Plan
 from utils import machine_memory
 
-ROUGHLY = 64  # bytes a pixel and base channel, more than any method was measured to take
+ROUGHLY = 64  # bytes per pixel and base channel: above the measured need of every method
 KEPT, BAND = 0.45, 0.12  # shares of the free memory: for kept maps, and for one band
 
 
 def tiled(trainer, x: torch.Tensor, s: str, t: str) -> torch.Tensor | Map:
-    """A picture x (1,C,H,W) of domain s to translate to t: unchanged, or to be computed in bands."""
+    """A picture x (1,C,H,W) of domain s to translate to t: unchanged, or as a Map."""
     plan = plan_for(trainer, x.shape)
     return x if plan is None else banded(x, plan)
 
 
 def plan_for(trainer, shape) -> Plan | None:
-    """How a picture (1,C,H,W) is cut into bands; None: not at all.
+    """The Plan for a picture of this shape (1,C,H,W); None: it is not tiled.
 
-    --tile gives the rows of a band, 0 never cuts; by default a picture is cut where the whole may not fit in memory.
+    --tile is the number of rows in a band, 0 for no tiles; by default a picture is tiled if it may not fit in memory.
     """
     tile, (_, _, H, W) = trainer.args.tile, shape
     if tile == 0 or trainer.tiles_itself or trainer.size_bound:
@@ -35,5 +35,5 @@ def plan_for(trainer, shape) -> Plan | None:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that this process may still take, of main memory or of a GPU's."""
+    """Bytes of main or GPU memory that this process may still allocate."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else max(2**26, machine_memory()[1])

@@ -1,4 +1,4 @@
-"""Any picture, one direction: tiles without seams, names, orientation, colours, transparency; and from Python."""
+"""Translation of any picture: tiles without seams, names, orientation, colours, transparency; Translator."""
 
 import re
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import methods
 from images.decode import read_image
 from nicegan import Translator
 from training.cost import LiveBytes, dry_run
-from translation.pipeline import to_tensor_of
+from translation.pipeline import to_tensor
 from translation.tiling import layers, maps
 from translation.tiling import plan as plan_module
 from translation.tiling.layers import OPERATIONS, banded
@@ -30,14 +30,14 @@ from utils import DiskError, UserError, evaluating
 
 VARIANTS = {"shared 1": ("nice", "--shared_layers 1"), "shared 3": ("nice", "--shared_layers 3"),
             "no attention": ("nice", "--ra false --heads 1"), "modulated": ("drit", "--concat 0")}  # fmt: skip
-DRAWN = {m: (m, "") for m in SMALL if m not in ("fastcut", "gcgan", "sincut")} | VARIANTS  # these are tested elsewhere
+TILED = {m: (m, "") for m in SMALL if m not in ("fastcut", "gcgan", "sincut")} | VARIANTS  # these are tested elsewhere
 
 
 @torch.no_grad()
 def in_bands(model, x, rows, memory, s="A", t="B"):
-    """The translation of x in bands of so many rows, with so many bytes for maps in memory."""
+    """The translation of x in bands of `rows` rows, with `memory` bytes for maps in memory."""
     torch.manual_seed(3)
-    return to_tensor_of(model.translate(banded(x, Plan(x.shape[2], rows, memory)), s, t))
+    return to_tensor(model.translate(banded(x, Plan(x.shape[2], rows, memory)), s, t), *x.shape[2:])
 
 
 @torch.no_grad()
@@ -47,15 +47,15 @@ def at_once(model, x, s="A", t="B"):
 
 
 def picture(height=88, width=56):
-    """Unlike in its parts, so that statistics of a part are not those of the whole."""
+    """A picture whose parts have other statistics than the whole."""
     ramp = torch.linspace(-0.7, 0.7, height).view(-1, 1) * torch.tensor([1.0, -1.0, 0.5]).view(1, 3, 1, 1)
     return (images(1, max(height, width), 4)[:, :, :height, :width] * 0.3 + ramp).clamp(-1, 1)
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", TILED)
 def test_tiles_are_the_whole_for_every_method(name):
     """Bands of any height, maps in memory, in a file, or computed again: equal but for rounding."""
-    model, x = lively(*DRAWN[name]), picture()
+    model, x = lively(*TILED[name]), picture()
     expected = at_once(model, x)
     assert expected.std() > 0.05
     for rows, memory in ((16, 1e9), (20, 0), (88, 3e4)):
@@ -70,7 +70,7 @@ def last_sums(monkeypatch):
 
 
 def no_halo(monkeypatch):
-    """The last row of a band that a convolution sees is that before it."""
+    """A convolution sees its second last row of a band twice, in place of the last."""
     pad = layers.pad
 
     def blind(*args, **kwargs):
@@ -118,7 +118,7 @@ def test_the_program_tiles_when_memory_asks_for_it(monkeypatch):
 
 @pytest.mark.parametrize("method", [name for name in methods.METHODS if name != "sincut"])
 def test_the_rough_bound_is_above_what_a_picture_takes(method):
-    """Feature maps alive together, counted on tensors without contents; SinCUT tiles by itself."""
+    """The peak of feature maps, counted on the meta device; SinCUT has its own tiles."""
     args = main.parse_args(["--phase", "info", "--method", method, "--device", "cpu"])
     model = dry_run(methods.load(method), args)
     with LiveBytes() as live, torch.device("meta"), torch.no_grad(), evaluating(model.networks().values()):
@@ -145,7 +145,7 @@ def test_what_has_no_meaning_in_tiles_says_so():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Checkpoints: of both ways, of one, of styles, and bound to a size."""
+    """Checkpoints: of two directions, of one, of styles, and bound to a size."""
     folder = tmp_path_factory.mktemp("files")
     bound = saved(folder, "nice", "--light false", name="bound")
     return {m: saved(folder, m, name=m) for m in ("cyclegan", "gcgan", "munit")} | {"bound": bound}
@@ -168,12 +168,12 @@ def read(path) -> np.ndarray:
 
 
 def translated(file, pixels, direction="AtoB"):
-    """What Translator makes of (H,W,3) uint8."""
+    """The translation of (H,W,3) uint8 by Translator."""
     return np.asarray(Translator(file, device="cpu")(Image.fromarray(pixels), direction))
 
 
 def phone_picture(path, upright):
-    """As a camera stores it: on its side, with orientation 6 and a colour profile."""
+    """A camera's file: on its side, with orientation 6 and a colour profile."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return save(path, np.ascontiguousarray(np.rot90(upright)), exif=exif, icc_profile=SWAPPED)
@@ -234,8 +234,8 @@ def test_methods_of_one_way_need_no_direction(run, tmp_path):
     back = saved(tmp_path / "back", "gcgan", "--direction BtoA")
     main.main(f"--phase export --device cpu --checkpoint {back} --output {tmp_path}/back.pt".split())
     for path in (back, tmp_path / "back.pt"):
-        drawn = Translator(path, device="cpu")(Image.fromarray(scene(33, 29)), "BtoA")
-        assert np.asarray(drawn).shape == (29, 33, 3)
+        fake = Translator(path, device="cpu")(Image.fromarray(scene(33, 29)), "BtoA")
+        assert np.asarray(fake).shape == (29, 33, 3)
 
 
 def test_networks_bound_to_a_size_say_so_once(run, tmp_path, capfd):
@@ -347,8 +347,8 @@ def test_pictures_lists_and_tensors(files):
     x = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in (first, second)])
     y = t(x, "AtoB")
     assert y.shape == x.shape and y.dtype == torch.float32 and not y.requires_grad
-    for drawn, p in zip(y, (one, two), strict=True):
-        assert np.abs(((drawn + 1) * 127.5).permute(1, 2, 0).numpy() - np.asarray(p)).max() < 0.51
+    for fake, p in zip(y, (one, two), strict=True):
+        assert np.abs(((fake + 1) * 127.5).permute(1, 2, 0).numpy() - np.asarray(p)).max() < 0.51
     tiled = Translator(files["cyclegan"], device="cpu", tile=12)
     torch.testing.assert_close(tiled(x, "AtoB"), y, rtol=0, atol=3e-5)
     several = Translator(files["munit"], device="cpu", styles=3)(first, "AtoB")
