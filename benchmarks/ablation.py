@@ -1,11 +1,11 @@
 """The paper's Table 3 on the demo data: train each row with several seeds, score, write one markdown table.
 
     python benchmarks/ablation.py --steps 1500 --seeds 0 1 2
-    python benchmarks/ablation.py --table-only                   from the runs that are complete
+    python benchmarks/ablation.py --table-only                   only the table, of complete runs
 
-Each run is configs/ablation/ROW.txt with its own seed, in results/ablation/ROW-STEPS-SEED.  What is complete
-is not done again, and what was interrupted continues from its checkpoint, so call it again after any stop.
-With --curve K the scores of K points of the training go into each run's log.jsonl, for figure/curves.py.
+Each run uses configs/ablation/ROW.txt and its own seed, and writes to results/ablation/ROW-STEPS-SEED.  Complete runs
+are not repeated and interrupted ones continue from their checkpoint: call it again after any stop.  --curve K scores
+K points of each training and writes them to its log.jsonl, for figure/curves.py.
 Needs requirements-dev.txt.
 """
 
@@ -15,14 +15,14 @@ import os
 from pathlib import Path
 
 import trainings
-from trainings import ROOT, Scorer, Training, spread
+from trainings import ROOT, Scorer, Training, mean_std
 
 import demo
 from checkpoints.files import numbered_paths
 from options import bounded
 from utils import UserError, run
 
-ROWS = {  # option file: what Table 3 calls it
+ROWS = {  # option file: name in Table 3
     "none": "neither",
     "ra": "RA",
     "nice": "NICE",
@@ -34,7 +34,7 @@ ROWS = {  # option file: what Table 3 calls it
     "encoder_both": "encoder learns in both steps",
     "encoder_g": "encoder learns in the G step",
 }
-COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # of each direction
+COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
 DIGITS = {"fd": 1}  # 3 in all others
 
 
@@ -53,7 +53,7 @@ class Run(Training):
         return super().train("--seed", self.seed, "--save_freq", every)
 
     def score(self, scorer):
-        """Score the numbered checkpoints, of which then only the newest one stays, and write scores.json."""
+        """Score the numbered checkpoints, write scores.json, and delete all of them but the newest."""
         found, numbered = {}, numbered_paths(self.results)
         for path in numbered[-self.args.curve :]:
             at = self.folder / path.stem
@@ -68,7 +68,7 @@ class Run(Training):
 
 
 def table(runs: list[Run]) -> str:
-    """Markdown: a line for each row with a complete run, mean +- standard deviation over its seeds."""
+    """Markdown: a line for each row with complete runs, mean +- standard deviation over seeds."""
     directions = [f"{s}2{t}" for s, t in demo.DIRECTIONS]
     both = " / ".join(directions)
     lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in COLUMNS.values())]) + " |"]
@@ -78,7 +78,7 @@ def table(runs: list[Run]) -> str:
         cells = []
         for column in COLUMNS:
             values = [[scores[f"{column}_{d}"] for scores in last] for d in directions]
-            cells.append(" / ".join(spread(v, DIGITS.get(column, 3)) for v in values if v))
+            cells.append(" / ".join(mean_std(v, DIGITS.get(column, 3)) for v in values if v))
         if last:
             lines.append(f"| {text} | {len(last)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -102,15 +102,15 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="of each training")
-    parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="a training of each")
+    parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="steps of each training")
+    parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="trainings at a time; they share the cores")
-    parser.add_argument("--curve", type=bounded(int, 1), default=1, help="points of each training that are scored")
-    parser.add_argument("--table-only", action="store_true", help="train nothing, write the table")
-    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="where the demo data are or go")
-    parser.add_argument("--result_dir", type=Path, default=ROOT / "results" / "ablation", help="where the runs go")
-    parser.add_argument("--out", type=Path, help="the table (default: ablation.md in the result_dir)")
+    parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
+    parser.add_argument("--curve", type=bounded(int, 1), default=1, help="number of scored points of each training")
+    parser.add_argument("--table-only", action="store_true", help="only write the table")
+    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the demo data")
+    parser.add_argument("--result_dir", type=Path, default=ROOT / "results" / "ablation", help="folder of the runs")
+    parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
     args = parser.parse_args(argv)
     args.out = args.out or args.result_dir / "ablation.md"
     return args
@@ -118,10 +118,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = [Run(args, row, seed) for seed in args.seeds for row in args.rows]  # all rows soon, more seeds later
+    runs = [Run(args, row, seed) for seed in args.seeds for row in args.rows]  # every row early, more seeds later
     waiting = [] if args.table_only else [r for r in runs if not r.scores()]
     if waiting:
-        scorer = Scorer(demo.ensure(args.dataset_dir / "demo"))  # a missing package shows before hours of training
+        scorer = Scorer(demo.ensure(args.dataset_dir / "demo"))  # a missing package fails before hours of training
 
         def finish(done):
             done.score(scorer)

@@ -1,18 +1,17 @@
 """Time our training step and translation against the plain reference (tests/reference.py).
 
-    python benchmarks/bench.py                          the table of README, on whatever device is there
+    python benchmarks/bench.py                          the first three cases, on the best device present
     python benchmarks/bench.py --cases 128 --rounds 9   one case, more rounds
     python benchmarks/bench.py --against "--plain true" against our own step with other options
     python benchmarks/bench.py --old ../before          against our own step in another checkout of the program
     python benchmarks/bench.py --methods cyclegan cut   each method in units of NICE-GAN
-    python benchmarks/bench.py --scaling --plot f.png   our step against batch and picture size, with exponents
-    python benchmarks/bench.py --profile --cases 128    the operations that our step spends its time in
+    python benchmarks/bench.py --scaling --plot f.png   our step over batch and picture size, with exponents
+    python benchmarks/bench.py --profile --cases 128    the operations that take most of our step's time
     python benchmarks/bench.py --ours "--amp bf16"      our step with these options, the reference without
 
-Both sides live in processes of their own, ours set up as main.py does it, the reference as plain
-PyTorch, and take steps in turns, so that what else the machine does hits both.  A line shows the
-median of the ratios of neighbouring steps, the range of the middle half, each process's peak memory,
-and the share of our step that its convolutions take, with all that is done inside them.
+Each side has its own process: ours is set up as in main.py, the reference is plain PyTorch.  They take turns, so that
+other load on the machine affects both.  A line shows the median of the ratios of neighbouring steps, the range of the
+middle half, each process's peak memory, and the share of our step spent in convolutions and everything inside them.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-CASES = {  # name: options; the first three are the bars of the project
+CASES = {  # name: options; the first three have bars to pass
     "128": "--img_size 128",
     "256": "--img_size 256",
     "demo": "--img_size 64 --ch 16 --n_res 4 --n_dis 6",
@@ -38,18 +37,18 @@ CASES = {  # name: options; the first three are the bars of the project
     "128 b4": "--img_size 128 --batch_size 4",
     "64 full": "--img_size 64 --n_dis 6 --light false",
     "256 b4": "--img_size 256 --batch_size 4",
-    "tiny": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",  # for a look at this program itself
+    "tiny": "--img_size 48 --ch 2 --n_res 1 --n_dis 6",  # to try this program
     "tiny b4": "--img_size 48 --ch 2 --n_res 1 --n_dis 6 --batch_size 4",
 }
 
 
-PACE = {"warm": 6, "seconds": 1.0}  # rounds before those that count; how long one asking lasts at least
+PACE = {"warm": 6, "seconds": 1.0}  # warm-up rounds; minimum seconds of one measurement
 
 # ------------------------------------------------------------------------------- inside the processes
 
 
 def serve(side: str, options: str, least: float = 1.0):
-    """Build one side, then answer lines: 'step', 'translate', 'profile', 'memory', each in JSON."""
+    """Build one side, then answer the lines step, translate, profile and memory in JSON."""
     if side == "ours":
         import main  # first: it sets what torch reads when it is imported
 
@@ -63,9 +62,9 @@ def serve(side: str, options: str, least: float = 1.0):
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = args.benchmark_flag  # of both sides
+    torch.backends.cudnn.benchmark = args.benchmark_flag  # on both sides
     if side == "reference" and (args.amp != "none" or args.compile):
-        sys.exit("bench.py: the reference is eager and in float32: --ours gives --amp and --compile to our side alone")
+        sys.exit("bench.py: the reference is eager and in float32: give --amp and --compile to our side by --ours")
     if side == "ours":
         layers.keep_freed_memory()
         model = methods.create(args)
@@ -74,16 +73,16 @@ def serve(side: str, options: str, least: float = 1.0):
 
         model = Reference(args.img_size, args.ch, args.n_res, args.n_dis, args.light, device=device)
     shape = (args.batch_size, 3, args.img_size, args.img_size)
-    real = [torch.rand(shape, device=device) * 2 - 1 for _ in "AB"]
+    batch = [torch.rand(shape, device=device) * 2 - 1 for _ in "AB"]
     if side == "ours":
-        model.prepare(*real)
+        model.prepare(*batch)
 
     def finish():
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     def timed(function, period=1):
-        """Seconds a call takes, on average over `least` seconds of calls and a multiple of `period`."""
+        """Mean seconds of a call, over at least `least` seconds and a multiple of `period` calls."""
         finish()
         start, n, seconds = time.perf_counter(), 0, 0.0
         while seconds < least or n % period:
@@ -95,21 +94,21 @@ def serve(side: str, options: str, least: float = 1.0):
     @torch.no_grad()
     def translate():
         if side == "ours":
-            model.translate(real[0][:1], "A", "B")
+            model.translate(batch[0][:1], "A", "B")
         else:
-            model.gen2B(model.disA(real[0][:1])[-1])
+            model.gen2B(model.disA(batch[0][:1])[-1])
 
     def operations():
-        """[name, its own share of a step's time, calls a step], the longest first; and the convolutions' share."""
+        """[(name, own share of a step's time, calls a step)], longest first; and the convolutions' share."""
         from torch.profiler import ProfilerActivity, profile, schedule
 
         cuda, warmup, steps = device.type == "cuda", 4, 3
         activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
-        # the profiler's own memory comes to lie between the tensors': the first steps fetch new pages
+        # warm-up: the profiler's allocations move the tensors to new pages in the first steps
         plan = schedule(wait=0, warmup=warmup, active=steps, repeat=1)
         with profile(activities=activities, schedule=plan) as profiler:
             for _ in range(warmup + steps):
-                model.train_step(*real)
+                model.train_step(*batch)
                 finish()
                 profiler.step()
         kind = "self_device_time_total" if cuda else "self_cpu_time_total"
@@ -125,7 +124,7 @@ def serve(side: str, options: str, least: float = 1.0):
         return peak_memory()
 
     calls = {
-        "step": lambda: timed(lambda: model.train_step(*real), getattr(model, "period", 1)),
+        "step": lambda: timed(lambda: model.train_step(*batch), getattr(model, "period", 1)),
         "translate": lambda: timed(translate),
         "profile": operations,
         "memory": memory,
@@ -136,7 +135,7 @@ def serve(side: str, options: str, least: float = 1.0):
 
 
 def peak_memory() -> float:
-    """The most that this process has held of main memory, in MB; NaN where the system does not tell."""
+    """Peak main memory of this process in MB; NaN if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -146,13 +145,13 @@ def peak_memory() -> float:
 
 
 def convolves(event) -> bool:
-    """Whether a profiled operation or kernel belongs to a convolution, or to the products that stand for one."""
+    """Whether a profiled operation or kernel belongs to a convolution or to products that replace one."""
     words = ("conv", "spectralproduct", "gemm", "cutlass", "cudnn")
     return any(word in event.name.lower() for word in words) or bool(event.cpu_parent and convolves(event.cpu_parent))
 
 
 class Side:
-    """A process that trains and translates; `script`: the bench.py of another checkout stands for this one."""
+    """A process that trains and translates.  script: another checkout's bench.py instead of this one."""
 
     def __init__(self, side: str, options: str, script: str = __file__, threads: int | None = None):
         command = [sys.executable, script, "--serve", side, f"--options={options}"]
@@ -178,7 +177,7 @@ class Side:
 def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple[list[float], list[float]]:
     """(reference / ours for each round, our seconds); the order within a round alternates."""
     found, seconds = [], []
-    for _ in range(min(warm, PACE["warm"])):  # both heaps settle after a few steps
+    for _ in range(min(warm, PACE["warm"])):  # memory settles after a few steps
         ours.ask(what), reference.ask(what)
     for turn in range(rounds):
         if turn % 2:
@@ -191,7 +190,7 @@ def ratios(ours: Side, reference: Side, what: str, rounds: int, warm=6) -> tuple
 
 
 def table(cases, rounds: int, extra: str, alone: str, against: str | None, old: str | None):
-    """alone: options of our side only."""
+    """Print the table of ours against the reference.  alone: options of our side only."""
     print("| case | what | times as fast | middle half | peak memory, ours / reference | convolutions | our time |")
     print("|---|---|---|---|---|---|---|")
     for name in cases:
@@ -204,7 +203,7 @@ def table(cases, rounds: int, extra: str, alone: str, against: str | None, old: 
         for what in ("step", "translate"):
             r, seconds = ratios(ours, reference, what, rounds)
             memory = share = ""
-            if what == "step":  # read before translating, which needs less
+            if what == "step":  # before translating adds to it
                 a, b = ours.ask("memory"), reference.ask("memory")
                 memory = f"{a:.0f} / {b:.0f} MB = {100 * a / b:.0f}%"
                 share = f"{100 * ours.ask('profile')[1]:.0f}%"
@@ -220,15 +219,15 @@ def middle(values: list[float]) -> str:
 
 
 def compare(theirs: Side, ours: Side, rounds: int) -> dict:
-    """Our step and translation in units of theirs, of each round, sorted; our peak memory, MB; their step's seconds."""
+    """Sorted ratios of our step and translation to theirs by round; our peak memory in MB; their step's seconds."""
     step, seconds = ratios(theirs, ours, "step", rounds, warm=2)
-    memory = ours.ask("memory")  # read before translating, which needs less
+    memory = ours.ask("memory")  # before translating adds to it
     translate, _ = ratios(theirs, ours, "translate", rounds, warm=2)
     return {"step": step, "memory": memory, "translate": translate, "seconds": seconds}
 
 
 def method_table(cases, rounds: int, extra: str, base: str):
-    """Each method's step, in units of the base method's in the same rounds; all at the base's picture size."""
+    """Each method's step in units of the base method's in the same rounds, at the base's picture size."""
     print(f"| method and options | step, in units of {base}'s | middle half | peak memory | translating a picture |")
     print("|---|---|---|---|---|")
     for case in cases:
@@ -241,7 +240,7 @@ def method_table(cases, rounds: int, extra: str, base: str):
 
 
 def profiles(cases, extra: str):
-    """The ten operations that take most of our step's own time, for each case."""
+    """The ten operations with the largest own share of our step, for each case."""
     for name in cases:
         side = Side("ours", f"{CASES[name]} {extra}")
         for _ in range(6):
@@ -259,12 +258,12 @@ def columns(rows) -> list[tuple]:
 
 
 def exponent(x, y) -> float:
-    """b of the line log y = a + b log x nearest to the points, by least squares."""
+    """b of the least-squares line log y = a + b log x."""
     return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
 
 
 def scaling(rounds: int, extra: str, plot: str | None):
-    """Our step's time per picture against batch size (at 64 px) and picture size (batch 1), as tables and a plot."""
+    """Our step's time per picture over batch size (at 64 px) and picture size (batch 1): tables and a plot."""
     sides, batches = (64, 128, 256, 512), (1, 2, 4, 8)
     plans = {
         "batch size, 64 px": [(n, n, f"--img_size 64 --n_dis 6 --batch_size {n}") for n in batches],
@@ -288,7 +287,7 @@ def scaling(rounds: int, extra: str, plot: str | None):
 
 
 def draw(found, path):
-    """A panel for each axis of `found`, {label: [(x, time)]}: the points and the line of their exponent."""
+    """Plot one panel for each axis of `found`, {label: [(x, time)]}: points and fitted power."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -306,7 +305,7 @@ def draw(found, path):
 
 
 def start_up():
-    """From the call to the first finished step, against importing torch and torchvision."""
+    """Time from the call to the first finished step, and of importing torch and torchvision."""
 
     def run(*command):
         begin = time.perf_counter()
@@ -317,7 +316,7 @@ def start_up():
 
     with tempfile.TemporaryDirectory() as folder:
         run("-m", "demo")
-        # --dataset_dir with a copied name, so that the demo's own ending (translate, measure) stays out
+        # another name than demo, so that main.py does not translate and measure at the end
         Path(folder, "start").symlink_to(ROOT / "dataset" / "demo", target_is_directory=True)
         first = ["main.py", "@configs/demo.txt", "--dataset", "start", "--dataset_dir", folder]
         first += ["--result_dir", folder, "--iteration", "1"]
@@ -331,18 +330,18 @@ def main():
     parser.add_argument("--cases", nargs="*", default=list(CASES)[:3], choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")
-    parser.add_argument("--plot", help="file that --scaling draws its plot into (needs matplotlib)")
+    parser.add_argument("--plot", help="file for the plot of --scaling (needs matplotlib)")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--start", action="store_true")
-    parser.add_argument("--extra", default="", help="more options for both sides, e.g. '--benchmark_flag true'")
-    parser.add_argument("--ours", default="", help="for our side alone, e.g. '--amp bf16 --compile true'")
-    parser.add_argument("--device", help="of both sides; by default the best present")
-    parser.add_argument("--against", help="our own step with these options more as the reference", metavar="OPTIONS")
-    parser.add_argument("--old", help="our own step in another checkout of the program as the reference", metavar="DIR")
-    parser.add_argument("--methods", nargs="+", help="methods, with options of their own in quotes, in units of --base")
-    parser.add_argument("--base", default="nice", help="a method, and options of its own")
-    parser.add_argument("--warm", type=int, default=PACE["warm"], help="rounds before those that count")
-    parser.add_argument("--seconds", type=float, default=PACE["seconds"], help="how long steps are repeated for a time")
+    parser.add_argument("--extra", default="", help="options for both sides, e.g. '--benchmark_flag true'")
+    parser.add_argument("--ours", default="", help="options for our side only, e.g. '--amp bf16 --compile true'")
+    parser.add_argument("--device", help="device of both sides (default: the best present)")
+    parser.add_argument("--against", help="reference: our own step with these additional options", metavar="OPTIONS")
+    parser.add_argument("--old", help="reference: our own step in another checkout of the program", metavar="DIR")
+    parser.add_argument("--methods", nargs="+", help="methods, each with its options in quotes, in units of --base")
+    parser.add_argument("--base", default="nice", help="a method with its options")
+    parser.add_argument("--warm", type=int, default=PACE["warm"], help="warm-up rounds")
+    parser.add_argument("--seconds", type=float, default=PACE["seconds"], help="minimum seconds of one measurement")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()

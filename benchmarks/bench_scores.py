@@ -2,10 +2,9 @@
 
     python benchmarks/bench_scores.py [--rounds 3] [--quick]
 
-Both sides of a line run in turns in one process, on the same inputs; a line shows the median seconds of
-each and the median of the ratios of neighbouring runs: of --rounds, and for KID, which is short, of three
-times as many. Inception's weights are random: time does not depend on them. Needs requirements-dev.txt;
-about six minutes on two cores.
+Both sides of a line take turns in one process, on the same inputs. A line shows the median seconds of each and
+the median ratio of neighbouring runs, over --rounds rounds (KID: three times as many). Inception's weights are
+random, because time does not depend on them. Needs requirements-dev.txt; about six minutes on two cores.
 """
 
 import argparse
@@ -32,14 +31,14 @@ from scoring import inception, metrics
 
 
 def seconds(function):
-    time.sleep(0.3)  # the threads of the side before go on waiting actively for a tenth of a second, on our cores
+    time.sleep(0.3)  # threads of the other side spin for 0.1 s after their work
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def compare(what, theirs, ours, bar, rounds):
-    """One line of the table; the order within a round alternates."""
+    """Print one line of the table; the order within a round alternates."""
     ours()
     times = []
     for turn in range(rounds):
@@ -53,7 +52,7 @@ def compare(what, theirs, ours, bar, rounds):
 
 
 def features(n, seed, d=2048):
-    """Correlated features, at least 0, in float32, as Inception's are."""
+    """Correlated, nonnegative float32 features, like Inception's."""
     rng = np.random.default_rng(seed)
     mix = np.random.default_rng(0).standard_normal((d, d), np.float32) / np.sqrt(np.arange(1, d + 1, dtype=np.float32))
     return np.maximum(rng.standard_normal((n, d), np.float32) @ mix.T / 10 + 0.3 + 0.02 * seed, 0)
@@ -64,7 +63,7 @@ def by_moments(distance):
 
 
 def bench_extraction(pictures, rounds):
-    """Files to features: pytorch-fid's own pipeline and ours, two readers each, batches of 50 (or all)."""
+    """Files to features: pytorch-fid's pipeline and ours, each with two reading threads and batches of 50."""
     net = inception.fid_inception().to_empty(device="cpu")
     for name, value in net.state_dict().items():
         value.copy_(torch.ones(()) if "running_var" in name or "bn.weight" in name else torch.randn(value.shape) / 50)
@@ -89,7 +88,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one round, fewer pictures for Inception")
     args = parser.parse_args()
     rounds = 1 if args.quick else args.rounds
-    keep_freed_memory()  # as fid_kid.py does; it serves both sides
+    keep_freed_memory()  # as in fid_kid.py; both sides profit
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {rounds} (KID: {3 * rounds})\n")

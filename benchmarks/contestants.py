@@ -1,4 +1,4 @@
-"""The methods of Table 1 with the options that each is trained with: its own paper's, but for size and budget."""
+"""The methods of Table 1 and their options: those of each method's paper, except for size and budget."""
 
 import argparse
 import shlex
@@ -12,7 +12,7 @@ import methods
 from options import COMMON, as_argv, expanded
 from utils import UserError
 
-ROWS = {  # what --methods takes: what the tables call it
+ROWS = {  # name for --methods: name in the tables
     "nice": "NICE-GAN",
     "nice-star": "NICE-GAN*",
     "ugatit": "U-GAT-IT",
@@ -25,20 +25,20 @@ ROWS = {  # what --methods takes: what the tables call it
     "gcgan": "GcGAN",
     "distancegan": "DistanceGAN",
 }
-SKIPPED = {"num_workers", "cache", "iteration", "step_size", "steps_per_epoch"}  # of no step, or of the budget
-STRIDE = 32  # of the picture sides that are tried for a method that cannot take the one that was asked for
-LARGER = 2  # times NICE-GAN's side: who trains at more takes no part unless named
+SKIPPED = {"num_workers", "cache", "iteration", "step_size", "steps_per_epoch"}  # no matter to a step, or the budget
+STRIDE = 32  # of the picture sides to try for a method that cannot use the requested one
+LARGER = 2  # times NICE-GAN's side; a method with larger pictures takes part only if named
 
 
 @dataclass
 class Contestant:
-    """A row of the table.  words: its options for main.py but for data, budget, seed; args: all, as a namespace."""
+    """A row of the table.  words: its options for main.py except data, budget, seed; args: all options, parsed."""
 
     row: str
     words: list[str]
     args: argparse.Namespace
-    path: Path | None = None  # the option file with its settings; None: its method's defaults
-    changes: list[str] = field(default_factory=list)  # what differs from its own settings, for people
+    path: Path | None = None  # its option file; None: the method's defaults
+    changes: list[str] = field(default_factory=list)  # differences from that file, as text
 
     @property
     def title(self) -> str:
@@ -46,17 +46,17 @@ class Contestant:
 
     @property
     def settings(self) -> str:
-        """Where its settings come from, for people."""
+        """Source of its settings, as text."""
         return str(self.path.relative_to(ROOT)) if self.path else f"the defaults of --method {self.args.method}"
 
     @property
     def directions(self) -> list[str]:
-        """A2B, B2A: what one training of it learns."""
+        """The directions that one training learns: A2B, B2A."""
         return [f"{s}2{t}" for s, t in methods.load(self.args.method).directions]
 
     @property
     def options(self) -> str:
-        """What distinguishes it from its method's defaults, on one line: all that a step depends on."""
+        """Its differences from the method's defaults that a training step depends on, on one line."""
         method = self.args.method
         default, declared = _parsed(method, []), (*COMMON, *methods.load(method).options)
         skipped = {o.name for o in declared if o.group in ("run", "logging")} | SKIPPED
@@ -64,27 +64,27 @@ class Contestant:
         return shlex.join(as_argv({"method": method, **given}))
 
     def budget(self, steps: int) -> tuple[list[str], list[str]]:
-        """The options of a training of `steps` steps with all of its schedule; what that changes, for people."""
+        """The options of a training of `steps` steps with its schedule scaled to it, and what they change, as text."""
         args, found = self.args, {"iteration": steps}
         if hasattr(args, "step_size"):
             found["step_size"] = max(1, round(args.step_size * steps / args.iteration))
         if getattr(args, "steps_per_epoch", 0):
-            found["steps_per_epoch"] = 0  # such that the epochs fill the run
+            found["steps_per_epoch"] = 0  # the epochs then fill the run
         changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in found.items() if v != getattr(args, k)]
-        found["print_freq"] = min(1000, max(1, steps // 10))  # there is a checkpoint to continue from
+        found["print_freq"] = min(1000, max(1, steps // 10))  # so that there is a checkpoint to continue from
         return as_argv(found), changes
 
 
 def settings(method: str, data: str) -> Path | None:
-    """The option file with the paper's settings of a method for a data set, where there is one."""
+    """The option file of a method's paper for a data set, or None."""
     path = ROOT / "configs" / ("" if method == "nice" else method) / f"{data}.txt"
     return path if path.is_file() else None
 
 
 def enter(row: str, data: str, size: int | None) -> Contestant:
-    """The contestant of this row at that picture size, or at its own, or at the least between that it can take.
+    """The contestant of this row at picture size `size` (None: its own), or the next larger size that it can use.
 
-    UserError: it can take none.
+    UserError: it can use none up to its own.
     """
     method = row.removesuffix("-star")
     path = settings(method, data)
@@ -94,11 +94,11 @@ def enter(row: str, data: str, size: int | None) -> Contestant:
     args = _parsed(method, words)
     more = {}
     if row == "nice-star":
-        more["n_res"] = round(args.n_res * 2 / 3)  # as the paper has it: 4 of 6
+        more["n_res"] = round(args.n_res * 2 / 3)  # as in the paper: 4 of 6
     if size and size != args.img_size:
         more["img_size"] = size
     complaint, fitting = _fit(method, words, more)
-    if complaint and path and size and args.img_size > size:  # it says itself that it takes no less
+    if complaint and path and size and args.img_size > size:  # it is too small for the method
         changes.append(f"not {size}, for {complaint}")
         for side in range(size + STRIDE - size % STRIDE, args.img_size + 1, STRIDE):
             complaint, fitting = _fit(method, words, more | {"img_size": side})
@@ -112,7 +112,7 @@ def enter(row: str, data: str, size: int | None) -> Contestant:
 
 
 def _fit(method: str, words: list[str], more: dict) -> tuple[str | None, dict]:
-    """What the method says against these options, or None; and the options with what a small size calls for."""
+    """The method's complaint about these options, or None; and the options, with fewer layers for small pictures."""
     while True:
         args = _parsed(method, [*words, *as_argv(more)])
         kind = methods.load(method)
@@ -129,14 +129,14 @@ def _parsed(method: str, words: list[str]) -> argparse.Namespace:
 
 
 def entrants(rows: list[str] | None, data: str, size: int | None) -> list[Contestant]:
-    """The contestants of these rows, by default of all; who cannot take part is named in a printed line."""
+    """The contestants of these rows (default: all); those that cannot take part are printed."""
     found, own = [], enter("nice", data, size).args.img_size
     for row in rows or ROWS:
         try:
             contestant = enter(row, data, size)
             if not rows and contestant.args.img_size > LARGER * own:
                 raise UserError(f"its {contestant.args.img_size} pixels are far more than NICE-GAN's {own}; name it "
-                                "with --methods to take it in")  # fmt: skip
+                                "with --methods to include it")  # fmt: skip
             found.append(contestant)
         except UserError as error:
             print(f"{row} is left out: {error}", flush=True)

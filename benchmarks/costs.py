@@ -1,10 +1,10 @@
-"""What each contestant costs, measured once and kept in cost.json: parameters, operations, time, memory.
+"""The cost of each contestant, measured once and kept in cost.json: parameters, operations, time, memory.
 
     {"threads": 1, "seconds": 0.08,      of a step of NICE-GAN
      "rows": {"cut": {"options": "...", "step": 0.7, "memory": 800, "translate": 1.1, "sizes": {...}}, ...}}
 
-step and translate (of one picture) are in units of NICE-GAN's, the median over rounds in which both take turns;
-memory is the training process's peak, in MB; sizes: parameters and multiply-adds of its kinds of networks.
+step and translate (one picture) are in units of NICE-GAN's: the median over rounds in which both take turns.  memory is
+the training process's peak in MB.  sizes: parameters and multiply-adds of each kind of networks.
 """
 
 import json
@@ -22,11 +22,11 @@ from training.cost import kinds, totals
 from utils import UserError, shown
 
 KINDS = ("generators", "discriminators", "projections")
-ENDLESS = ["--iteration=1000000000", "--on_nan=skip"]  # timed with pictures of noise, however many steps that takes
+ENDLESS = ["--iteration=1000000000", "--on_nan=skip"]  # timed on noise, for any number of steps
 
 
 def read(path: Path) -> dict:
-    """What is known so far.  UserError: no such file of ours."""
+    """The costs measured so far.  UserError: not a file of ours."""
     if not path.exists():
         return {"rows": {}}
     try:
@@ -36,11 +36,11 @@ def read(path: Path) -> dict:
             assert row.keys() >= {"options", "memory", "translate", "sizes"}
         return found
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError):
-        raise UserError(f"{shown(path)} is damaged or holds no costs; delete it, and they will be measured") from None
+        raise UserError(f"{shown(path)} is damaged or holds no costs; delete it to measure them again") from None
 
 
 def measure(path: Path, contestants: list[Contestant], base: Contestant, rounds: int, threads: int) -> dict:
-    """All that is known, after measuring what was not; `base` is NICE-GAN.  Each row is written as it is known."""
+    """All costs, after measuring missing ones; `base` is NICE-GAN.  Each row is written as soon as it is measured."""
     found = read(path)
     for contestant in contestants:
         known = found["rows"].get(contestant.row)
@@ -59,7 +59,7 @@ def measure(path: Path, contestants: list[Contestant], base: Contestant, rounds:
 
 
 def _measured(contestant: Contestant, base: Contestant, rounds: int, threads: int) -> dict:
-    """Its row of the file, and the seconds of a step of `base`."""
+    """Its row of the file, with the seconds of a step of `base`."""
     sides = [bench.Side("ours", shlex.join([*c.words, *ENDLESS]), threads=threads) for c in (base, contestant)]
     try:
         found = bench.compare(*sides, rounds)
@@ -78,7 +78,7 @@ def _measured(contestant: Contestant, base: Contestant, rounds: int, threads: in
 
 
 def sizes(args) -> dict[str, list[int]]:
-    """{kind of KINDS: [parameters, multiply-adds]} of all networks for one picture; encoders are the generators'."""
+    """{kind: [parameters, multiply-adds]} of all networks for one picture; encoders count as generators."""
     found = {}
     for title, counts in totals(kinds(methods.load(args.method), args)).items():
         kind = next((kind for kind in KINDS[1:] if kind in title), KINDS[0])
@@ -87,7 +87,7 @@ def sizes(args) -> dict[str, list[int]]:
 
 
 def steps(found: dict, row: str, minutes: float) -> int:
-    """How many steps of this row there are in so many minutes.  UserError: none, or its cost is not known."""
+    """The number of steps of this row in that many minutes.  UserError: none, or its cost is not measured."""
     if row not in found["rows"]:
         raise UserError(f"the cost of {row} is not measured, which --minutes needs; call without --table-only")
     seconds = found["seconds"] * found["rows"][row]["step"]

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# One call of at most LIMIT seconds for a machine with a GPU; what comes back lies in $OUT.
+# All measurements on a machine with a GPU, at most LIMIT seconds a call; results go to $OUT.
 #
 #   DATA=.data bash benchmarks/gpu.sh                         on a GPU, at most 10 minutes
-#   DATA=.data bash benchmarks/gpu.sh                         again: the same training goes on, nothing else runs
-#   DEVICE=cpu TOY=1 LIMIT=60 DATA=... bash benchmarks/gpu.sh the script itself, at toy sizes
+#   DATA=.data bash benchmarks/gpu.sh                         again: only continues the training
+#   DEVICE=cpu TOY=1 LIMIT=60 DATA=... bash benchmarks/gpu.sh tests this script at toy sizes
 #
-# The first call runs the CUDA tests, the tables side by side, every method's step, and trains for the rest; the next
-# ones train, so that three calls make half an hour of one training.  Each ends with sample grids, log and scores.
-# Every part has a time limit of its own and leaves its output although it is cut off.
+# The first call runs the CUDA tests, the benchmark tables and every method's step, and trains for the remaining time.
+# Later calls only train: three calls make half an hour of training.  Each ends with sample grids, log and scores.
+# Every part has its own time limit and keeps its output if it is cut off.
 #
-# DATA: a folder that holds cat2dog/{trainA,trainB,testA,testB}; NAME: another data set in it.
-# RUN: what is kept from call to call (the checkpoint has 1.3 GB); SIZE: side of the pictures, 128.
+# DATA: a folder with cat2dog/{trainA,trainB,testA,testB}; NAME: another data set in it.
+# RUN: folder kept between calls (its checkpoint has 1.3 GB); SIZE: side of the pictures, 128.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-results/gpu} DATA=${DATA:-.data} NAME=${NAME:-cat2dog} RUN=${RUN:-results/gpu_run}
@@ -27,7 +27,7 @@ fi
 mkdir -p "$OUT" "$RUN"
 export PYTHONUNBUFFERED=1
 
-# part SECONDS FILE COMMAND...: its output into FILE; cut off after SECONDS, or where the whole would take too long
+# part SECONDS FILE COMMAND...: append its output to FILE; cut off after SECONDS or when the time left is over
 part() {
   local seconds=$1 file=$2 left=$((LIMIT - SECONDS - RESERVE))
   shift 2
@@ -47,10 +47,10 @@ bench() {
 rm -f "$OUT"/{machine.txt,parts.txt,tests.txt,bench.md,train.txt,scores.txt}
 { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || uname -m; } 2> /dev/null | tee "$OUT/machine.txt"
 
-RESERVE=$((LIMIT / 3)) # seconds that are left to training, translation and scores in the first call
+RESERVE=$((LIMIT / 3)) # seconds reserved for training, translation and scores in the first call
 if [ ! -e "$RUN/measured" ]; then
   if [ -z "$TOY" ]; then part 100 tests.txt "$PYTHON" -m pytest -o addopts=-q -m cuda; fi
-  bench 50 --cases "$CASE" "$CASE4" # each step one graph, where that can be
+  bench 50 --cases "$CASE" "$CASE4" # each step as one CUDA graph, if possible
   bench 25 --cases "$CASE" --ours "--graphs false"
   bench 30 --cases "$CASE" --extra "--benchmark_flag true"
   bench 40 --cases "$CASE" "$CASE4" --ours "--amp bf16"
@@ -59,7 +59,7 @@ if [ ! -e "$RUN/measured" ]; then
   touch "$RUN/measured"
 fi
 
-# SIGTERM lets the training finish its step and save
+# on SIGTERM the training finishes its step and saves
 RESERVE=$((LIMIT / 5))
 # shellcheck disable=SC2086
 part "$LIMIT" train.txt "$PYTHON" main.py --dataset "$NAME" --dataset_dir "$DATA" --result_dir "$RUN" --device "$DEVICE" \
@@ -72,7 +72,7 @@ for domain in A B; do
   for features in inception efficientnet-lite0; do
     part $((LIMIT / 20 + 10)) scores.txt "$PYTHON" fid_kid.py "$DATA/$NAME/test$domain" "$RUN/$NAME/fake$domain" \
       --features "$features" -c "${DEVICE/#cpu/}"
-    grep -q FID "$OUT/scores.txt" && break # the first needs weights from the internet, the second a package
+    grep -q FID "$OUT/scores.txt" && break # inception needs a download, efficientnet-lite0 a package
   done
 done
 cp "$RUN/$NAME/log.jsonl" "$OUT/log.jsonl"

@@ -1,12 +1,12 @@
-"""Count the operations that a training step would start on a GPU, without one: on fake tensors (tests/fake_cuda.py).
+"""Count the operations that a training step starts on a GPU, without a GPU, by fake tensors (tests/fake_cuda.py).
 
     python benchmarks/kernels.py                        our step at 256 px and the defaults, and the plain reference's
-    python benchmarks/kernels.py --methods cyclegan cut methods, with options of their own in quotes
+    python benchmarks/kernels.py --methods cyclegan cut methods, each with its options in quotes
     python benchmarks/kernels.py --names                the operations by name
 
-An operation is what C++ hands to a device: one kernel or a few.  Copies of the layout are those between tensors of
-different strides; `hidden` ones, which are not among `all`, are made inside: a convolution brings what it is given
-into one layout, reflection padding into the usual one.  Fills make constants.  Views count nothing.
+An operation is a call that C++ sends to the device: one kernel or a few.  Copies of the layout are between tensors of
+different strides; hidden copies, not counted in `all`, happen inside operations: a convolution brings its operands into
+one layout, reflection padding into the contiguous one.  Fills make constants.  Views are not counted.
 """
 
 import argparse
@@ -29,31 +29,31 @@ KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies
 
 
 def started(case: str) -> list:
-    """The operations of a trainer's second step of its largest kind; case: a method and options, or "reference"."""
+    """The operations of the last step of the second period; case: a method and options, or "reference"."""
     name, _, text = case.partition(" ")
     method = "nice" if name == "reference" else name
     with fake_cuda():
         args = program.parse_args(f"--method {method} --device cuda --graphs false {text}".split())
         shape = args.batch_size * args.grad_accum, args.img_ch, args.img_size, args.img_size
-        real = [torch.rand(shape, device="cuda") for _ in "AB"]
+        batch = [torch.rand(shape, device="cuda") for _ in "AB"]
         if name == "reference":
             from reference import Reference
 
             model = Reference(args.img_size, args.ch, args.n_res, args.n_dis, args.light, device="cuda")
         else:
             model = methods.create(args)
-            model.prepare(*real)
+            model.prepare(*batch)
             model.step = model.period - 1
-        model.train_step(*real)  # which makes what is made once
+        model.train_step(*batch)  # allocates what is allocated once
         if name != "reference":
             model.step = 2 * model.period - 1
         with watched() as seen:
-            model.train_step(*real)
+            model.train_step(*batch)
     return seen.started
 
 
 def kind_of(func, args, made) -> str:
-    """The row of the table that an operation counts in."""
+    """The column of the table that counts an operation."""
     name = func.name().split("::")[1].split(".")[0]
     if "convolution" in name:
         return "convolutions"
@@ -75,7 +75,7 @@ def kind_of(func, args, made) -> str:
 
 
 def hidden(func, args) -> int:
-    """The copies of the layout that an operation makes inside, as cuDNN's convolutions and the padding's kernels do."""
+    """The number of layout copies inside an operation, as in cuDNN's convolutions and the padding's kernels."""
     name = func.name().split("::")[1].split(".")[0]
     maps = [x for x in args if isinstance(x, torch.Tensor) and x.dim() == 4]
     if "reflection_pad" in name:
@@ -89,7 +89,7 @@ def hidden(func, args) -> int:
 
 
 def is_last(x) -> bool:
-    """Whether the channels of x come last and no other reading of its strides is possible."""
+    """Whether x is channels last and not also contiguous."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -112,8 +112,8 @@ def names(case: str):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--methods", nargs="+", default=["nice", "reference"], metavar="METHOD",
-                        help="methods, with options of their own in quotes; all: every method")  # fmt: skip
-    parser.add_argument("--names", action="store_true", help="the operations by name, too")
+                        help="methods, each with its options in quotes; all: every method")  # fmt: skip
+    parser.add_argument("--names", action="store_true", help="also list the operations by name")
     args = parser.parse_args()
     cases = [*methods.METHODS, "reference"] if args.methods == ["all"] else args.methods
     print(f"torch {torch.__version__}; 256 px, batch 1 and each method's defaults unless said otherwise\n")

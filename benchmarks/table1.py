@@ -2,13 +2,13 @@
 
     python benchmarks/table1.py --dataset demo --steps 700 --seeds 0 1 2 --jobs 2
     python benchmarks/table1.py --dataset demo --minutes 4 --jobs 2 --both-ways
-    python benchmarks/table1.py --dataset demo --minutes 4 --table-only       from the trainings that are complete
+    python benchmarks/table1.py --dataset demo --minutes 4 --table-only       only the tables, of complete trainings
 
-Each training lies in results/table1/NAME/METHOD-BUDGET-SEED (-BtoA for the other way of a method of one way).  What
-is complete is not done again, and what was interrupted continues from its checkpoint, so call it again after any
-stop.  Each method has its own paper's settings, configs/METHOD/NAME.txt or else its defaults, but for size and budget;
-what that changes is printed.  --minutes gives each method the steps that it makes in as much time: the time of a step
-is measured beforehand, with NICE-GAN taking turns, and kept in cost.json.  Needs requirements-dev.txt.
+Each training writes to results/table1/NAME/METHOD-BUDGET-SEED (-BtoA: the other direction of a one-way method).
+Complete trainings are not repeated and interrupted ones continue from their checkpoint: call it again after any stop.
+Each method has the settings of its paper, configs/METHOD/NAME.txt or else its defaults, except for size and budget; the
+changes are printed.  --minutes gives each method the number of steps it makes in that time: a step is timed first, in
+turns with NICE-GAN, and kept in cost.json.  Needs requirements-dev.txt.
 """
 
 import shlex
@@ -32,13 +32,13 @@ from scoring import inception
 from utils import RunError, UserError, run, shown
 
 FEATURES = {
-    "fid": "FID and KID are of the FID Inception's features.",
-    "fd": "FD and KD are distances in EfficientNet-Lite0's features, lower is better; they are no FID and no KID.",
+    "fid": "FID and KID are computed on the FID Inception's features.",
+    "fd": "FD and KD are distances in EfficientNet-Lite0's features (lower is better); they are not FID and KID.",
 }
 
 
 class Run(Training):
-    """One training: a contestant, a seed and, for methods of one way, the way."""
+    """One training: a contestant, a seed and, for one-way methods, the direction."""
 
     def __init__(self, args, contestant: Contestant, steps: int, seed: int, way: str):
         self.contestant, self.seed, self.backwards = contestant, seed, way == "B2A"
@@ -49,7 +49,7 @@ class Run(Training):
         super().__init__(name, args.result_dir / name, args.dataset, steps, words, trainings.threads(args.jobs))
 
     def refuse_others(self, note: bool):
-        """UserError: something else was trained here.  note: write down what is trained now."""
+        """UserError: other options were trained in this folder.  note: write options.txt."""
         path, mine = self.folder / "options.txt", f"{self.contestant.options} --iteration={self.steps}\n"
         if not path.exists():
             if note:
@@ -62,16 +62,16 @@ class Run(Training):
         """Train to the last step and translate the test folders."""
         schedule, _ = self.contestant.budget(self.steps)
         super().train(*schedule)
-        if self.results.name != "demo":  # which main.py translates at the end of a training
+        if self.results.name != "demo":  # which main.py translates itself
             self.main("--phase", "test", "--result_dir", self.folder.resolve())
         return self
 
     def complete(self, scorer: Scorer) -> bool:
-        """Whether all scores of it are known."""
+        """Whether all its scores are known."""
         return {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
 
     def attempt(self):
-        """Train unless only scores are missing: the run, and what went wrong or None."""
+        """Train unless only scores are missing: the run, and the error or None."""
         try:
             return (self if self.scores() else self.train()), None
         except UserError as error:
@@ -79,16 +79,16 @@ class Run(Training):
 
 
 def scorer(args) -> Scorer:
-    """FID and KID where Inception's weights are at hand, else FD and KD.  UserError: neither network is there."""
+    """A scorer of FID and KID if Inception's weights are present, else of FD and KD.  UserError: neither network."""
     root = args.dataset_dir / args.dataset
     if args.weights or inception.cached_weights().exists():
         return Scorer(root, fid_kid.InceptionV3(args.weights), kernel=True)
-    print("Inception's weights are not at hand: FD and KD in EfficientNet-Lite0's features stand for FID and KID")
+    print("Inception's weights are not present: FD and KD in EfficientNet-Lite0's features replace FID and KID")
     return Scorer(root, kernel=True)
 
 
 def train(args, runs: list[Run], score: Scorer) -> list[str]:
-    """Train and score what is not complete; what went wrong, a line a run."""
+    """Train and score the incomplete runs: the errors, one line a run."""
     failed = []
     waiting = [r for r in runs if not r.complete(score)]
 
@@ -120,7 +120,7 @@ def check_data(args):
 
 
 def check_sizes(args, contestants: list[Contestant]):
-    """UserError: translations would be smaller than the counterparts that they are to be measured on."""
+    """UserError: translations would be smaller than their true counterparts."""
     root = args.dataset_dir / args.dataset
     for s in "AB":
         if has_counterparts(root, s):
@@ -133,7 +133,7 @@ def check_sizes(args, contestants: list[Contestant]):
 
 
 def plan(args, contestants: list[Contestant], cost: dict) -> tuple[dict[str, int], list[str]]:
-    """{row: its steps}, and a line for each row that says all that its settings change."""
+    """{row: its steps}, and a line for each row with all changes of its settings."""
     steps, lines = {}, []
     for c in contestants:
         n = steps[c.row] = args.steps or costs.steps(cost, c.row, args.minutes)
@@ -157,13 +157,13 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
 {tables.score_markdown(rows)}
 {" ".join(notes)}
 
-Costs; parameters and multiply-adds (one picture) are of generators with encoders / discriminators, times in units of
-NICE-GAN's, taking turns:
+Costs: parameters and multiply-adds (one picture) of generators with encoders / discriminators; times in units of
+NICE-GAN's, in turns with it:
 
 {tables.cost_markdown(contestants, cost["rows"])}
 ![{title}]({name}.png)
 
-Settings, in parentheses what the method's own are; each training has a --seed of its own:
+Settings, with the method's own in parentheses; each training has its own --seed:
 
 {"".join(f"- {line}{chr(10)}" for line in settings)}
 Made with `{command(args)}`.
@@ -177,7 +177,7 @@ Made with `{command(args)}`.
 
 
 def command(args) -> str:
-    """The call that made the tables, but for places."""
+    """The command that made the tables, without folders."""
     budget = ["--steps", args.steps] if args.steps else ["--minutes", f"{args.minutes:g}"]
     words = ["--dataset", args.dataset, *budget, "--seeds", *args.seeds, "--jobs", args.jobs]
     words += ["--methods", *args.methods] if args.methods else []
@@ -192,31 +192,31 @@ def command(args) -> str:
 def parse_args(argv=None):
     parser = Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=Help)
     add = parser.add_argument
-    add("--dataset", type=options.name, default="demo", help="folder of --dataset_dir", metavar="NAME")
+    add("--dataset", type=options.name, default="demo", help="data set, a folder in --dataset_dir", metavar="NAME")
     add("--methods", nargs="+", choices=ROWS, metavar="METHOD",
-        help=f"of {', '.join(ROWS)}; by default all that can be trained at about NICE-GAN's picture size")  # fmt: skip
+        help=f"of {', '.join(ROWS)} (default: all that can be trained at about NICE-GAN's picture size)")  # fmt: skip
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--steps", type=bounded(int, 1), help="of each training")
-    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="that each training's steps would take "
-                        "if it had the machine as the measurement of costs had it")  # fmt: skip
-    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="a training of each")
-    add("--jobs", type=bounded(int, 1), default=1, help="trainings at a time; they share the cores")
-    add("--img_size", type=bounded(int, 1), help="picture side of all that can take it; by default each has its own")
-    add("--both-ways", action="store_true", help="train methods of one way for the other way as well")
-    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="where the data sets are")
-    add("--result_dir", type=Path, help="where the trainings go; by default results/table1/NAME")
-    add("--cost", type=Path, help="what steps cost; by default cost.json in the result_dir", metavar="FILE")
-    add("--rounds", type=bounded(int, 1), default=5, help="of measuring costs")
-    add("--weights", help="Inception's weights, instead of those at hand", metavar="FILE")
-    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="score and show others' pictures, too: DIR "
-        "has fakeB or fakeA or both, or pictures of domain B themselves, called like the test pictures")  # fmt: skip
-    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the comparison picture")
-    add("--out", type=Path, help="folder of tables and picture; by default the result_dir", metavar="DIR")
-    add("--table-only", action="store_true", help="train and measure nothing, write the tables")
+    budget.add_argument("--steps", type=bounded(int, 1), help="steps of each training")
+    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="time of each training's steps, at the "
+                        "speed measured for the costs")  # fmt: skip
+    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
+    add("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
+    add("--img_size", type=bounded(int, 1), help="picture side, where a method can use it (default: each method's own)")
+    add("--both-ways", action="store_true", help="train one-way methods for the other direction, too")
+    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
+    add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")
+    add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
+    add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
+    add("--weights", help="Inception's weights, instead of the cached ones", metavar="FILE")
+    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="also score and show pictures of other "
+        "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
+    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
+    add("--out", type=Path, help="folder of tables and figure (default: the result_dir)", metavar="DIR")
+    add("--table-only", action="store_true", help="only write the tables")
     args = parser.parse_args(argv)
     for name in ("methods", "seeds"):
         if getattr(args, name) and len(set(getattr(args, name))) < len(getattr(args, name)):
-            parser.error(f"--{name} has the same one twice")
+            parser.error(f"--{name} has an entry twice")
     args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
     args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
     args.out = args.out or args.result_dir
@@ -226,10 +226,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    torch.set_num_threads(trainings.threads(args.jobs))  # scores are made beside the trainings
-    tables.common.pyplot()  # a missing package shows before hours of training
+    torch.set_num_threads(trainings.threads(args.jobs))  # scoring runs beside the trainings
+    tables.common.pyplot()  # a missing package fails before hours of training
     check_data(args)
-    others = [tables.theirs(text, args.dataset_dir / args.dataset) for text in args.outputs]
+    others = [tables.others_row(text, args.dataset_dir / args.dataset) for text in args.outputs]
     contestants = entrants(args.methods, args.dataset, args.img_size)
     check_sizes(args, contestants)
     names = [*(c.title for c in contestants), *(row.title for row in others)]
@@ -244,7 +244,7 @@ def main(argv=None):
     print("\n".join(settings), flush=True)
     runs = [
         Run(args, c, steps[c.row], seed, way)
-        for seed in args.seeds  # all rows soon, more seeds later
+        for seed in args.seeds  # every row early, more seeds later
         for c in contestants
         for way in (("A2B", "B2A") if args.both_ways and len(c.directions) == 1 else ("A2B",))
     ]

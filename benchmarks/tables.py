@@ -1,4 +1,4 @@
-"""The tables and the picture of Table 1: what was scored and measured as Markdown, CSV and PNG."""
+"""The tables and the figure of Table 1: scores and costs as Markdown, CSV and PNG."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainings import ROOT, spread
+from trainings import ROOT, mean_std
 
 import demo
 from training.cost import short
@@ -18,7 +18,7 @@ import common
 import compare
 
 WAYS = {f"{s}2{t}": (s, t) for s, t in demo.DIRECTIONS}
-# features of different networks never share a column: only Inception's distances are FID and KID
+# distances of different networks have different columns: only Inception's are FID and KID
 COLUMNS = {"fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
 COLUMNS |= {name: name.replace("_", " ") for name in demo.BARS}
 DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2}  # 3 in all others
@@ -53,13 +53,13 @@ def rows_of(runs) -> list[Row]:
     return [found[name] for name in order if name in found]
 
 
-# ------------------------------------------------------------------------------------- others' pictures
+# --------------------------------------------------------------------------- other programs' pictures
 
 
-def theirs(text: str, root: Path) -> Row:
-    """The unscored row of "their name=DIR": DIR holds fakeB or fakeA or both, or pictures of domain B themselves.
+def others_row(text: str, root: Path) -> Row:
+    """The row of "NAME=DIR", not yet scored: DIR holds fakeB, fakeA or both, or translations to domain B.
 
-    UserError: no such folder, or one that is not the translations of the data set's test pictures.
+    UserError: no such folder, or its pictures are not named like the data set's test pictures.
     """
     name, folder = compare.method(text)
     if not folder.is_dir():
@@ -68,7 +68,7 @@ def theirs(text: str, root: Path) -> Row:
     for way, place in (pictures or {"A2B": folder}).items():
         wanted, there = (compare.by_stem(f) for f in (root / f"test{way[0]}", place))
         missing, other = wanted.keys() - there.keys(), there.keys() - wanted.keys()
-        for stems, what in ((missing, "no picture"), (other, "a picture that no test picture is called like:")):
+        for stems, what in ((missing, "no picture"), (other, "a picture without a test picture of its name:")):
             if stems:
                 more = f", and {len(stems) - 1} more" if len(stems) > 1 else ""
                 raise UserError(f"--outputs {name}: {shown(place)} has {what} {shown(min(stems))}{more}")
@@ -76,7 +76,7 @@ def theirs(text: str, root: Path) -> Row:
 
 
 def score(row: Row, scorer):
-    """Fill in the scores of others' pictures."""
+    """Add the scores of another program's pictures to its row."""
     for way, folder in row.pictures.items():
         row.scores |= {name: [value] for name, value in scorer.direction(folder, *WAYS[way]).items()}
 
@@ -85,7 +85,7 @@ def score(row: Row, scorer):
 
 
 def columns_of(rows: list[Row]) -> list[str]:
-    """The scores that some row has, without directions."""
+    """The names of the scores in any row, without directions."""
     there = {name.rpartition("_")[0] for row in rows for name in row.scores}
     return [column for column in COLUMNS if column in there]
 
@@ -105,13 +105,13 @@ def comma_separated(header: list[str], lines: list[list]) -> str:
 
 
 def score_markdown(rows: list[Row]) -> str:
-    """A line a row: mean ± standard deviation over its seeds, of both directions."""
+    """One line a row: mean ± standard deviation over seeds, for both directions."""
     columns = columns_of(rows)
     header = ["method", "seeds", "pixels", "steps", *(f"{COLUMNS[c]}, {' / '.join(WAYS)}" for c in columns)]
     lines = []
     for row in rows:
         cells = [
-            " / ".join(spread(v, DIGITS.get(c, 3)) if (v := row.scores.get(f"{c}_{way}")) else NONE for way in WAYS)
+            " / ".join(mean_std(v, DIGITS.get(c, 3)) if (v := row.scores.get(f"{c}_{way}")) else NONE for way in WAYS)
             for c in columns
         ]
         lines.append([row.title, *("" if v is None else v for v in (row.seeds, row.pixels, row.steps)), *cells])
@@ -119,7 +119,7 @@ def score_markdown(rows: list[Row]) -> str:
 
 
 def score_csv(rows: list[Row]) -> str:
-    """The same numbers, mean and standard deviation in columns of their own."""
+    """The same numbers, with mean and standard deviation in separate columns."""
     names = [f"{column}_{way}" for column in columns_of(rows) for way in WAYS]
     header = ["method", "seeds", "pixels", "steps", *(f"{name}_{what}" for name in names for what in ("mean", "std"))]
     lines = []
@@ -135,7 +135,7 @@ def score_csv(rows: list[Row]) -> str:
 
 
 def cost_markdown(contestants, known: dict) -> str:
-    """A line for each contestant whose costs are known; see costs.py."""
+    """One line for each contestant with known costs; see costs.py."""
     header = ["method", "parameters", "multiply-adds", "step", "peak memory", "translating a picture"]
     lines = []
     for c in contestants:
@@ -163,7 +163,7 @@ def cost_csv(contestants, known: dict) -> str:
 
 
 def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
-    """A figure: n test pictures of each direction in rows; in columns input, each method, the true counterpart."""
+    """A figure of n test pictures of each direction (rows): input, each method, true counterpart (columns)."""
     truths = {way: root / f"truth{way[0]}" for way in WAYS if (root / f"truth{way[0]}").is_dir()}
     titles = ["input", *(row.title for row in rows), *["truth"] * bool(truths)]
     lines = []
@@ -178,5 +178,5 @@ def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
     if len(titles) > 5:  # narrow columns
         for axes in figure.axes:
             axes.title.set_fontsize(7)
-    common.pyplot().rcParams["savefig.dpi"] = 200  # a column of many is 70 dots at the usual 100
+    common.pyplot().rcParams["savefig.dpi"] = 200  # with many columns, one is only 70 dots wide at 100
     return figure

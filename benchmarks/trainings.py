@@ -1,11 +1,11 @@
-"""Many trainings by main.py, each in a process and a folder of its own: what the tables are made of.
+"""Run many trainings by main.py for the tables, each in its own process and folder.
 
     FOLDER/output.txt     what main.py printed
-    FOLDER/NAME           what main.py calls results/NAME
-    FOLDER/scores.json    {step: {score: value}}, of a complete training alone
+    FOLDER/NAME           main.py's results/NAME
+    FOLDER/scores.json    {step: {score: value}}, only for a complete training
 
-What is complete is not done again, and what was interrupted continues from its checkpoint.  Importing this makes
-the program's modules, one folder up, importable.
+Complete trainings are not repeated, interrupted ones continue from their checkpoint.  Importing this makes the
+program's modules, one folder up, importable.
 """
 
 import json
@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))
 
 import demo  # noqa: E402
 import fid_kid  # noqa: E402
@@ -30,11 +29,11 @@ from images.files import list_images  # noqa: E402
 from training.state import locked  # noqa: E402
 from utils import RunError, UserError, atomic  # noqa: E402
 
-PATIENCE = 10  # seconds in which trainings end that heard of a stop by themselves
+PATIENCE = 10  # seconds for trainings to end that received the stop signal themselves
 
 
 class Training:
-    """One training of `steps` steps in `folder`; words: the options that every call of main.py gets."""
+    """One training of `steps` steps in `folder`; words: options for every call of main.py."""
 
     def __init__(self, title: str, folder: Path, data: str, steps: int, words: list, threads: int):
         self.title, self.folder, self.steps, self.threads = title, folder, steps, threads
@@ -49,7 +48,7 @@ class Training:
             return None
 
     def last_scores(self) -> dict:
-        """{score: value} of the last step that was scored; empty where the training is not complete."""
+        """{score: value} of the last scored step; empty if the training is not complete."""
         found = self.scores()
         return found[max(found, key=int)] if found else {}
 
@@ -58,7 +57,7 @@ class Training:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
 
     def main(self, *options):
-        """Call main.py with the training's options and these; its output goes to output.txt."""
+        """Call main.py with the training's options and these; append its output to output.txt."""
         self.folder.mkdir(parents=True, exist_ok=True)
         output = self.folder / "output.txt"
         status = call([*self.words, *map(str, options)], output, self.threads)
@@ -66,7 +65,7 @@ class Training:
             raise RunError(f"{self.title}: main.py ended with {status}; see {output}")
 
     def train(self, *options):
-        """Train to the last step, from the newest checkpoint if there is one."""
+        """Train to the last step, starting from the newest checkpoint if there is one."""
         wait_for_another(self.results, self.title)
         self.main(*options, "--iteration", self.steps, "--result_dir", self.folder.resolve(), "--resume", "auto")
         if load_checkpoint(latest_path(self.results), methods.recognise)["start_iter"] < self.steps:
@@ -80,18 +79,18 @@ _running, _stopping = set(), threading.Event()
 
 
 def threads(jobs: int) -> int:
-    """How many threads each of `jobs` trainings at a time gets."""
+    """Threads for each of `jobs` simultaneous trainings."""
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
 def call(words: list[str], output: Path, threads: int) -> int:
-    """Run main.py with these options, what it prints appended to `output`: its exit status."""
+    """Run main.py with these options, append its output to `output`, return its exit status."""
     if _stopping.is_set():
         raise RunError("stopped; call again to continue")
     with open(output, "ab") as out:
         process = subprocess.Popen(
             [sys.executable, "main.py", *words],
-            cwd=ROOT,  # option files name one another from here
+            cwd=ROOT,  # option files refer to each other relative to this folder
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -104,7 +103,7 @@ def call(words: list[str], output: Path, threads: int) -> int:
 
 
 def wait_for_another(results: Path, title: str):
-    """Wait for a training in this place that a killed call has left behind: it ends like any other."""
+    """Wait for the end of a training in this folder that a killed call left running."""
     told = False
     while True:
         try:
@@ -120,9 +119,9 @@ def wait_for_another(results: Path, title: str):
 
 
 def work(tasks: list, jobs: int, finish):
-    """Call the tasks, `jobs` at a time, and finish(result) in this thread as they end.
+    """Call the tasks, `jobs` at a time, and call finish(result) in this thread as each ends.
 
-    An error lets those that run end and begins no other.  A signal stops those that run, which save.
+    After an error, running tasks end and no others start.  A signal stops running trainings, which save.
     """
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -138,7 +137,7 @@ def work(tasks: list, jobs: int, finish):
 
 
 def _stop_running():
-    """End all running trainings.  Those that the signal reached, too, are let be: a second one would stop them hard."""
+    """Stop all running trainings, after a pause for those that received the signal: a second one would kill them."""
     _stopping.set()
     end = time.monotonic() + PATIENCE
     while _running and time.monotonic() < end:
@@ -151,18 +150,18 @@ def _stop_running():
 
 
 class Scorer:
-    """Scores of the translations of a data set's test folders, each direction that there is: {"fd_A2B": value, ...}.
+    """Scores of translations of a data set's test folders, for each direction: {"fd_A2B": value, ...}.
 
-    net's Fréchet distance to the target's test pictures, fid with Inception and fd with any other network; with
-    `kernel` the kernel distance x100 as well, kid or kd.  Where the data have true counterparts and masks, as the
-    demo's have, its three measures besides.
+    The Fréchet distance to the target's test pictures in net's features (fid with Inception, fd otherwise); with
+    `kernel` also the kernel distance x100 (kid or kd).  If the data set has true counterparts and masks, as the demo
+    does, also the demo's three measures.
     """
 
     def __init__(self, root: Path, net=None, kernel: bool = False):
         self.root, self.net, self.kernel, self.real = root, net or fid_kid.EfficientNetLite0(), kernel, {}
 
     def columns(self, s: str) -> list[str]:
-        """The names, without the direction, of the scores of translations of domain s."""
+        """Names of the scores for translations of domain s, without the direction."""
         fid, kid = ("fid", "kid") if self.net.name == "inception" else ("fd", "kd")
         return [*(demo.BARS if has_counterparts(self.root, s) else ()), fid, *[kid] * self.kernel]
 
@@ -171,17 +170,17 @@ class Scorer:
         return fid_kid.extract(list_images(folder), self.net, self.net.dims[-1])[0]
 
     def direction(self, fake: Path, s: str, t: str) -> dict[str, float]:
-        """Scores of the pictures in `fake`, drawn in domain t from test pictures of domain s."""
+        """Scores of the pictures in `fake`, translations of domain s's test pictures to domain t."""
         found = {}
         if has_counterparts(self.root, s):
             found |= demo.measure(fake, *(self.root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
         if t not in self.real:
             self.real[t] = self.features(self.root / f"test{t}")
         fid, *kid = (name for name in self.columns(s) if name not in demo.BARS)
-        drawn = self.features(fake)
-        found[fid] = fid_kid.frechet_distance(drawn, self.real[t])
+        features = self.features(fake)
+        found[fid] = fid_kid.frechet_distance(features, self.real[t])
         for name in kid:
-            found[name] = 100 * fid_kid.kid(self.real[t], drawn, var=False)["kid"]
+            found[name] = 100 * fid_kid.kid(self.real[t], features, var=False)["kid"]
         return {f"{name}_{s}2{t}": float(value) for name, value in found.items()}
 
     def __call__(self, results: Path) -> dict[str, float]:
@@ -191,17 +190,17 @@ class Scorer:
 
 
 def has_counterparts(root: Path, s: str) -> bool:
-    """Whether each test picture of domain s has its true counterpart and a mask of what has to change."""
+    """Whether the test pictures of domain s have true counterparts and masks of the region to change."""
     return all((root / f"{kind}{s}").is_dir() for kind in ("truth", "mask"))
 
 
-def spread(values: list[float], digits: int) -> str:
-    """0.031 ± 0.002; a single value has no spread."""
+def mean_std(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation, such as 0.031 ± 0.002; of a single value only the mean."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def write(path: Path, text: str):
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -142,7 +142,7 @@ POSES = {  # angle of the neck above the horizontal, of the head below it; half 
 
 
 def skeleton(dice):
-    """The y of the ground, and the animal's parts as rows of (x, y, radius): facing right, y down, shoulder to hip 0.75."""
+    """The ground's y, and the animal's parts as rows of (x, y, radius): facing right, y down, shoulder to hip 0.75."""
     pose = dice.pick("standing", "alert", "walking", "walking", "grazing")
     neck, head, stride = POSES[pose]
     grazing = pose == "grazing"

@@ -1,7 +1,7 @@
-"""A plain NICE-GAN, written for obviousness: no trick, no sharing, every pass done in full.
+"""A plain NICE-GAN, as obvious as possible: no optimisations, no shared computations.
 
-It is checked against numbers measured on the released program (test_parity.py); the real networks
-and the real step are then checked, and timed, against it.
+It is tested against numbers measured on the released program (test_parity.py); our networks and our step are
+tested, and timed, against it.
 """
 
 import warnings
@@ -120,7 +120,7 @@ class Discriminator(nn.Module):
 
 
 class Reference:
-    """Both discriminators, both generators, and the step in the authors' order."""
+    """Both discriminators, both generators, and the training step in the authors' order."""
 
     def __init__(self, img_size=256, ch=64, n_res=6, n_dis=7, light=True, lr=1e-4, weight_decay=1e-4,
                  adv_weight=1, cycle_weight=10, recon_weight=10, iteration=100000, device="cpu"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The ablation's option files and its table; its trainings are ordinary ones."""
+"""The ablation's option files and its table."""
 
 import json
 import sys
@@ -9,10 +9,11 @@ import pytest
 import main
 from utils import UserError
 
-HOME = Path(__file__).parents[1]
-sys.path.insert(0, str(HOME / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import ablation  # noqa: E402
+import ablation
+
+HOME = Path(__file__).parents[1]
 
 DIFFERS = {  # from the demo's options
     "none": {"nice": False, "ra": False},
@@ -47,7 +48,7 @@ def complete(tmp_path):
         folder.mkdir()
         early = {name: 99.0 for name in scores}
         (folder / "scores.json").write_text(json.dumps({"9": early, "30": scores}))
-    (tmp_path / "nice-30-0").mkdir()  # one under way
+    (tmp_path / "nice-30-0").mkdir()  # an unfinished one
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/bench.py, and one of its processes at work."""
+"""The arithmetic of benchmarks/bench.py, and one of its processes."""
 
 import os
 import subprocess

@@ -15,16 +15,17 @@ from PIL import Image
 import main
 import methods
 
-HOME = Path(__file__).parents[1]
-sys.path.insert(0, str(HOME / "figure"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "figure"))
 
-import common  # noqa: E402
-import curves  # noqa: E402
-import heatmaps  # noqa: E402
-import latent  # noqa: E402
-import shared_latent  # noqa: E402
+import common
+import curves
+import heatmaps
+import latent
+import shared_latent
 
 from utils import UserError, run
+
+HOME = Path(__file__).parents[1]
 
 OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu"
 GOOD = {  # figure: call

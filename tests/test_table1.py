@@ -1,4 +1,4 @@
-"""Table 1: real trainings at tiny settings, killed and repeated; what the tables say; who takes part with what."""
+"""Table 1: real trainings at tiny settings, killed and repeated; the tables; the methods and their options."""
 
 import csv
 import json
@@ -19,14 +19,15 @@ from PIL import Image
 import utils
 from utils import UserError
 
-HOME = Path(__file__).parents[1]
-sys.path.insert(0, str(HOME / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import contestants  # noqa: E402
-import costs  # noqa: E402
-import table1  # noqa: E402
-import tables  # noqa: E402
-import trainings  # noqa: E402
+import contestants
+import costs
+import table1
+import tables
+import trainings
+
+HOME = Path(__file__).parents[1]
 
 TINY = "--img_size 48 --ch 2 --n_res 3 --num_workers 0 --log_freq 1 --iteration 1000"
 SETTINGS = {"nice": "--n_dis 6", "cyclegan": "", "cut": "--netF_nc 8 --num_patches 16"}
@@ -34,7 +35,7 @@ SETTINGS = {"nice": "--n_dis 6", "cyclegan": "", "cut": "--netF_nc 8 --num_patch
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with the data set toys, whose A has counterparts and masks, and option files for it."""
+    """A folder with the data set toys (with counterparts and masks of A) and option files for it."""
     folder = tmp_path_factory.mktemp("table1")
     noise = np.random.default_rng(0)
     for place in ("trainA", "trainB", "testA", "testB", "truthA", "maskA"):
@@ -54,10 +55,10 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def toys(home, monkeypatch):
-    """The same, in use; main.py's processes are forks, which start at once."""
+    """The same folder as ROOT; main.py runs in forks, which start fast."""
     monkeypatch.setattr(contestants, "ROOT", home)
     monkeypatch.setattr(trainings, "call", forked)
-    prepare_costs(home)
+    write_costs(home)
     return home
 
 
@@ -73,8 +74,8 @@ def forked(words, output, threads):
 one_at_a_time = threading.Lock()
 
 
-def prepare_costs(home):
-    """A step takes NICE-GAN 10 ms and each of the others some multiple of it."""
+def write_costs(home):
+    """Write cost.json: NICE-GAN's step takes 10 ms, the others' multiples of it."""
     sizes = {"generators": [1000, 2_000_000], "discriminators": [3000, 4_000_000]}
     rows = {}
     for row, step in {"nice": 1.0, "nice-star": 0.75, "cyclegan": 1.3, "cut": 2.0}.items():
@@ -84,7 +85,7 @@ def prepare_costs(home):
 
 
 def argv_of(home, result, text: str) -> list[str]:
-    """The words of a call of table1.py with these options, for a folder of results."""
+    """The arguments of table1.py with these options, for a result folder."""
     found = {"dataset": "toys", "dataset_dir": home / "dataset", "result_dir": home / result, "pictures": 1}
     words = [f"--{k}={v}" for k, v in {**found, "cost": home / "cost.json", "jobs": os.cpu_count()}.items()]
     return words + text.split()
@@ -103,7 +104,7 @@ THREE = "--minutes 0.001 --seeds 0 1 --methods nice nice-star cut"
 
 @pytest.fixture
 def trained(toys):
-    """Three methods, two seeds, both ways, 0.001 minutes each: the folder of results."""
+    """Three methods, two seeds, both directions, 0.001 minutes each: the result folder."""
     if not (toys / "trained").exists():
         table1.main(argv_of(toys, "trained", f"{THREE} --both-ways"))
     return toys / "trained"
@@ -123,7 +124,7 @@ def test_tables_and_picture(trained, toys, capsys):
         assert (row["seeds"], row["pixels"]) == ("2", "48")
         assert all(row[f"{name}_{way}_std"] for name in ("fd", "kd") for way in ("A2B", "B2A"))
         assert row["background_A2B_mean"] and not row["background_B2A_mean"]  # B has no counterparts
-        assert not any(name.startswith(("fid", "kid")) for name in row)  # those are Inception's alone
+        assert not any(name.startswith(("fid", "kid")) for name in row)  # those are only Inception's
     scores = [json.loads((trained / f"nice-0.001min-{s}" / "scores.json").read_text())["6"] for s in (0, 1)]
     mean = sum(s["fd_A2B"] for s in scores) / 2
     spread = abs(scores[0]["fd_A2B"] - scores[1]["fd_A2B"]) / 2**0.5
@@ -134,7 +135,7 @@ def test_tables_and_picture(trained, toys, capsys):
     assert f"| NICE-GAN | 2 | 48 | 6 | {mean:.1f} ± {spread:.1f} / " in text
     assert "| CUT | 1.0K / 3.0K | 2.0M / 4.0M | 2.00 | 700 MB | 2.00 |" in text and "a training of its own" in text
     assert "nice-star: 8 steps at 48 pixels; configs/toys.txt, but for --iteration 8 (1000), --n_res 2 (3)" in text
-    assert str(toys) not in text and str(HOME) not in text  # to be shared
+    assert str(toys) not in text and str(HOME) not in text  # tables are shared
     with Image.open(trained / "table1-0.001min.png") as picture:
         assert picture.width > 1000
 
@@ -149,7 +150,7 @@ def test_pictures_of_others(trained, toys, monkeypatch, capsys):
     measured = [name for name in found["both"] if name.endswith("_mean")]
     assert {name: found["both"][name] for name in measured} == {name: found["NICE-GAN"][name] for name in measured}
     assert found["files"]["fd_A2B_mean"] == found["both"]["fd_A2B_mean"] and not found["files"]["fd_B2A_mean"]
-    assert found["CUT"]["fd_A2B_mean"] and not found["CUT"]["fd_B2A_mean"]  # the other way was not asked for
+    assert found["CUT"]["fd_A2B_mean"] and not found["CUT"]["fd_B2A_mean"]  # the other direction was not requested
     assert found["both"]["seeds"] == "" and found["both"]["fd_A2B_std"] == ""
 
     copy = toys / "copy"
@@ -159,7 +160,7 @@ def test_pictures_of_others(trained, toys, monkeypatch, capsys):
         table1.main([*argv, "--outputs", f"theirs={copy}"])
     shutil.copy(ours / "fakeB" / "1.png", copy / "fakeB" / "1.png")
     shutil.copy(ours / "fakeB" / "1.png", copy / "fakeB" / "x.png")
-    with pytest.raises(UserError, match="has a picture that no test picture is called like: x$"):
+    with pytest.raises(UserError, match="has a picture without a test picture of its name: x$"):
         table1.main([*argv, "--outputs", f"theirs={copy}"])
     with pytest.raises(UserError, match="two rows would be called CUT"):
         table1.main([*argv, "--outputs", f"CUT={ours}"])
@@ -169,7 +170,7 @@ def never(*_):
     raise AssertionError("a training was started")
 
 
-def test_missing_scores_alone_are_made(trained, toys, monkeypatch):
+def test_only_missing_scores_are_computed(trained, toys, monkeypatch):
     monkeypatch.setattr(trainings, "call", never)
     path, table = trained / "nice-0.001min-0" / "scores.json", trained / "table1-0.001min.csv"
     scores = json.loads(path.read_text())
@@ -208,12 +209,12 @@ ENOUGH = "--steps 60 --seeds 0 --methods cyclegan"
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    """Where the table of an undisturbed training is kept for both ways of killing it."""
+    """Holds the table of an undisturbed training, for all ways of killing it."""
     return {}
 
 
 def drive(home: str, argv: list[str]):
-    """In a process of its own, whose trainings are processes of their own as well."""
+    """Run table1 in its own process; its trainings are processes, too."""
     contestants.ROOT = Path(home)
     trainings.PATIENCE = 0.1
     utils.run(lambda: table1.main(argv), "table1.py")
@@ -233,7 +234,7 @@ def test_killed_and_repeated(toys, undisturbed, whom, capsys):
     run.signal(signal.SIGTERM if whom == "command politely" else signal.SIGKILL)
     if whom == "all":
         os.kill(child, signal.SIGKILL)
-    if whom == "command politely":  # which asks its trainings to save
+    if whom == "command politely":  # its trainings save
         assert run.wait() == 143, run.output
     while whom != "command" and Path(f"/proc/{child}").exists() and " (zombie)" not in status_of(child):
         time.sleep(0.01)
@@ -243,7 +244,7 @@ def test_killed_and_repeated(toys, undisturbed, whom, capsys):
     assert ("still trained by a process of an earlier call" in capsys.readouterr().out) == (whom == "command")
     assert (toys / whom / "table1-60.csv").read_bytes() == undisturbed["table"]
     text = (toys / whom / "cyclegan-60-0" / "output.txt").read_text()
-    assert text.count(" 0/60 ") == 1  # it went on and did not begin again
+    assert text.count(" 0/60 ") == 1  # it continued
     assert ("stopped after step" in text) == (whom == "command politely")
 
 
@@ -266,7 +267,7 @@ def test_entrants_of_the_demo(capsys):
     words, changes = found["munit"].budget(300)
     assert "--step_size=150" in words and "--step_size 150 (750)" in changes and "--iteration 300 (1500)" in changes
     assert found["cut"].directions == ["A2B"] and found["munit"].directions == ["A2B", "B2A"]
-    assert [c.row for c in contestants.entrants(["drit"], "demo", None)] == ["drit"]  # where it is asked for
+    assert [c.row for c in contestants.entrants(["drit"], "demo", None)] == ["drit"]  # if requested
 
 
 def test_entrants_at_other_sizes(capsys):
@@ -317,7 +318,7 @@ def test_steps_in_a_time(toys):
 
 
 class Stand:
-    """In place of bench.Side: answers at once, NICE-GAN's steps 0.1 s and CycleGAN's 0.3."""
+    """Replaces bench.Side: answers at once, 0.1 s for NICE-GAN's step and 0.3 s for CycleGAN's."""
 
     started = []
 
