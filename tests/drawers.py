@@ -1,4 +1,4 @@
-"""Tiny networks that translate, for the tests of tiles and of model files."""
+"""Tiny networks with nontrivial output, for the tests of tiles and of model files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ WIDE = ("rho", "lamda", "noise.weight")
 
 
 def lively(method: str, text: str = "", seed: int = 0, **more):
-    """A trainer whose networks draw something: weights large enough to show, nothing left at zero."""
+    """A trainer with random weights, large enough for its networks' output to vary, none left at zero."""
     torch.manual_seed(seed)
     model = methods.create(settings(method, text, **more))
     generator = torch.Generator().manual_seed(seed)

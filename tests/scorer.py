@@ -1,4 +1,4 @@
-"""What the scorer's tests share: Inception with weights by rule, and calls of the command."""
+"""Shared by the scorer's tests: Inception with rule-made weights, and calls of fid_kid.py."""
 
 import json
 import math
@@ -18,7 +18,7 @@ KEYS = {name: tuple(shape) for name, shape in json.loads((FIXTURES / "inception_
 
 
 def rule_weights():
-    """Weights of the FID Inception made from the parameters' names; the fixture's features are theirs."""
+    """Random weights of the FID Inception, seeded by the parameters' names; the fixture's features used them."""
     state = {}
     for name, shape in KEYS.items():
         gen = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -35,7 +35,7 @@ def rule_weights():
 
 @contextmanager
 def cache_of_rule_weights(home):
-    """torch.hub's cache is in `home`, with rule weights where pytorch-fid looks for the published ones: their path."""
+    """Move torch.hub's cache to `home`, with rule weights in place of the published ones: yields their path."""
     path = home / "checkpoints" / Path(inception.WEIGHTS_URL).name
     path.parent.mkdir()
     torch.save(rule_weights(), path)
@@ -52,7 +52,7 @@ def relative(found, expected):
 
 
 def run(capsys, *argv):
-    """main() in this process: its lines, and the JSON report."""
+    """Run main() in this process: its lines, and the JSON report."""
     report = Path(str(argv[0])).parent / "report.json"
     fid_kid.main([*map(str, argv), "--json", str(report)])
     out, err = capsys.readouterr()
@@ -60,7 +60,7 @@ def run(capsys, *argv):
 
 
 def fails(capsys, *argv):
-    """main() must end with status 2 and one line on stderr, which is returned."""
+    """Check that main() ends with status 2 and one line on stderr; return the line."""
     with pytest.raises(SystemExit) as stop:
         fid_kid.main([*map(str, argv)])
     out, err = capsys.readouterr()

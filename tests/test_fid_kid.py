@@ -1,4 +1,4 @@
-"""fid_kid.py: pictures to scores, against the packages people use; its command line; bad input."""
+"""fid_kid.py: scores against the packages people use; command line; bad input."""
 
 import json
 import math
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of weights, which lies where pytorch-fid looks for the published ones."""
+    """A file of weights, in the place of pytorch-fid's published ones."""
     with scorer.cache_of_rule_weights(tmp_path_factory.mktemp("hub")) as path:
         yield str(path)
 
@@ -63,7 +63,7 @@ def folders(tmp_path_factory):
 # --- pictures to features -------------------------------------------------------------------------
 
 def test_same_scores_from_files_as_pytorch_fid(net, weights, tmp_path, folders, capsys):
-    """Files to distance, against their pipeline, on pictures of one size without transparency."""
+    """The complete pipeline against theirs, on pictures of one size without transparency."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         for i, path in enumerate(list_images(folders / folder)):
@@ -108,7 +108,7 @@ def test_pictures_are_seen_by_cudnn_in_full_precision(folders):
 # --- command line --------------------------------------------------------------------------------
 
 def test_large_pages_are_asked_for_before_torch_is_there():
-    """And the trainer's command line is no part of the scorer's."""
+    """And fid_kid.py does not import main.py."""
     code = """if True:
         import os, sys
         class Watch:
@@ -121,7 +121,6 @@ def test_large_pages_are_asked_for_before_torch_is_there():
     env = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "False"]
-
 
 
 def test_one_command_end_to_end(folders, weights, tmp_path):
@@ -165,7 +164,7 @@ def test_score_depends_on_no_batch_size_order_or_name(folders, tmp_path, capsys,
         found = run(capsys, a, folders / "b", *argv, "--batch-size", batch, "--workers", workers)[1]
         for key in ("fd", "kd", "isc_mean"):
             assert found[key] == pytest.approx(expected[key], rel=1e-6)
-        for key in ("kd_std", "isc_std"):  # small differences of large numbers
+        for key in ("kd_std", "isc_std"):  # small differences of large numbers: less precise
             assert found[key] == pytest.approx(expected[key], rel=1e-5)
 
 
@@ -193,12 +192,12 @@ def test_save_then_score_is_scoring(folders, tmp_path, capsys):
     assert report["fd"] == pytest.approx(direct["fd"], rel=1e-6) and "kd" not in report
     assert report["pictures"] == [None, 14]
     assert "mu and sigma" in fails(capsys, tmp_path / "m.npz", saved[1], *lite)
-    fails(capsys, saved[0], saved[1])  # made with other features, and no weights are even looked for
+    fails(capsys, saved[0], saved[1])  # other features; fails before weights are needed
 
 
 @pytest.mark.parametrize("same_counts", [True, False])
 def test_the_spread_of_a_single_subset_is_not_printed(same_counts, tmp_path, capsys):
-    """Where a subset is everything, +- is the root of the variance's estimate; else of one subset nothing is known."""
+    """If the only subset is everything, +- is the root of the variance's estimate; of any other single subset, none."""
     x, y = np.random.default_rng(0).normal(0.1, 1, (2, 40, 64)).astype(np.float32)
     y = y[:40 if same_counts else 30]
     for name, features in (("x", x), ("y", y)):
@@ -216,7 +215,7 @@ def test_the_spread_of_a_single_subset_is_not_printed(same_counts, tmp_path, cap
     assert line == (f"KID x100 (dims 64): {100 * value:.6g} +- {100 * error:.6g} "
                     f"(raw {value:.6g} +- {error:.6g}, 1 subset of 40)")
     assert any("root of the variance's estimate" in note for note in report["notes"])
-    np.savez(tmp_path / "y.npz", features=x[:2])  # no variance is known of two points
+    np.savez(tmp_path / "y.npz", features=x[:2])  # two points give no variance
     np.savez(tmp_path / "x.npz", features=x[2:4])
     assert not any("+-" in line for line in run(capsys, *argv)[0] if line.startswith("KID"))
 

@@ -1,4 +1,4 @@
-"""The networks that turn pictures into features, against fixtures and the packages people use."""
+"""The feature networks against fixtures and the packages people use."""
 
 import hashlib
 import http.server
@@ -67,7 +67,7 @@ def test_efficientnet_is_the_packages_own():
     assert relative(outputs[1000], expected.numpy()) < 1e-5
 
 
-def test_download_is_checked_and_made_once(tmp_path, monkeypatch):
+def test_weights_are_downloaded_once_and_verified(tmp_path, monkeypatch):
     content, served = b"the weights", []
 
     class Server(http.server.BaseHTTPRequestHandler):

@@ -83,7 +83,7 @@ def test_frechet_properties(sizes, seed):
     assert fid_kid.frechet_distance(3 * (x @ rotation) + 7, 3 * (y @ rotation) + 7) \
         == pytest.approx(9 * distance, rel=1e-6)
     assert fid_kid.frechet_distance(x[rng.permutation(n)], y) == pytest.approx(distance, rel=1e-9)
-    # The moments know the same, but singular covariances cost half the digits.
+    # From moments it is the same, but singular covariances cost half the digits.
     assert metrics.frechet_from_moments(*metrics.moments(x), *metrics.moments(y)) \
         == pytest.approx(distance, rel=1e-6, abs=1e-6)
 
@@ -168,7 +168,7 @@ def test_kid_is_torch_fidelitys_at_the_same_seed(n, m, size, subsets, dtype, tol
 @pytest.mark.parametrize("degree,gamma", [(1, 0.1), (2, 0.1), (3, 0.05), (3, -0.05), (4, 0.05), (5, 0.05)])
 @pytest.mark.parametrize("size", [20, 60])
 def test_kid_averages_mmd2_and_its_variance_over_subsets(size, degree, gamma, monkeypatch):
-    """Made once for all subsets (60) and subset by subset (20), whole blocks or parts of blocks at a time."""
+    """All subsets at once (60) and one by one (20), in complete or partial blocks."""
     x, y = features(90, 32, 1), features(80, 32, 2, 0.1)
     rng = np.random.RandomState(2020)
     pairs = [(x[rng.choice(90, size, replace=False)], y[rng.choice(80, size, replace=False)]) for _ in range(6)]
@@ -193,7 +193,7 @@ def test_kid_of_everything_is_clean_fids():
     assert found["kid_subset_size"] == 80 and found["kid_subsets"] == 1 and found["kid_std"] == 0
     assert found["kid"] == pytest.approx(cleanfid.fid.kernel_distance(x, y, num_subsets=2), rel=1e-9)
     assert (found["kid"], found["kid_var"]) == fid_kid.polynomial_mmd2(x, y)
-    assert metrics.kid(x, y, subset_size=1000, var=False) == found  # the variance comes with it
+    assert metrics.kid(x, y, subset_size=1000, var=False) == found  # the variance is always given
 
 
 def test_inception_score_is_torch_fidelitys_and_has_its_bounds():
