@@ -1,7 +1,7 @@
-"""What a CUDA graph does, done on a CPU: operations are noted once and then repeated, without the Python around them.
+"""CUDA graphs on a CPU: the operations of a step are recorded once and then replayed without Python's control flow.
 
-A graph knows addresses, not tensors: what is repeated reads where it read and writes where it wrote.  It may not look
-at a number, which a GPU's recording refuses.
+Like a graph's, a replay reads and writes at the recorded addresses.  Reading a number on the host is an error in a
+recording, as on a GPU.
 """
 
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from training.cuda_graphs import Graph
 READ = torch.ops.aten._local_scalar_dense.default
 
 
-class Notes(TorchDispatchMode):
+class Recording(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.calls = []
@@ -25,23 +25,23 @@ class Notes(TorchDispatchMode):
         if func is READ:
             raise RuntimeError("operation not permitted when stream is capturing")
         out = func(*args, **kwargs)
-        # lists are the caller's, who may empty them
+        # copy lists, which the caller may empty
         self.calls.append((func, *tree_map(lambda x: x, (args, kwargs)), tree_map(lambda x: x, out)))
         return out
 
     @torch.no_grad()
-    def repeat(self):
+    def replay(self):
         for func, args, kwargs, out in self.calls:
-            there = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+            given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
             for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor) and old.untyped_storage().data_ptr() not in there:
+                if isinstance(old, torch.Tensor) and old.untyped_storage().data_ptr() not in given:
                     old.copy_(new)
 
 
 class Recorded(Graph):
-    """A trainer's steps on a CPU as they would be on a GPU with graphs: nothing is looked at in a step."""
+    """A Graph that records and replays on a CPU; no number is read on the host within a step."""
 
-    rate_type = torch.float64
+    lr_type = torch.float64
 
     def prepare(self):
         self.trainer.may_sync = False
@@ -52,16 +52,16 @@ class Recorded(Graph):
     def record(self, step):
         kept = [x.clone() for x in self.state()]
         generator = torch.get_rng_state()
-        with Notes() as notes:
+        with Recording() as recording:
             step()
         with torch.no_grad():
             for x, before in zip(self.state(), kept, strict=True):
-                x.copy_(before)  # a GPU does nothing while it records
+                x.copy_(before)  # recording on a GPU executes nothing
         torch.set_rng_state(generator)
-        return notes.repeat
+        return recording.replay
 
     def state(self) -> list[torch.Tensor]:
-        """All tensors that a step changes and that outlive it."""
+        """All tensors that a step changes and that outlive the step."""
         trainer, guard = self.trainer, self.trainer.guard
         found = [x for net in trainer.networks().values() for x in (*net.parameters(), *net.buffers())]
         found += [x for optimizer in trainer.optimizers.values() for x in tree_leaves(optimizer.state_dict()["state"])]

@@ -1,4 +1,4 @@
-"""Mixed precision, as far as a CPU can tell: every method's first step in bf16, and an fp16 scaler's overflows."""
+"""Mixed precision on a CPU: every method's first step in bf16, and overflows of an fp16 scaler."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ def test_a_step_in_bf16_is_near_one_in_float32(method):
     found = {}
     for amp in ("none", "bf16"):
         model = methods.create(settings(method, f"--amp {amp}"))
-        real = batch(model, 0)
-        model.prepare(*real)
-        found[amp] = model.train_step(*real)
+        images = batch(model, 0)
+        model.prepare(*images)
+        found[amp] = model.train_step(*images)
         assert all(value.dtype == torch.float32 for value in weights(model).values() if value.is_floating_point())
     assert found["none"].keys() == found["bf16"].keys()
     for name, value in found["none"].items():
@@ -27,7 +27,7 @@ def test_a_step_in_bf16_is_near_one_in_float32(method):
 
 
 def test_no_gradient_is_lost_after_a_pass_without():
-    """Of a weight that was rounded for a pass under no_grad before: autocast may not hand that copy on."""
+    """Autocast must not reuse the copy of a weight that was rounded under no_grad."""
     model = NICE.NICE(options("--amp bf16"))
     layer, x = model.disA.conv1x1, torch.ones(1, 8, 4, 4)
     with model._autocast():
@@ -39,16 +39,16 @@ def test_no_gradient_is_lost_after_a_pass_without():
 
 def test_updates_that_a_scaler_drops_are_counted():
     model = NICE.NICE(options())
-    real = batch(model, 0)
+    images = batch(model, 0)
     model.scalers["D"] = torch.amp.GradScaler("cpu", init_scale=2.0)
-    model.train_step(*real)
+    model.train_step(*images)
     before = weights(model)["disA/model.1.weight_orig"]
     model.scalers["D"] = torch.amp.GradScaler("cpu", init_scale=1e38)
-    model.train_step(*real)
+    model.train_step(*images)
     assert torch.equal(before, weights(model)["disA/model.1.weight_orig"])
     assert model.guard.state() == {"dropped": 1, "in_row": 0}
     model.guard.check()
     model.scalers["D"] = torch.amp.GradScaler("cpu", init_scale=2.0)
-    model.train_step(*real)
+    model.train_step(*images)
     assert not torch.equal(before, weights(model)["disA/model.1.weight_orig"])
     assert model.guard.state() == {"dropped": 1, "in_row": 0}

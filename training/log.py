@@ -1,7 +1,4 @@
-"""results/NAME/log.jsonl, and with --tensorboard true the same numbers and the sample grids for TensorBoard.
-
-    tensorboard --logdir results        shows results/NAME/tensorboard
-"""
+"""results/NAME/log.jsonl; with --tensorboard true also results/NAME/tensorboard, for tensorboard --logdir results."""
 
 import errno
 import json
@@ -16,10 +13,10 @@ from utils import UserError, atomic, writing
 
 
 class Log:
-    """results/NAME/log.jsonl: one JSON object a line, written in one system call each."""
+    """results/NAME/log.jsonl: one JSON object per line, each written by one system call."""
 
     def __init__(self, path: Path, start: int):
-        """Keep the valid lines up to step `start`; a killed run may have left later or torn ones."""
+        """Keep the valid lines up to step `start`: a killed run may have left later or incomplete ones."""
         kept = []
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
@@ -32,12 +29,12 @@ class Log:
 
     @staticmethod
     def lines(path: Path) -> list[dict]:
-        """The valid lines of a log; none where there is no such file."""
+        """The valid lines of a log file; [] if there is none."""
         return Log.parsed(path.read_bytes().splitlines()) if path.exists() else []
 
     @staticmethod
     def parsed(lines: list[str] | list[bytes]) -> list[dict]:
-        """What the valid ones of a log's lines say."""
+        """The valid ones of a log's lines, as dicts."""
         found = []
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):
@@ -47,20 +44,20 @@ class Log:
         return found
 
     def write(self, **values):
-        """Append one line; what is not finite becomes null, as JSON has no NaN.  DiskError: disk full."""
+        """Append one line; values that are not finite become null, as JSON has no NaN.  DiskError: disk full."""
         values = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
         with writing(self.file.name):
             end = self.file.seek(0, os.SEEK_END)
             try:
-                if self.file.write(line) < len(line):  # the disk took only a part of it
+                if self.file.write(line) < len(line):  # the disk took only a part
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 self.file.truncate(end)
                 raise
 
-    def show(self, step: int, grids: dict[str, np.ndarray]):
-        """The sample grids (H,W,3) uint8 of a step by name: nothing for this log, they are files."""
+    def add_images(self, step: int, grids: dict[str, np.ndarray]):
+        """Add the sample grids (H,W,3) uint8 of a step, by name; this log does not hold images."""
 
     def __enter__(self):
         return self
@@ -68,22 +65,23 @@ class Log:
     def __exit__(self, *_):
         self.file.close()
 
-RUN = ("lr", "dropped", "steps_per_second", "data_wait", "scoring_seconds")  # what is no loss and no score
+
+RUN = ("lr", "dropped", "steps_per_second", "data_wait", "scoring_seconds")  # neither losses nor scores
 
 
 def check_tensorboard():
-    """UserError where the package is missing; before anything is trained."""
+    """UserError if the package is missing."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise UserError("--tensorboard true needs a package: pip install -r requirements-scores.txt") from None
 
 
-class Board(Log):
+class TensorBoardLog(Log):
     """A log that also writes results/NAME/tensorboard."""
 
     def __init__(self, path: Path, start: int):
-        """start: the step that the training goes on from; what an earlier one wrote of later steps is taken back."""
+        """start: the step that the training continues from; entries of later steps are purged."""
         from torch.utils.tensorboard import SummaryWriter
 
         super().__init__(path, start)
@@ -93,20 +91,20 @@ class Board(Log):
 
     def write(self, **values):
         super().write(**values)
-        others = "scores" if "scoring_seconds" in values else "losses"
+        group = "scores" if "scoring_seconds" in values else "losses"
         with writing(self.folder):
             for name, value in values.items():
                 if name != "step":
-                    self.writer.add_scalar(f"{'run' if name in RUN else others}/{name}", value, values["step"])
-            self.writer.flush()  # a killed run continues from its checkpoint, and so must its curves
+                    self.writer.add_scalar(f"{'run' if name in RUN else group}/{name}", value, values["step"])
+            self.writer.flush()  # a killed run is resumed, and so are its curves
 
-    def show(self, step: int, grids: dict):
+    def add_images(self, step: int, grids: dict):
         with writing(self.folder):
-            for way, grid in grids.items():
-                self.writer.add_image(f"samples/{way}", grid, step, dataformats="HWC")
+            for direction, grid in grids.items():
+                self.writer.add_image(f"samples/{direction}", grid, step, dataformats="HWC")
             self.writer.flush()
 
     def __exit__(self, *_):
         super().__exit__()
-        with suppress(OSError):  # of a full disk, which was told
+        with suppress(OSError):  # a full disk was reported by write()
             self.writer.close()

@@ -1,4 +1,4 @@
-"""The training loop: pictures in, steps, the log, samples and checkpoints out, until the end or a signal."""
+"""The training loop: fetch, step, log, sample, save, score, until the last step or a signal."""
 
 import sys
 import time
@@ -8,8 +8,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoints.files import candidates
-from training.distributed import agree_on, average_over_processes, largest
-from training.log import Board, Log, check_tensorboard
+from training.distributed import agree_on, average_over_processes, max_over_processes
+from training.log import Log, TensorBoardLog, check_tensorboard
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
@@ -18,130 +18,187 @@ from utils import DiskError, UserError
 
 
 def train(trainer) -> bool:
-    """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
+    """Train to args.iteration (True) or until a signal (False); with args.resume from the newest checkpoint."""
     args, main = trainer.args, trainer.rank == 0
-    watch = _evaluation(trainer)
+    # Check everything before anything is written.
+    evaluation = None
+    if args.tensorboard and main:
+        check_tensorboard()
+    if args.score_freq:
+        from training.evaluation import Evaluation  # here: importing torchvision takes seconds
+
+        evaluation = Evaluation(trainer)
     pictures = training_pictures(trainer)
     trainer.check_images(pictures)
+
+    # Resume.
     if args.resume and trainer.step == 0 and (args.resume != "auto" or candidates(trainer.results)):
         trainer.load()
     agree_on("last finished step", trainer.step)
-    if watch:
-        watch.prepare(pictures)
-    if trainer.step >= args.iteration and not (watch and watch.missing()):
+    if evaluation:
+        evaluation.prepare(pictures)
+    if trainer.step >= args.iteration and not (evaluation and evaluation.missing()):
         if main:
             done = f"step {trainer.step} is finished and --iteration is {args.iteration}"
             print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
         return True
-    learned = {d: pictures[f"train{trainer.folder[d]}"] for d in "AB"}
+
+    # Train.
     torch.backends.cudnn.benchmark = args.benchmark_flag
-    with ExitStack() as stack:
-        if main:
-            stack.enter_context(locked(trainer.results))
-        trainer.measure_training_set(learned)
-        signals = stack.enter_context(Signals())
-        stream = stack.enter_context(trainer.stream(learned))
-        bar = tqdm(total=args.iteration, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True)
-        stack.enter_context(bar)
-        try:
-            trainer.stopped = _steps(trainer, stream, bar, signals, pictures, stack, watch)
-        except DiskError as error:
-            if main and signals.begun and candidates(trainer.results):
-                raise DiskError(f"{error}, with --resume True") from None
-            raise
+    trainer.stopped = Loop(trainer, evaluation, pictures).run()
     if main and trainer.stopped:
         print(f"stopped after step {trainer.step}; continue with: {args.command}", file=sys.stderr)
     return not trainer.stopped
 
 
-def _evaluation(trainer):
-    """What scores the training, or None; its imports take long.  UserError: what it or TensorBoard lacks."""
-    if trainer.args.tensorboard and trainer.rank == 0:
-        check_tensorboard()
-    if not trainer.args.score_freq:
-        return None
-    from training.evaluation import Evaluation  # imports scipy, PIL and more, which take long
+class Loop:
+    """The loop of one training run, with its data stream, log, progress bar and signals."""
 
-    return Evaluation(trainer)
+    def __init__(self, trainer, evaluation, pictures: dict):
+        self.trainer, self.evaluation, self.pictures = trainer, evaluation, pictures
+        self.log, self.postfix = None, {}  # postfix: losses and score on the progress bar
 
+    def run(self) -> int:
+        """Open everything and train; returns 0, or the number of the signal that asked for a stop."""
+        trainer, main = self.trainer, self.trainer.rank == 0
+        paths = {d: self.pictures[f"train{trainer.folder[d]}"] for d in "AB"}
+        bar = dict(initial=trainer.step, total=trainer.args.iteration, unit="step", dynamic_ncols=True)
+        with ExitStack() as self.stack:
+            if main:
+                self.stack.enter_context(locked(trainer.results))
+            trainer.measure_training_set(paths)
+            self.signals = self.stack.enter_context(Signals())
+            self.stream = self.stack.enter_context(trainer.stream(paths))
+            self.bar = self.stack.enter_context(tqdm(**bar, disable=not main))
+            try:
+                return self.steps()
+            except DiskError as error:
+                if main and self.signals.begun and candidates(trainer.results):
+                    raise DiskError(f"{error}, with --resume True") from None
+                raise
 
-def _steps(trainer, stream, bar, signals, pictures, stack, watch) -> int:
-    """All steps from the trainer's on; 0, or the number of the signal that asked for a stop."""
-    args, log, interval, shown = trainer.args, None, Interval(), {}
-    if watch and watch.missing():
-        log = _begin(trainer, signals, stack, pictures, trainer.step)
-        if stop := watch.look(log, interval, bar, signals):
-            return stop
-    show_every = 20 if trainer.device.type == "cuda" else 1  # showing a loss waits for the GPU
-    while trainer.step < args.iteration:
-        asked = time.perf_counter()
-        try:
-            real = next(stream)
-        except UserError:  # a picture became unreadable: keep what was learned
-            if signals.begun:
-                trainer.save()
-                time.sleep(0.5)  # a signal to all processes of a job has ended those that read pictures, too
-                if stop := signals.asked()[0]:
-                    return stop
-            raise
-        waited = time.perf_counter() - asked
-        if trainer.step == 0:
-            trainer.prepare(real["A"], real["B"])
-        terms = trainer.train_step(real["A"], real["B"])
-        trainer.position = stream.position
-        if trainer.ema:
-            trainer.ema.update()
-        if not signals.begun:
-            log = _begin(trainer, signals, stack, pictures, trainer.step - 1)
-        interval.add(terms, waited)
-        stop, save = largest(*signals.asked())
-        step = trainer.step
-        last, scored = step == args.iteration or stop, watch and watch.due(step)
-        bar.update()
-        if last or step % show_every == 0:
-            trainer.guard.check()
-            totals = [half.total for half in trainer.updates()]
-            shown = {name: f"{terms[name].item():.3f}" for name in totals}
-            bar.set_postfix(shown | (watch.shown if watch else {}), refresh=False)
-        if last or step % args.log_freq == 0:
-            _log(trainer, log, interval)
-            interval = Interval()
-        if step % args.print_freq == 0 or step == args.iteration:
-            trainer.guard.check()
-            grids = save_sample_grids(trainer, pictures)
-            if log:
-                log.show(step, grids)
-        if last or save or scored or step % args.print_freq == 0 or step % args.save_freq == 0:
-            trainer.guard.check()
-            trainer.save(numbered=step % args.save_freq == 0)
-        if scored and not stop:
-            stop = watch.look(log, interval, bar, signals)
-            bar.set_postfix(shown | watch.shown, refresh=False)
-        if stop:
-            return stop
-    return 0
+    def steps(self) -> int:
+        """Train from the trainer's step on; returns 0, or the number of the signal that asked for a stop."""
+        trainer, args, evaluation, signals = self.trainer, self.trainer.args, self.evaluation, self.signals
+        show_every = 20 if trainer.device.type == "cuda" else 1  # reading a loss waits for the GPU
+        self.interval, stop = Interval(), 0
+        if evaluation and evaluation.missing():
+            self.begin(trainer.step)
+            stop = self.score()
+        while trainer.step < args.iteration and not stop:
+            # Fetch.
+            asked = time.perf_counter()
+            try:
+                batch = next(self.stream)  # {"A": (N,C,S,S), "B": ...} in [-1,1]
+            except UserError:  # a picture became unreadable: save what has been learned
+                if signals.begun:
+                    trainer.save()
+                raise
+            waited = time.perf_counter() - asked
+            if trainer.step == 0:
+                trainer.prepare(batch["A"], batch["B"])
 
+            # Step.
+            terms = trainer.train_step(batch["A"], batch["B"])
+            trainer.position = self.stream.position
+            if trainer.ema:
+                trainer.ema.update()
+            if not signals.begun:
+                self.begin(trainer.step - 1)
 
-def _begin(trainer, signals, stack, pictures, start: int) -> Log | None:
-    """The first step after step `start` has succeeded: only now an earlier run is moved aside, and there is something
-    to lose."""
-    trainer.guard.check()
-    signals.begun = True
-    if trainer.rank:
-        return None
-    if start == 0:
-        keep_previous(trainer.results)
-    record(trainer, start, pictures)
-    kind = Board if trainer.args.tensorboard else Log
-    return stack.enter_context(kind(trainer.results / "log.jsonl", start))
+            # Decide what is due, alike in all processes.
+            step = trainer.step
+            stop, save = max_over_processes(*signals.requests())
+            last = stop or step == args.iteration
+            sample = step % args.print_freq == 0 or step == args.iteration
+            score = evaluation and evaluation.due(step)
+            numbered = step % args.save_freq == 0
+            save = save or last or sample or score or numbered
+            show = last or step % show_every == 0
+            if show or save:
+                trainer.guard.check()
+
+            # Log.
+            self.interval.add(terms, waited)
+            self.bar.update()
+            if show:
+                self.postfix |= {update.total: f"{terms[update.total].item():.3f}" for update in trainer.updates()}
+                self.bar.set_postfix(self.postfix, refresh=False)
+            if last or step % args.log_freq == 0:
+                self.write_log()
+
+            # Sample.
+            if sample:
+                grids = save_sample_grids(trainer, self.pictures)
+                if self.log:
+                    self.log.add_images(step, grids)
+
+            # Save.
+            if save:
+                trainer.save(numbered=numbered)
+
+            # Score.
+            if score and not stop:
+                stop = self.score()
+        return stop
+
+    # ---------------------------------------------------------------------------- log, scores
+
+    def begin(self, start: int):
+        """Archive an earlier run in this folder if start is 0, write run.json, open the log.
+
+        Called once the first step after step `start` has succeeded: a failed start leaves the disk untouched.
+        """
+        self.trainer.guard.check()
+        self.signals.begun = True
+        if self.trainer.rank:
+            return
+        results = self.trainer.results
+        if start == 0:
+            keep_previous(results)
+        record(self.trainer, start, self.pictures)
+        kind = TensorBoardLog if self.trainer.args.tensorboard else Log
+        self.log = self.stack.enter_context(kind(results / "log.jsonl", start))
+
+    def write_log(self):
+        """Write one line to the log: the speed, and the means over the interval and all processes."""
+        trainer, interval = self.trainer, self.interval
+        seconds = time.perf_counter() - interval.start  # before waiting for the losses
+        values = torch.stack([value / interval.counts[name] for name, value in interval.sums.items()])
+        if trainer.world > 1:
+            average_over_processes([values], trainer.world)
+        if self.log:
+            means = {name: round(value, 6) for name, value in zip(interval.sums, values.tolist(), strict=True)}
+            self.log.write(
+                step=trainer.step,
+                lr=trainer.lr(trainer.step),
+                dropped=int(trainer.guard.dropped),
+                steps_per_second=round(interval.steps / seconds, 4),
+                data_wait=round(interval.waited / seconds, 4),  # share of the time
+                **means,
+            )
+        self.interval = Interval()
+
+    def score(self) -> int:
+        """Score this step's weights; returns 0, or the number of the signal that interrupted it."""
+        start = time.perf_counter()
+        stop = self.evaluation.score(self.log, self.signals)
+        seconds = time.perf_counter() - start
+        self.interval.start += seconds  # scoring does not count as time of the steps
+        if not self.bar.disable:
+            self.bar.start_t += seconds
+            self.bar.last_print_t += seconds
+        self.postfix |= self.evaluation.summary
+        self.bar.set_postfix(self.postfix, refresh=False)
+        return stop
 
 
 class Interval:
-    """What happened since the last line of the log."""
+    """Sums of loss terms, and times, since the last line of the log."""
 
     def __init__(self):
-        self.sums, self.counts = {}, {}  # of each loss term; not every step has every term
-        self.steps, self.waited, self.since = 0, 0.0, time.perf_counter()
+        self.sums, self.counts = {}, {}  # by loss term; not every step has every term
+        self.steps, self.waited, self.start = 0, 0.0, time.perf_counter()
 
     def add(self, terms: dict, waited: float):
         for name, value in terms.items():
@@ -149,21 +206,3 @@ class Interval:
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
         self.waited += waited
-
-    def speed(self) -> dict[str, float]:
-        """Steps a second, and the share of time spent waiting for data."""
-        seconds = time.perf_counter() - self.since
-        return {"steps_per_second": round(self.steps / seconds, 4), "data_wait": round(self.waited / seconds, 4)}
-
-
-def _log(trainer, log, interval: Interval):
-    """One line: means over the interval and all ranks, and the speed."""
-    speed = interval.speed()  # before the losses are waited for
-    values = torch.stack([value / interval.counts[name] for name, value in interval.sums.items()])
-    if trainer.world > 1:
-        average_over_processes([values], trainer.world)
-    if log is None:
-        return
-    means = {name: round(value, 6) for name, value in zip(interval.sums, values.tolist(), strict=True)}
-    lr = trainer.lr(trainer.step)
-    log.write(step=trainer.step, lr=lr, dropped=int(trainer.guard.dropped), **speed, **means)

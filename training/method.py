@@ -1,4 +1,4 @@
-"""What a method says about itself: the hooks that the trainer calls, with their defaults."""
+"""The hooks that a method defines for the trainer, with their defaults, and the learning rate schedule."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
 class Update(NamedTuple):
     """One part of a training step: an objective, and the optimizer that descends it."""
 
-    name: str  # of the optimizer; parameters of all other optimizers are frozen meanwhile
+    name: str  # of the optimizer; parameters of all other optimizers are frozen
     objective: Callable  # (batch, source, target) -> (loss, {name: term})
     total: str  # the name of the loss among the terms
     keep_graph: bool = False  # a later update backpropagates through the same graph, with the weights left by this one
@@ -26,63 +26,63 @@ class Update(NamedTuple):
 
 def lr_at(step: int, iteration: int, lr: float, decay: bool = True) -> float:
     """Learning rate of step 1..iteration: constant for the first half, then linear to 0."""
-    half = iteration // 2
-    if not decay or step <= half:
+    constant = iteration // 2
+    if not decay or step <= constant:
         return lr
-    return lr * max(0.0, 1 - (step - half) / max(half, 1))  # never negative, for odd iteration too
+    return lr * max(0.0, 1 - (step - constant) / max(constant, 1))  # not negative for an odd iteration either
 
 
 def epoch_at(step: int, iteration: int, epochs: int, steps_per_epoch: int = 0) -> int:
-    """The epoch 1, 2, ... of step 1..iteration.  steps_per_epoch 0: `epochs` epochs fill the run."""
+    """The epoch 1, 2, ... of step 1..iteration.  steps_per_epoch 0: the run is divided into `epochs` epochs."""
     return 1 + (step - 1) // (steps_per_epoch or max(1, -(-iteration // epochs)))
 
 
 class Method:
-    """A method is a subclass of trainer.Trainer, in a file of its own.  It must define:
+    """A method is a subclass of trainer.Trainer, in its own file.  It must define:
 
-    options, defaults   its own options (options.Option); its defaults of the common options
-    directions          the translations that it learns: pairs (source, target)
-    inference_networks  for each direction, the names of the networks that translate
+    options, defaults   its options (options.Option); its defaults of common options
+    directions          the translations it learns: pairs (source, target)
+    inference_networks  {direction: names of the networks that translate}
     build(a)            its networks {name in checkpoints: module}; `a` holds the options of group "model"
-    trained()           {optimizer: its parameters}; each is an Adam with `betas` and --weight_decay
-    updates()           the Updates of step number self.step, in order.  An objective is called once for each pair in
-                        `trained_directions`, and the gradients are summed.  It depends on the batch and the
-                        networks only, so that it can be compiled as one graph.
+    trained()           {optimizer name: parameters}; each is Adam with `betas` and --weight_decay
+    updates()           the Updates of step self.step, in order.  An objective is called once for each pair in
+                        `trained_directions`, and the gradients are summed.  It depends only on the batch and the
+                        networks, so that it can be compiled as one graph.
     translate(x, s, t)  pictures x (N,C,H,W) in [-1,1] of domain s translated to t
 
     It may define:
 
-    check(args)         a line that says why these options cannot work, or None
-    host_decision()     a value that the host chooses before a step; steps with equal self.decision run the same
+    check(args)         a message why these options cannot work, or None
+    host_decision()     a value that the host chooses before a step; steps of equal self.decision run the same
                         operations (training/cuda_graphs.py)
-    forward(batch, s, t)  runs before the updates, with gradients; what several updates share goes into `batch`, which
-                        starts as the pictures {"A": (N,C,S,S), "B": ...} and lives for one step
-    before(update), after(update)  run around an update, given the update's name
-    lr(step), lr_scale  learning rate, a pure function of the step; factors of it by optimizer
+    forward(batch, s, t)  runs before the updates, with gradients; it adds what several updates share to `batch`,
+                        which starts as the images {"A": (N,C,S,S), "B": ...} and lives for one step
+    before(update), after(update)  run around an update, given its name
+    lr(step), lr_scale  learning rate, a pure function of the step; its factors by optimizer
     max_grad_norm       the largest gradient norm, by optimizer
     period              the step pattern repeats every `period` steps (DRIT: --d_iter); the last step of a period is
                         the most expensive
-    measure_training_set(paths)  statistics of all training pictures {"A": paths, "B": paths}; called before a run
-    prepare(real_A, real_B)  builds what depends on the first batch
-    extra_state(), load_extra_state(state)  what a checkpoint holds beside weights: a dict of tensors and plain values
+    measure_training_set(paths)  computes statistics of all training pictures {"A": paths, "B": paths} before a run
+    prepare(real_A, real_B)  builds what depends on the shape of the first batch
+    extra_state(), load_extra_state(state)  a checkpoint's content beside weights: a dict of tensors and plain values
     visuals(x, s, t)    the rows of the sample grid for one picture
-    translations(x, s, t)  several translations of one picture: pairs (suffix of the file's name, pictures)
-    from_released(found), infer_options(networks)  checkpoints of the authors: networks by name; the options of group
-                        "model" that follow from the shapes
-    summary_modules()   for --phase info, for each kind of network: (title, names, one of them, the function to call,
-                        its input or a tuple of inputs); titles are lower case
-    load_side, resample  training pictures are resized to that side, then cropped to img_size; the filter
+    translations(x, s, t)  several translations of one picture: pairs (suffix of the file name, pictures)
+    from_released(found), infer_options(networks)  for the authors' checkpoints: networks by name; options of group
+                        "model" inferred from the shapes
+    summary_modules()   for --phase info, per kind of network: (lower-case title, names, one of them, the function
+                        to call, its input or a tuple of inputs)
+    load_side, resample  training pictures are resized to this side by this filter, then cropped to img_size
     samples             the class that makes training samples, a dataset.Samples
-    check_images(pictures)  UserError where it cannot learn from the pictures {folder: paths}
-    inference_keys(s, t)  what a model file must hold of the inference networks: {network: prefixes of keys}
-    export_function(s, t)  what an exported model computes: a function of pictures and more tensors, and the latter as
-                        {name: (an example, its description)}
-    test_split          "train": the method translates its training pictures, at their own size
-    to_input(picture, size)  a picture (PIL, RGB) to translate, as a tensor
+    check_images(pictures)  UserError if it cannot learn from the pictures {folder: paths}
+    inference_keys(s, t)  the part of the inference networks in a model file: {network: prefixes of keys}
+    export_function(s, t)  the exported model: a function of pictures and further tensors, and the latter as
+                        {name: (example, description)}
+    test_split          "train": it translates its training pictures, at their own size
+    to_input(picture, size)  a picture (PIL, RGB) to translate, as a tensor (C,h,w) in [-1,1]
     tiles_itself        whether `translate` cuts large pictures into tiles
-    size_multiple, min_size  translated pictures are padded to a multiple of the one and at least to the other
+    size_multiple, min_size  pictures to translate are padded to a multiple of the one, at least to the other
 
-    Random numbers of a step come from self.draw only.
+    All random numbers of a step come from self.draw.
     """
 
     options, defaults = (), {}
@@ -96,9 +96,9 @@ class Method:
     samples = Samples
     test_split = "test"
     size_multiple, min_size = 4, 16
-    size_bound = False  # whether the networks accept one img_size only
+    size_bound = False  # whether the networks accept only one img_size
     tiles_itself = False
-    counts_biases = False  # whether --phase info counts a bias's additions among the multiply-adds
+    counts_biases = False  # whether --phase info counts the additions of biases as multiply-adds
 
     def build(self, a) -> dict[str, nn.Module]:
         raise NotImplementedError
@@ -118,7 +118,7 @@ class Method:
 
     @classmethod
     def architecture_options(cls) -> tuple[str, ...]:
-        """The names of the options that decide which networks are built."""
+        """Names of the options that determine the networks."""
         return ("ch", "img_ch", *(o.name for o in cls.options if o.group == "model"))
 
     # ---------------------------------------------------------------------------- one training step
@@ -154,7 +154,7 @@ class Method:
         return self.args.img_size + MARGIN
 
     def read_input(self, path: Path, size: int | None) -> Tensor:
-        """(C,h,w) in [-1,1], resized to a square of side `size`, or of its own height and width (None)."""
+        """(C,h,w) in [-1,1], resized to a square of side `size`; None: at its own height and width."""
         return self.to_input(read_image(path), size)
 
     def to_input(self, picture, size: int | None) -> Tensor:
@@ -170,7 +170,7 @@ class Method:
         return dict.fromkeys(self.inference_networks[s, t], ("",))
 
     def all_inference_keys(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
-        """The same, with what --style_from needs."""
+        """inference_keys and what --style_from needs."""
         return self.inference_keys(s, t)
 
     def export_function(self, s: str, t: str) -> tuple[Callable, dict]:

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 class Draw:
-    """The random numbers of a training step, each by name, so that a test can replay another program's.
+    """Named random numbers of a training step; a test can replace them by those of another program.
 
-    They come from torch's generators, which checkpoints hold.
+    They come from torch's generators, whose states are in checkpoints.
     """
 
     def __init__(self, device: torch.device):
@@ -30,5 +30,5 @@ class Draw:
         return torch.randint(n, (), device=self.device)
 
     def decision(self, name: str) -> float:
-        """A number in [0,1) that the host knows, to decide by before a step what is computed (Trainer.host_decision)."""
-        return torch.rand((), device="cpu").item()  # also where --phase info makes everything without contents
+        """A number in [0,1) on the host, for decisions before a step (Method.host_decision)."""
+        return torch.rand((), device="cpu").item()  # a real number also on meta tensors (--phase info)

@@ -1,7 +1,6 @@
-"""What a run was: results/NAME/run.json, a list with an entry for its start and each resume.
+"""The record of a run for reproduction: results/NAME/run.json, a list with an entry for the start and each resume.
 
-An entry holds what is needed to do it again: options, method, seed, versions, machine, the program's commit, and
-what the data were.
+An entry holds options, method, seed, versions, machine, the program's commit and a fingerprint of the data.
 """
 
 import hashlib
@@ -21,9 +20,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
 
 
 def record(trainer, step: int, pictures: dict[str, list[Path]]):
-    """Add an entry to run.json for a training that goes on from `step`; at 0 it begins anew.
+    """Add an entry to run.json for a training that continues from `step`; 0 starts a new list.
 
-    A file that is no list of entries is replaced.
+    A damaged file is replaced.
     """
     args, path = trainer.args, trainer.results / "run.json"
     entries = []
@@ -50,7 +49,7 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
 
 
 def version(package: str) -> str | None:
-    """The version installed; None where the package has left no record of itself."""
+    """The installed version; None if the package has no metadata."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -58,7 +57,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, its cores and the vector extensions that torch uses of it."""
+    """The processor's name, its number of cores and the vector extensions that torch uses."""
     name = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):
@@ -68,7 +67,7 @@ def processor() -> str:
 
 
 def commit() -> dict | None:
-    """The commit that the program is of, and whether nothing was changed since; None outside a repository."""
+    """The program's commit, and whether its files are unchanged since; None outside a repository."""
 
     def git(*words):
         return subprocess.run(
@@ -82,7 +81,7 @@ def commit() -> dict | None:
 
 
 def fingerprint(paths: list[Path]) -> dict:
-    """Number of pictures, and SHA-256 of their names and sizes: cheap, and another for nearly any other data."""
+    """Number of pictures, and SHA-256 of their names and file sizes (cheap, and differs for nearly any other data)."""
     sha = hashlib.sha256()
     for path in sorted(paths):
         sha.update(f"{path.name}\0{path.stat().st_size}\n".encode("utf-8", "surrogateescape"))

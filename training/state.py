@@ -1,4 +1,4 @@
-"""What a run keeps: its state in checkpoints, earlier runs moved aside, the lock on its folder."""
+"""Saving and resuming a run: its state in checkpoints, archiving an earlier run, the lock on its folder."""
 
 import itertools
 import os
@@ -15,11 +15,11 @@ from utils import UserError, shown, writing
 
 @contextmanager
 def locked(folder: Path):
-    """Only one training at a time in `folder`.  The kernel frees the lock when the process ends.
+    """Allow only one training at a time in `folder`.  The kernel frees the lock when the process ends.
 
-    What is made for the lock goes again with an error that has left nothing else in the folder.
+    After a UserError, folders created for the lock are removed if they hold nothing else.
     """
-    path, made = folder / ".lock", [p for p in (folder, *folder.parents) if not p.exists()]
+    path, created = folder / ".lock", [p for p in (folder, *folder.parents) if not p.exists()]
     fresh = not path.exists()
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,12 +28,12 @@ def locked(folder: Path):
         try:
             import fcntl
 
-            # not flock: that would pass to the worker processes, which outlive a killed parent by seconds
+            # not flock: child processes would inherit it, and may outlive a killed parent
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             taken = not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat())
         except (BlockingIOError, PermissionError):
             taken = True
-        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
+        except (ImportError, OSError):  # Windows and some network file systems have no such locks
             taken = fresh = False
         if taken:
             raise UserError(
@@ -43,41 +43,38 @@ def locked(folder: Path):
             yield
         except UserError:
             if fresh and [p.name for p in folder.iterdir()] == [path.name]:
-                with suppress(OSError):  # others may have come to need these folders
+                with suppress(OSError):  # another program may use these folders by now
                     path.unlink()
-                    for place in made:
+                    for place in created:
                         place.rmdir()
             raise
 
 
 def state(trainer) -> dict:
-    """Everything a run continues from; also readable by what reads the released NICE-GAN checkpoints."""
+    """Everything needed to resume; also readable by programs that read the released NICE-GAN checkpoints."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     return {
         **{name: net.state_dict() for name, net in trainer.networks().items()},
         **{f"{name}_optimizer": optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
         "start_iter": trainer.step,  # the last finished step
-        "position": trainer.position,  # pictures of each domain consumed, over all ranks
+        "position": trainer.position,  # pictures consumed per domain, over all processes
         "scalers": {name: scaler.state_dict() for name, scaler in trainer.scalers.items()},
         "guard": trainer.guard.state(),
         "memory": trainer.extra_state(),
         **({"ema": trainer.ema.state()} if trainer.ema else {}),
         "args": {k: v for k, v in vars(trainer.args).items() if k not in NOT_SAVED},
-        "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_rng()},
+        "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
     }
 
 
-def _cuda_rng():
-    return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
-
-
 def save(trainer, numbered: bool = False):
-    """Write results/NAME_params_latest.pt and, if asked, the numbered one; rank 0 alone does."""
+    """Write results/NAME_params_latest.pt and, if asked, the numbered one; only rank 0 writes."""
     if trainer.rank != 0:
         return
     kept, results = trainer.state(), trainer.results
-    if trainer.device.type != "cpu":  # once, not for each digest and each file
+    if trainer.device.type != "cpu":  # copy once, not for each digest and file
         kept = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, kept)
-    if numbered:  # first, so that a kill in between is made good by repeating the steps since the latest
+    if numbered:  # first: after a kill in between, the steps since the latest are repeated
         save_checkpoint(kept, results / "model" / f"{results.name}_params_{trainer.step:07d}.pt")
     save_checkpoint(kept, latest_path(results))
     if numbered and trainer.args.keep:
@@ -97,7 +94,7 @@ def load(trainer, found: tuple[dict, Path] | None = None):
         trainer.ema.load(state, path)
     trainer.step = state.get("start_iter", 0)
     trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
-    if trainer.step:  # as after that step: whoever saves before the next one saves the same
+    if trainer.step:  # as after that step, so that saving again gives the same checkpoint
         trainer.set_lr()
     with fitting(path, "scalers, guard, memory or rng"):
         for name, scaler in trainer.scalers.items():
@@ -113,7 +110,7 @@ def load(trainer, found: tuple[dict, Path] | None = None):
 
 
 def keep_previous(results: Path):
-    """A new run where an old one lies: what can be continued moves to results/NAME/previous_1 or _2 or ..."""
+    """Move checkpoints and logs of an earlier run in this folder to results/NAME/previous_1, or _2, ..."""
     names = [results / name for name in ("log.jsonl", "run.json", "model", "tensorboard")]
     old = [p for p in (latest_path(results), best_path(results), *names) if p.exists()]
     old = [p for p in old if p.is_dir() or p.stat().st_size]

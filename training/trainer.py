@@ -24,10 +24,10 @@ from utils import frozen
 
 
 class Trainer(Method):
-    """Trains the networks of a method (training/method.py says what a method defines).
+    """Trains the networks of a method; training/method.py lists what a method defines.
 
     args: a namespace from main.parse_args.  Nothing is read from disk before train(), test() or load().
-    step: the last finished step.  ema: what --ema keeps, an ema.Average, or None.
+    step: the last finished step.  position: images consumed per domain.  ema: an ema.EMA, or None without --ema.
     """
 
     def __init__(self, args):
@@ -36,14 +36,14 @@ class Trainer(Method):
         self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
-        # a GPU's reflection padding hands on the usual layout; a CPU's convolutions are fastest in the other one
+        # reflection padding on a GPU returns the contiguous layout; convolutions on a CPU are fastest in channels_last
         self.layout = torch.contiguous_format if self.device.type == "cuda" else torch.channels_last
-        self.may_sync = self.device.type not in ("cuda", "meta")  # whether the host may look at numbers without waiting
+        self.may_sync = self.device.type not in ("cuda", "meta")  # whether reading a number is free for the host
         self.draw = Draw(self.device)
         self.guard = Guard(args.on_nan, self.device)
         self.results = Path(args.result_dir) / args.dataset
         self.trained_directions = self.directions
-        # a method of one direction learns the other one by swapping the folders
+        # a method with one direction learns B to A by swapping the folders
         backwards = args.direction == "BtoA" and len(self.directions) == 1
         self.folder = {"A": "B", "B": "A"} if backwards else {"A": "A", "B": "B"}
         if args.direction:
@@ -56,7 +56,7 @@ class Trainer(Method):
     # ------------------------------------------------------------------------------------ networks
 
     def build_model(self, **architecture):
-        """(Re)build networks and optimizers; architecture overrides args (a checkpoint's options)."""
+        """(Re)build networks and optimizers; `architecture` (the options of a checkpoint) overrides args."""
         names = (*self.architecture_options(), "img_size")
         self.architecture = {name: getattr(self.args, name) for name in names} | architecture
         torch.manual_seed(self.args.seed)
@@ -67,15 +67,16 @@ class Trainer(Method):
                 net.to(memory_format=self.layout)
         parameters = dict.fromkeys(p for net in self._networks.values() for p in net.parameters())
         trained = self.trained()
-        # in each update of a step, everything that it does not train is frozen
-        self.frozen_in = {name: [p for p in parameters if p not in own] for name, own in _sets(trained)}
+        # during an update, all parameters of other optimizers are frozen
+        own = {name: set(ps) for name, ps in trained.items()}
+        self.frozen_in = {name: [p for p in parameters if p not in own[name]] for name in trained}
         settings = dict(
             lr=self.args.lr,
             betas=self.betas,
             weight_decay=self.args.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights; same numbers
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights, with the same results
         )
-        self.optimizers = {name: torch.optim.Adam(own, **settings) for name, own in trained.items()}
+        self.optimizers = {name: torch.optim.Adam(ps, **settings) for name, ps in trained.items()}
         half_precision = self.args.amp == "fp16" and self.device.type == "cuda"
         self.scalers = {name: torch.amp.GradScaler(enabled=half_precision) for name in trained}
         self.compiled = {}
@@ -87,50 +88,51 @@ class Trainer(Method):
     # ---------------------------------------------------------------------------- one training step
 
     def train_step(self, real_A: Tensor, real_B: Tensor) -> dict[str, Tensor]:
-        """Do optimisation step number `step + 1` on real_A, real_B (N,3,S,S) in [-1,1].
+        """Do optimisation step `step + 1` on real_A, real_B (N,3,S,S) in [-1,1].
 
-        Returns every loss term, detached, and the weighted sum of each update.
+        Returns all loss terms, detached, and the weighted sum of each update.
         """
         self.step += 1
         self.guard.now.fill_(self.step)
         self.set_lr()
         self.decision = self.host_decision()
-        real = [x.to(self.device, memory_format=self.layout, non_blocking=True) for x in (real_A, real_B)]
-        return self.graph(real) if self.graph else self.compute_step(real)
+        batch = {"A": real_A, "B": real_B}
+        batch = {d: x.to(self.device, memory_format=self.layout, non_blocking=True) for d, x in batch.items()}
+        return self.graph(batch) if self.graph else self.compute_step(batch)
 
     def set_lr(self):
-        """Set the optimizers' learning rates to those of step self.step."""
+        """Set the learning rates of step self.step."""
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = self.lr(self.step) * self.lr_scale.get(name, 1)
 
-    def compute_step(self, real: list[Tensor]) -> dict[str, Tensor]:
-        """The operations of one step, once learning rates, the guard's step number and the pictures are in place."""
-        pairs = zip(*(x.chunk(self.args.grad_accum) for x in real), strict=True)
-        batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
-        for batch in batches:
+    def compute_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All device operations of one step; learning rates and the guard's step number are already set."""
+        pairs = zip(*(batch[d].chunk(self.args.grad_accum) for d in "AB"), strict=True)
+        micro_batches = [dict(zip("AB", pair, strict=True)) for pair in pairs]
+        for micro_batch in micro_batches:
             for s, t in self.trained_directions:
                 with self._autocast():
-                    self.forward(batch, s, t)
+                    self.forward(micro_batch, s, t)
         terms = {}
         self.guard.begin()
         for update in self.updates():
             with frozen(self.frozen_in[update.name]):
-                terms |= self._descend(update, batches)
+                terms |= self._descend(update, micro_batches)
         self.guard.end()
         self._check_guard()
         return terms
 
-    def _descend(self, update: Update, batches: list[dict]) -> dict[str, Tensor]:
-        """One optimizer step on the objective of an update, averaged over micro-batches and processes."""
+    def _descend(self, update: Update, micro_batches: list[dict]) -> dict[str, Tensor]:
+        """One optimizer step on an update's objective, averaged over micro-batches and processes."""
         self.before(update.name)
-        objective, n = update.objective, len(batches)
+        objective, n = update.objective, len(micro_batches)
         if self.args.compile:
             if update.total not in self.compiled:
                 self.compiled[update.total] = torch.compile(objective, dynamic=False)
             objective = self.compiled[update.total]
         total, terms = 0.0, {}
-        for batch in batches:
-            for s, t in self.trained_directions:  # each backward follows its forward: only one's activations are alive
+        for batch in micro_batches:
+            for s, t in self.trained_directions:  # backward at once: activations of one direction alone are alive
                 if update.sample:
                     update.sample(batch, s, t)
                 with self._autocast():
@@ -148,11 +150,11 @@ class Trainer(Method):
         if self.args.amp == "none":
             return nullcontext()
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.args.amp]
-        # a rounded weight that is kept from a pass without gradients would take the next pass's gradient with it
+        # no cache: a rounded weight cached in a pass without gradients would lose the next pass's gradient
         return torch.autocast(self.device.type, kind, cache_enabled=False)
 
     def _average_over_processes(self, optimizer, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Average the gradients; returns the averaged terms, so that all processes decide alike."""
+        """Average the gradients, and return the averaged terms: so all processes drop the same updates."""
         if self.world == 1:
             return terms
         values = torch.stack([term.float() for term in terms.values()])
@@ -161,7 +163,7 @@ class Trainer(Method):
         return dict(zip(terms, values, strict=True))
 
     def _update(self, update: Update, terms: dict[str, Tensor]):
-        """Let the optimizer step, unless a term or the gradient is not finite."""
+        """Step the optimizer, unless a term or the gradient is not finite."""
         scaler, optimizer = self.scalers[update.name], self.optimizers[update.name]
         group = optimizer.param_groups[0]
         if update.name in self.max_grad_norm:
@@ -171,16 +173,16 @@ class Trainer(Method):
             norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             terms = {**terms, f"gradient of {update.name}": norm}
         bad = self.guard.see(update.total, terms)
-        with ExitStack() as uncounted:
-            # autograd counts the changes of what a graph has kept, and would refuse to go through it again
+        with ExitStack() as stack:
+            # else autograd refuses a second backward through the graph, as its saved weights have changed
             for p in group["params"] if update.keep_graph else ():
-                uncounted.enter_context(torch.autograd._unsafe_preserve_version_counter(p))
+                stack.enter_context(torch.autograd._unsafe_preserve_version_counter(p))
             if scaler.is_enabled():
                 scaler.step(optimizer)
                 self.guard.overflowed(sum(scaler._found_inf_per_device(optimizer).values()))
                 scaler.update()
             elif not self.may_sync:
-                optimizer.found_inf = bad.float()  # the fused kernel drops the update; without a wait of the host
+                optimizer.found_inf = bad.float()  # the fused kernel drops the update; the host need not wait
                 optimizer.step()
             elif not bad:
                 optimizer.step()
@@ -188,14 +190,14 @@ class Trainer(Method):
         self._check_guard()
 
     def _check_guard(self):
-        """Let the guard stop the run at once, except on a GPU, where reading a number would wait: there the loop does it."""
+        """Let the guard stop the run at once; on a GPU, where reading a number waits, the loop checks instead."""
         if self.may_sync:
             self.guard.check()
 
     # ------------------------------------------------------------------------------------ training
 
     def train(self) -> bool:
-        """Train to args.iteration (True), or until a signal; with args.resume from the newest checkpoint."""
+        """Train to args.iteration (True) or until a signal (False); with args.resume from the newest checkpoint."""
         return train(self)
 
     def test(self, found: tuple[dict, Path] | None = None):
@@ -203,7 +205,7 @@ class Trainer(Method):
         translate_folders(self, found)
 
     def stream(self, paths: dict[str, list[Path]]):
-        """Endless batches of the pictures of domains A and B, starting at self.position."""
+        """Endless batches of domains A and B, starting at self.position."""
         args = self.args
         return UnpairedStream(
             paths,
@@ -225,28 +227,24 @@ class Trainer(Method):
     # ---------------------------------------------------------------------------------- checkpoints
 
     def newest_checkpoint(self) -> tuple[dict, Path]:
-        """The checkpoint (state, path) that --checkpoint names, or the newest valid one of this run.  UserError: none."""
+        """The checkpoint (state, path) of --checkpoint, else the newest valid one of this run.  UserError: none."""
         return newest_checkpoint(self.results, self.args.checkpoint, self.recognise)
 
     def recognise(self, found: dict) -> tuple[str, dict] | None:
-        """(method, networks by name) of a checkpoint of this method, or of one that names its own; None: neither."""
+        """(method, networks by name) of a checkpoint that names its method, or that this method's authors released."""
         said = found["args"].get("method") if isinstance(found.get("args"), dict) else None
         networks = found if said else self.from_released(found)
         return None if networks is None else (said or self.args.method, networks)
 
     def state(self) -> dict:
-        """Everything a run continues from."""
+        """Everything needed to resume."""
         return training_state.state(self)
 
     def save(self, numbered: bool = False):
-        """Write the latest checkpoint and, if asked, a numbered one; rank 0 alone does."""
+        """Write the latest checkpoint and, if asked, a numbered one; only rank 0 writes."""
         training_state.save(self, numbered)
 
     def load(self, found: tuple[dict, Path] | None = None):
         """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
         training_state.load(self, found)
-        self.graph = make_graph(self)  # the optimizers' tensors are new ones
-
-
-def _sets(trained):
-    return [(name, set(parameters)) for name, parameters in trained.items()]
+        self.graph = make_graph(self)  # the optimizers have new tensors

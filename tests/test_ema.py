@@ -1,4 +1,4 @@
-"""--ema: a moving average by its closed form, kept, continued bit for bit, and what translates."""
+"""--ema: the average equals its closed form, is saved, resumed bit for bit, and translates."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def flat(state: dict) -> dict:
 
 
 def test_the_average_is_its_closed_form():
-    """d^n w_0 + (1 - d) sum over k of d^(n-k) w_k; a spectral norm's vectors are those of the last step."""
+    """d^n w_0 + (1 - d) sum over k of d^(n-k) w_k; the vectors of a spectral norm are copied."""
     nice, d = NICE.NICE(options("--ema 0.75 --lr 1e-2")), 0.75
     seen = [weights(nice)]
     for seed in range(4):
@@ -28,7 +28,7 @@ def test_the_average_is_its_closed_form():
         nice.ema.update()
         seen.append(weights(nice))
     n, found = 4, flat(nice.ema.state())
-    assert found.keys() == seen[0].keys()  # both ways together take all four networks
+    assert found.keys() == seen[0].keys()  # both directions use all four networks
     moved = 0
     for key, value in found.items():
         expected = d**n * seen[0][key] + (1 - d) * sum(d ** (n - k) * seen[k][key] for k in range(1, n + 1))
@@ -40,12 +40,12 @@ def test_the_average_is_its_closed_form():
 
 
 @pytest.mark.parametrize("method", SMALL)
-def test_every_method_takes_its_average_and_its_own_weights_back(method):
+def test_every_method_swaps_its_average_in_and_out(method):
     trainer = methods.create(settings(method, "--ema 0.5"))
     own = weights(trainer)
-    translators = {name for names in trainer.inference_networks.values() for name in names}
+    inference_networks = {name for names in trainer.inference_networks.values() for name in names}
     with torch.no_grad():
-        for name in translators:
+        for name in inference_networks:
             for p in trainer.networks()[name].parameters():
                 p.add_(1)
     trainer.ema.update()
@@ -53,14 +53,14 @@ def test_every_method_takes_its_average_and_its_own_weights_back(method):
     with trainer.ema.in_place():
         inside = weights(trainer)
     assert not differing(weights(trainer), raw) and not differing(flat(trainer.ema.state()), {
-        key: value for key, value in inside.items() if key.split("/")[0] in translators})  # fmt: skip
+        key: value for key, value in inside.items() if key.split("/")[0] in inference_networks})  # fmt: skip
     parameters = {f"{name}/{key}" for name, net in trainer.networks().items() for key, _ in net.named_parameters()}
     for key in raw:
         halfway = key in parameters and not torch.equal(raw[key], own[key])
         assert torch.allclose(inside[key], (own[key] + raw[key]) / 2 if halfway else raw[key], atol=1e-6), key
 
 
-def test_what_networks_share_is_averaged_once():
+def test_shared_tensors_are_averaged_once():
     layer = torch.nn.Linear(2, 2)
     nets = {"a": torch.nn.Sequential(layer), "b": torch.nn.Sequential(layer)}
     both, start = EMA(nets, 0.5), layer.weight.detach().clone()
@@ -74,7 +74,7 @@ def test_what_networks_share_is_averaged_once():
     assert found.keys() == nets.keys() and torch.equal(found["a"]["0.weight"], found["b"]["0.weight"])
 
 
-def test_it_goes_on_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
+def test_it_is_resumed_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
     folder, often = pictures(tmp_path), "--print_freq 2 --ema 0.9 --decay_flag false"
 
     def found():
@@ -92,11 +92,11 @@ def test_it_goes_on_bit_for_bit_and_from_checkpoints_without_one(tmp_path):
     shutil.rmtree(folder / "results")
     trained(folder, "--iteration 2 --print_freq 2 --decay_flag false")
     assert "ema" not in found()
-    trained(folder, "--iteration 3 --resume True --ema 0.9 --decay_flag false")  # it begins as those weights
+    trained(folder, "--iteration 3 --resume True --ema 0.9 --decay_flag false")  # it starts as those weights
     state = found()
     assert state["args"]["ema"] == 0.9
     assert differing(flat(state["ema"]), flat({name: state[name] for name in state["ema"]}))
-    trained(folder, "--iteration 4 --resume True")  # the checkpoint says so
+    trained(folder, "--iteration 4 --resume True")  # --ema comes from the checkpoint
     assert "ema" in found()
     trained(folder, "--iteration 5 --resume True --ema 0")
     assert "ema" not in found()
@@ -117,8 +117,8 @@ def test_a_damaged_average_is_found(tmp_path):
         trained(folder, "--phase test --raw_weights true")
 
 
-def test_info_counts_it():
+def test_the_memory_estimate_includes_it():
     plain, averaged = (training_memory(NICE.NICE, options(text)) for text in ("", "--ema 0.9"))
     networks = NICE.NICE(options()).networks().values()
-    translators = sum(x.numel() * 4 for net in networks for x in net.state_dict().values())
-    assert averaged["weights"] - plain["weights"] == pytest.approx(translators, rel=0.01)
+    inference_networks = sum(x.numel() * 4 for net in networks for x in net.state_dict().values())
+    assert averaged["weights"] - plain["weights"] == pytest.approx(inference_networks, rel=0.01)

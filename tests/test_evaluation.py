@@ -1,4 +1,4 @@
-"""--score_freq, --best: scores equal to fid_kid.py's, no bit of the training changed, nothing lost by a kill."""
+"""--score_freq, --best: scores equal to fid_kid.py's, an unchanged training, nothing lost by a kill."""
 
 import hashlib
 import math
@@ -15,15 +15,14 @@ import pytest
 import runs
 import scorer
 from conftest import TINY as IN_PROCESS
+from evaluation_runs import best, compare, digests, here, lines, no_hub, of, of_tiny, scored, train, trained
 from PIL import Image
 from runs import ROOT, Run, complaint, latest, pictures, until, with_pictures
-from watched import best, compare, digests, here, lines, no_hub, of, of_tiny, scored, train, trained
 
 import demo
 import fid_kid
 import methods
 from checkpoints.files import _CheckedFile, load_checkpoint, verify
-from images import encode
 from scoring import inception
 from training import evaluation
 from training.evaluation import Evaluation
@@ -35,13 +34,13 @@ OFTEN = "--iteration 8 --print_freq 3 --score_freq 2 --ema 0.9"
 
 @pytest.fixture(autouse=True)
 def no_inception(monkeypatch, tmp_path):
-    """Wherever these tests run: its weights are not at hand.  In runs of their own `no_hub` sees to that."""
+    """No cached weights of Inception in this process; `no_hub` does the same for other processes."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three or four pictures a folder, of which some are JPEG."""
+    """Three or four pictures per folder, some of them JPEG."""
     folder = pictures(tmp_path_factory.mktemp("data"), each=3)
     noise = np.random.default_rng(1)
     for place in ("testA", "testB"):
@@ -52,7 +51,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data):
-    """A watched training from first step to last: its folder."""
+    """The folder of an uninterrupted training with scores."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with_pictures(folder, data)
     trained(folder, OFTEN)
@@ -93,11 +92,11 @@ def test_methods_of_random_styles_and_of_one_direction(folder, method, options, 
     compare(folder, found)
 
 
-def test_fid_and_kid_where_inceptions_weights_are_at_hand(data, tmp_path, monkeypatch):
+def test_fid_and_kid_if_inceptions_weights_are_cached(data, tmp_path, monkeypatch):
     with_pictures(tmp_path, data)
     (tmp_path / "rule").mkdir()
     with scorer.cache_of_rule_weights(tmp_path / "rule"):
-        monkeypatch.setattr(inception, "WEIGHTS_SHA256", "")  # whose hash begins otherwise
+        monkeypatch.setattr(inception, "WEIGHTS_SHA256", "")  # the rule weights have another hash
         here(tmp_path, "--iteration 1 --score_freq 1")
         found = scored(tmp_path)[1]
         here(tmp_path, "--phase test")
@@ -128,7 +127,7 @@ def test_demos_measures_where_there_are_counterparts(folder, data):
     assert load_checkpoint(best(folder), methods.recognise)["score"]["value"] == found["background_B2A"]
     refused = complaint(trained(folder, "--score_freq 1 --best coat_texture_A2B", status=2), "--best coat_texture_A2B")
     assert refused.endswith("background_mean, coat_colour_A2B, coat_colour_B2A, coat_colour_mean")
-    (root / "maskA" / "0.png").unlink()  # no measure of a part
+    (root / "maskA" / "0.png").unlink()  # a mask without its picture: no measure
     Image.new("L", (48, 48)).save(root / "maskA" / "other.png")
     assert "background" not in complaint(trained(folder, "--score_freq 1 --best x", status=2), "fd_A2B")
 
@@ -137,26 +136,27 @@ def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
     (folder / "dataset").unlink()
     shutil.copytree(data / "dataset", folder / "dataset")
     extract, seen = evaluation.features.extract, []
-    monkeypatch.setattr(evaluation.features, "extract", lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k))
+    noting = lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k)  # noqa: E731
+    monkeypatch.setattr(evaluation.features, "extract", noting)
 
-    def look():
+    def folders_read():
         seen.clear()
         shutil.rmtree(folder / "results" / "tiny" / "img", ignore_errors=True)
         here(folder, "--iteration 1 --score_freq 1")
         assert seen.count("fakeA") == seen.count("fakeB") == 1
         return [name for name in seen if name.startswith("test")]
 
-    assert look() == ["testB", "testA"] and look() == []
+    assert folders_read() == ["testB", "testA"] and folders_read() == []
     kept = folder / "results" / "tiny" / "real_testB.npz"
     kept.write_bytes(kept.read_bytes()[:-300])
-    assert look() == ["testB"] and look() == []
+    assert folders_read() == ["testB"] and folders_read() == []
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1  # among the features
     kept.write_bytes(data)
-    assert look() == ["testB"]
+    assert folders_read() == ["testB"]
     picture = folder / "dataset" / "tiny" / "testA" / "0.png"
     Image.fromarray(np.array(Image.open(picture))[::-1]).save(picture)
-    assert look() == ["testA"]
+    assert folders_read() == ["testA"]
 
 
 # ------------------------------------------------------------------------------- the training goes on
@@ -176,14 +176,14 @@ def test_without_the_options_nothing_is_imported_for_them(folder):
     code = f"""if True:
         import sys, main
         main.main({[*IN_PROCESS.split(), "--dataset", "tiny", "--iteration", "1"]!r} + sys.argv[1:])
-        print([name for name in ("watch", "board", "fid_kid", "scipy", "tensorboard") if name in sys.modules])"""
+        print([m for m in ("training.evaluation", "fid_kid", "torchvision", "tensorboard") if m in sys.modules])"""
     places = ["--dataset_dir", folder / "dataset", "--result_dir", folder / "results"]
     done = subprocess.run([sys.executable, "-c", code, *places], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
     assert not best(folder).exists()
 
 
-def test_the_time_it_takes_is_not_the_steps(folder, monkeypatch):
+def test_the_time_of_scoring_is_not_that_of_the_steps(folder, monkeypatch):
     monkeypatch.setattr(Evaluation, "scores", lambda *_: time.sleep(2) or {"kd_mean": 1.0})
     here(folder, "--iteration 4 --score_freq 1")
     log = Log.lines(folder / "results" / "tiny" / "log.jsonl")
@@ -206,7 +206,7 @@ def test_only_a_better_score_replaces_the_best_also_after_a_resume(folder, monke
         here(folder, f"--iteration {step} --score_freq 1 --resume auto")
         assert kept() == expected
     assert [line["kd_mean"] for line in scored(folder).values()] == [3.0, 2.0, None, 2.0, 5.0, 1.5, 1.7]
-    here(folder, "--iteration 8 --resume True --best kd_A2B")  # by which the best is as good
+    here(folder, "--iteration 8 --resume True --best kd_A2B")  # the best is equally good by this score
     assert kept() == (1.5, 6)
     damaged = bytearray(best(folder).read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -214,7 +214,7 @@ def test_only_a_better_score_replaces_the_best_also_after_a_resume(folder, monke
     values = iter([9.0])
     here(folder, "--iteration 9 --resume True --best kd_mean")
     assert kept() == (9.0, 9)
-    here(folder, "--iteration 1 --print_freq 1")  # a new run: all of the old one goes aside
+    here(folder, "--iteration 1 --print_freq 1")  # a new run: the old one is archived
     assert not best(folder).exists() and (folder / "results" / "tiny" / "previous_1" / best(folder).name).exists()
 
 
@@ -275,7 +275,7 @@ def test_missing_pictures_and_packages_are_one_line_before_anything(folder, data
 
 
 def dying(moment: str, count: int, argv: list[str]):
-    """main.py, killed by a real SIGKILL at that moment when it comes for the count-th time (in a run's process)."""
+    """main.py, killed by SIGKILL when `moment` comes for the count-th time (in a run's process)."""
     come = [0]
 
     def at_the_moment(there: bool):
@@ -284,11 +284,11 @@ def dying(moment: str, count: int, argv: list[str]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "translating":
-        encoded = encode.encoded
-        encode.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
-    elif moment == "looking":
-        distances = fid_kid.distances
-        fid_kid.distances = lambda *a: at_the_moment(True) or distances(*a)
+        encoded = evaluation.encoded
+        evaluation.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
+    elif moment == "comparing":
+        distances = evaluation.distances
+        evaluation.distances = lambda *a: at_the_moment(True) or distances(*a)
     elif moment == "writing":
         save, name = _CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}.tmp"
 
@@ -305,29 +305,29 @@ def dying(moment: str, count: int, argv: list[str]):
 
 @pytest.mark.parametrize("moment, count", [
     ("translating", 1), pytest.param("translating", 4, marks=pytest.mark.slow),
-    ("looking", 6), pytest.param("looking", 8, marks=pytest.mark.slow),
+    ("comparing", 6), pytest.param("comparing", 8, marks=pytest.mark.slow),
     pytest.param("writing", 1, marks=pytest.mark.slow), ("writing", 40), ("written", 2),
 ])  # fmt: skip
 def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
     argv = [*of_tiny(folder), *OFTEN.split()]
-    run = Run(folder, "test_watch:dying", moment, count, argv, environment=no_hub(folder))
+    run = Run(folder, "test_evaluation:dying", moment, count, argv, environment=no_hub(folder))
     assert run.wait() == -signal.SIGKILL, run.output
     step = load_checkpoint(latest(folder), methods.recognise)["start_iter"]
-    assert step % 2 == 0 and step not in scored(folder)  # just this step's
+    assert step % 2 == 0 and step not in scored(folder)  # only this step's
     run = trained(folder, f"{OFTEN} --resume True")
     assert f"continuing from step {step} of {latest(folder)}" in run.output
     same(folder, undisturbed)
 
 
 def same(folder, undisturbed):
-    """The two ended alike: weights, average, random numbers, log, scores, best."""
+    """Assert that both runs ended alike: weights, EMA, random state, log, scores, best."""
     assert lines(folder) == lines(undisturbed) and list(scored(folder)) == [2, 4, 6, 8]
     assert digests(latest(folder)) == digests(latest(undisturbed))
     assert digests(best(folder)) == digests(best(undisturbed))
     assert not [p for p in (folder / "results").rglob("*") if p.suffix == ".tmp" or p.name == ".scoring"]
 
 
-def test_a_stop_while_it_is_scored_is_heard_at_once_and_made_good(folder, undisturbed):
+def test_a_stop_during_scoring_acts_at_once_and_is_made_good(folder, undisturbed):
     for step in (2, 8):
         run = train(folder, f"{OFTEN} --resume auto")
         until((folder / "results" / "tiny" / ".scoring").exists, run)
@@ -354,7 +354,7 @@ def test_kills_at_random_times_change_no_bit(folder, undisturbed):
     same(folder, undisturbed)
 
 
-def test_two_ranks_score_once_and_wait_for_each_other(folder):
+def test_two_processes_score_once_and_wait_for_each_other(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
     options = "--iteration 3 --score_freq 2 --ema 0.9 --tensorboard true"
     command += [*of_tiny(folder), *options.split()]

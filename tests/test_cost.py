@@ -1,4 +1,4 @@
-"""--phase info: the paper's Table 2 to its digits, and the memory of a training."""
+"""--phase info: all digits of the paper's Table 2, and the memory of a training."""
 
 import re
 import subprocess
@@ -27,7 +27,7 @@ def pair_totals(text: str) -> dict[str, tuple[str, str]]:
 def test_table_2(capsys):
     start = time.process_time()
     main.main(["--phase", "info", "--device", "cpu", "--dataset", "absent"])
-    assert time.process_time() - start < 20  # no arithmetic: a real step takes longer than all this
+    assert time.process_time() - start < 20  # no arithmetic: a real step takes longer
     pairs = pair_totals(capsys.readouterr().out)
     assert pairs == {"discriminators": ("93.7M", "12.0G"), "generators": ("16.2M", "67.6G")}
 
@@ -77,7 +77,7 @@ def test_parts_of_the_memory():
     args = options("--n_res 2 --ch 8")
     parts, dry = training_memory(methods.load(args.method), args), dry_run(methods.load(args.method), args)
     parameters = sum(p.numel() for net in dry.networks().values() for p in net.parameters())
-    assert 4 * parameters <= parts["weights"] < 4.2 * parameters  # buffers are little
+    assert 4 * parameters <= parts["weights"] < 4.2 * parameters  # buffers are small
     assert parts["Adam's moments"] == 8 * parameters
     assert parts["total"] == sum(v for k, v in parts.items() if k != "total")
     twice = training_memory(NICE, options("--n_res 2 --ch 8 --batch_size 2"))
@@ -98,7 +98,7 @@ def test_estimated_memory_is_within_15_percent_of_the_measured_peak(text, folder
     said = subprocess.run([sys.executable, *common, "--phase", "info"], cwd=HOME, capture_output=True, text=True)
     estimate = int(re.search(r"^  total +([\d,]+) MiB", said.stdout, re.M)[1].replace(",", ""))
     training = [*common, "--iteration", "2", "--num_workers", "0", "--dataset_dir", str(data), "--result_dir", results]
-    # a small process in between: a child counts the memory of whoever starts it
+    # a small process in between: a child's ru_maxrss includes the memory of its parent
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", code, sys.executable, *training], cwd=HOME, capture_output=True)

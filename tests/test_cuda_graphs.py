@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: replayed on a CPU (recorder.py), on a GPU without contents (fake_cuda.py), refused."""
+"""Steps as CUDA graphs: replayed on a CPU (recorder.py) and on a fake GPU (fake_cuda.py); refusals."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ from methods.cut import CUT
 from training import cuda_graphs
 from training.cuda_graphs import Graph, refusal
 
-WAYS = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
-CASES = [f"{method} --d_iter 2" if method == "drit" else method for method in SMALL] + [f"nice {text}" for text in WAYS]
-LATE = ("drit --d_iter 2", "nice --on_nan skip", "nice --light false", "nice --plain true")  # take longer
+OF_NICE = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
+CASES = [f"{method} --d_iter 2" if method == "drit" else method for method in SMALL] + [f"nice {o}" for o in OF_NICE]
+LATE = ("drit --d_iter 2", "nice --on_nan skip", "nice --light false", "nice --plain true")  # slow
 
 
 def pair(case: str, steps: int):
-    """Two trainers, alike: one as it is, one whose steps are recorded."""
+    """Two equal trainers: an eager one, and one whose steps are recorded."""
     method, _, text = case.partition(" ")
     found = []
     for _ in range(2):
@@ -34,8 +34,8 @@ def pair(case: str, steps: int):
     return eager, recorded
 
 
-def by_turns(eager, recorded, steps, pictures=batch):
-    """The terms of each step of both, which draw the same numbers."""
+def side_by_side(eager, recorded, steps, pictures=batch):
+    """The terms of each step of both trainers, with the same random numbers."""
     eager.may_sync = False
     states = dict.fromkeys((eager, recorded), torch.get_rng_state())
     for i in steps:
@@ -49,11 +49,11 @@ def by_turns(eager, recorded, steps, pictures=batch):
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in LATE else ()) for c in CASES])
 def test_a_replayed_step_is_a_step(case, monkeypatch):
-    """To the bit, while the rate falls, pictures change and numbers are drawn."""
+    """Bit for bit, while the learning rate falls, batches change and random numbers are drawn."""
     monkeypatch.setattr(cuda_graphs, "WARM", 1)
-    steps = 8 if case.split()[0] in ("drit", "fastcut", "cyclegan", "gcgan", "distancegan") else 4  # some of each
+    steps = 8 if case.split()[0] in ("drit", "fastcut", "cyclegan", "gcgan", "distancegan") else 4  # some of each kind
     eager, recorded = pair(case, steps)
-    for i, (expected, found) in enumerate(by_turns(eager, recorded, range(steps))):
+    for i, (expected, found) in enumerate(side_by_side(eager, recorded, range(steps))):
         assert list(found) == list(expected)
         for name, value in expected.items():
             assert torch.equal(found[name], value.float()), f"step {i + 1}: {name}"
@@ -64,45 +64,45 @@ def test_a_replayed_step_is_a_step(case, monkeypatch):
         assert str(eager.optimizers[name].state_dict()) == str(recorded.optimizers[name].state_dict())
 
 
-def test_what_the_host_decides_in_a_step_is_found(monkeypatch):
-    """And not before it: replays differ."""
+def test_a_decision_within_a_step_is_detected(monkeypatch):
+    """A host decision within a step, not before it, makes replays differ."""
     forward = CUT.forward
 
-    def deciding(self, x, s, t):
+    def deciding(self, batch, s, t):
         self.decision = self.host_decision()
-        forward(self, x, s, t)
+        forward(self, batch, s, t)
 
     monkeypatch.setattr(CUT, "forward", deciding)
     eager, recorded = pair("fastcut", 12)
-    list(by_turns(eager, recorded, range(12)))
+    list(side_by_side(eager, recorded, range(12)))
     assert not recorded.graph.works or differing(weights(eager), weights(recorded))
 
 
-def test_a_wrong_step_is_found_and_dropped_in_a_replay():
+def test_a_bad_step_is_dropped_in_a_replay():
     eager, recorded = pair("nice --on_nan skip", 20)
 
     def pictures(model, i):
-        real = batch(model, i)
+        found = batch(model, i)
         if i == 4:
-            real[0][0, 0, 0, 0] = float("nan")
-        return real
+            found[0][0, 0, 0, 0] = float("nan")
+        return found
 
-    list(by_turns(eager, recorded, range(6), pictures))
+    list(side_by_side(eager, recorded, range(6), pictures))
     assert recorded.graph.graphs and recorded.guard.state() == eager.guard.state() == {"dropped": 1, "in_row": 0}
     assert recorded.guard.first == eager.guard.first == 5
     assert not differing(weights(eager), weights(recorded))
 
 
-def test_a_gpu_that_cannot_record_goes_on_without(capsys):
+def test_a_gpu_that_cannot_record_continues_without_graphs(capsys):
     eager, recorded = pair("nice", 6)
     recorded.graph.record = failing(recorded)
-    list(by_turns(eager, recorded, range(6)))
+    list(side_by_side(eager, recorded, range(6)))
     assert not recorded.graph.works and not differing(weights(eager), weights(recorded))
     assert capsys.readouterr().err.count("without CUDA graphs") == 1
 
 
 def failing(model):
-    """Like a recording that is refused in its midst: at the second half of a step."""
+    """A recording that fails at the second update of a step."""
 
     def record(step):
         kept = [x.clone() for x in model.graph.state()]
@@ -126,21 +126,21 @@ def failing(model):
     return record
 
 
-def test_loading_begins_anew(tmp_path):
+def test_loading_discards_the_graphs(tmp_path):
     eager, recorded = pair(f"nice --result_dir {tmp_path} --dataset toy", 12)
     for i in range(5):
         recorded.train_step(*batch(recorded, i))
     recorded.save()
     eager.load()
     recorded.load()
-    assert recorded.graph is None  # a CPU's, as of any new trainer here
+    assert recorded.graph is None  # as for any new trainer on a CPU
     recorded.graph = Recorded(recorded)
-    list(by_turns(eager, recorded, range(5, 10)))
+    list(side_by_side(eager, recorded, range(5, 10)))
     assert recorded.graph.graphs and not differing(weights(eager), weights(recorded))
 
 
 def test_on_a_gpu_a_step_is_recorded_and_replayed(monkeypatch):
-    """All that surrounds a replay: nothing waits, nothing mixes devices."""
+    """Around a replay nothing waits for the GPU and nothing mixes devices."""
 
     def record(graph, step):
         step()
@@ -151,20 +151,20 @@ def test_on_a_gpu_a_step_is_recorded_and_replayed(monkeypatch):
     monkeypatch.setattr(Graph, "record", record)
     with fake_cuda():
         model = NICE.NICE(options("--device cuda"))
-        real = [torch.rand(1, 3, 48, 48) for _ in "AB"]
+        images = [torch.rand(1, 3, 48, 48) for _ in "AB"]
         with watched() as recorded:
-            model.train_step(*real)
+            model.train_step(*images)
         with watched() as replayed:
-            model.train_step(*real)
+            model.train_step(*images)
     assert model.graph.works and not recorded.problems() and not replayed.problems()
-    assert len(recorded.started) > 500 and len(replayed.started) < 10  # pictures twice, rates, the step, the terms
+    assert len(recorded.started) > 500 and len(replayed.started) < 10  # two batches, learning rates, step number, terms
 
 
 @pytest.mark.parametrize("text, words", [
     ("--graphs true", "needs a CUDA GPU, not cpu"),
     ("--graphs true --phase train --amp bf16", "needs a CUDA GPU"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(text, words, capsys):
+def test_graphs_without_a_gpu_are_refused(text, words, capsys):
     with pytest.raises(SystemExit) as stopped:
         options(text)
     assert stopped.value.code == 2 and words in capsys.readouterr().err
@@ -175,14 +175,14 @@ def test_what_cannot_be_is_refused(text, words, capsys):
     ("", None),
     ("--method fastcut", None),
 ])  # fmt: skip
-def test_who_can_be_a_graph(text, words):
+def test_refusal_of_a_gpu(text, words):
     args = main.parse_args(["--device", "cpu", *text.replace("--amp fp16", "").split()])
     args.device, args.amp = "cuda", "fp16" if "fp16" in text else "none"
     reason = refusal(args)
     assert (words in reason) if words else reason is None
 
 
-def test_several_processes_are_no_graph(monkeypatch):
+def test_several_processes_are_refused(monkeypatch):
     args = main.parse_args(["--device", "cpu"])
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)

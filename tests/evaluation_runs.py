@@ -1,4 +1,4 @@
-"""Trainings that are scored: how to run them, what they leave, and fid_kid.py's word on it."""
+"""Run trainings with scores, read their results, compare them with fid_kid.py."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LITE = ("--features", "efficientnet-lite0")
 
 
 def no_hub(folder) -> dict[str, str]:
-    """An environment in which Inception's weights are not at hand."""
+    """An environment without cached weights of Inception."""
     return {"TORCH_HOME": str(folder / "hub")}
 
 
@@ -40,7 +40,7 @@ def best(folder) -> Path:
 
 
 def digests(path: Path) -> dict:
-    """Of all entries of a checkpoint but the options."""
+    """The verified digests of a checkpoint, but for the options."""
     state = load_checkpoint(path, methods.recognise)
     verify(state, path)
     return {name: value for name, value in state["digest"].items() if name != "args"}
@@ -59,7 +59,7 @@ def scored(folder) -> dict[int, dict]:
 
 
 def of(method: str, folder, options: str, status=0) -> Run:
-    """A finished run of another method, at its smallest."""
+    """A finished run of another method, with the smallest networks."""
     return trained(folder, f"--method {method} {options}", status)
 
 
@@ -77,14 +77,14 @@ def of_fid_kid(folder, source: str, fakes: str, *argv) -> dict:
 
 
 def compare(folder, found: dict, names=("fd", "kd"), argv=LITE, tolerance=1e-6):
-    """Scores of a log's line with those of fid_kid.py on what now lies in fakeA and fakeB."""
-    ways = {key.split("_")[1] for key in found if key.startswith(names[0])} - {"mean"}
-    assert ways
-    for way in ways:
-        report = of_fid_kid(folder, f"test{way[2]}", f"fake{way[2]}", *argv)
+    """Assert that the scores of a log line equal those of fid_kid.py on the files in fakeA and fakeB."""
+    directions = {key.split("_")[1] for key in found if key.startswith(names[0])} - {"mean"}
+    assert directions
+    for d in directions:
+        report = of_fid_kid(folder, f"test{d[2]}", f"fake{d[2]}", *argv)
         for name in names:
-            assert found[f"{name}_{way}"] == pytest.approx(report[name], rel=tolerance, abs=tolerance), (way, name)
-    if len(ways) == 2:
+            assert found[f"{name}_{d}"] == pytest.approx(report[name], rel=tolerance, abs=tolerance), (d, name)
+    if len(directions) == 2:
         for name in names:
             assert found[f"{name}_mean"] == pytest.approx((found[f"{name}_A2B"] + found[f"{name}_B2A"]) / 2)
     else:

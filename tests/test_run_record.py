@@ -1,4 +1,4 @@
-"""results/NAME/run.json: what a run was, an entry for its start and each resume."""
+"""results/NAME/run.json: an entry for the start of a run and each resume."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""--tensorboard true: the log's numbers and the grids in TensorBoard's files, one curve through kills and resumes."""
+"""--tensorboard true: the log's numbers and the sample grids, one curve through kills and resumes."""
 
 import signal
 import sys
@@ -30,7 +30,7 @@ def of_log(folder, name: str) -> list[tuple[int, float]]:
 
 
 def check(folder, steps: list[int], grids: list[int], scores: list[int]):
-    """Every number of the log, each step once and in order; the grids as they are in img."""
+    """Assert that TensorBoard has every number of the log, each step once and in order, and the grids of img."""
     found = board(folder)
     for tag, name in (("losses/g_loss", "g_loss"), ("run/lr", "lr"), ("run/steps_per_second", "steps_per_second"),
                       ("scores/kd_mean", "kd_mean"), ("scores/fd_A2B", "fd_A2B")):  # fmt: skip
@@ -56,16 +56,16 @@ def test_one_curve_through_a_kill_and_a_resume(tmp_path):
     beyond = board(folder).Scalars("losses/g_loss")[-1].step
     run = trained(folder, f"{often} --iteration 24 --resume True", environment=environment)
     step = int(run.output.split("continuing from step ")[1].split()[0])
-    assert step < beyond < 24  # there was something to take back
+    assert step < beyond < 24  # there was something to purge
     check(folder, list(range(1, 25)), list(range(4, 25, 4)), list(range(4, 25, 4)))
-    trained(folder, f"{often} --iteration 4", environment=environment)  # a new run: the old curves go aside
+    trained(folder, f"{often} --iteration 4", environment=environment)  # a new run: the old curves are archived
     check(folder, [1, 2, 3, 4], [4], [4])
 
     log = curves.read(folder / "results" / "tiny")
     for name in ("fd", "kd"):
         steps, values = curves.curve(log, name)
-        ways = [of_log(folder, f"{name}_{way}")[0][1] for way in ("A2B", "B2A")]
-        assert name in curves.PANELS and steps == [4] and values == pytest.approx([sum(ways) / 2])
+        scores = [of_log(folder, f"{name}_{d}")[0][1] for d in ("A2B", "B2A")]
+        assert name in curves.PANELS and steps == [4] and values == pytest.approx([sum(scores) / 2])
     run = gallery.Run("tiny", folder / "results" / "tiny")
     titles = [panel["title"] for panel in gallery.panels([run])]
     assert gallery.TITLES["fd"] in titles and gallery.TITLES["kd"] in titles
