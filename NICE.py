@@ -1,7 +1,7 @@
 """NICE-GAN (Chen et al., "Reusing Discriminators for Encoding", CVPR 2020, arXiv 2003.00273).
 
-A discriminator has to understand a picture before it can judge it, so its first layers *are* the
-encoder.  D_d = C_d o E_d judges domain d and encodes it; G_d draws into domain d from a code:
+A discriminator must understand a picture before it can judge it, so its first layers *are* the encoder.
+D_d = C_d o E_d judges and encodes pictures of domain d; G_d generates pictures of domain d from a code:
 
     fake_B = G_B(E_A(x_A))     translation           cyc_A = G_A(E_B(fake_B))     cycle
     rec_A  = G_A(E_A(x_A))     self-reconstruction
@@ -9,7 +9,7 @@ encoder.  D_d = C_d o E_d judges domain d and encodes it; G_d draws into domain 
     D step: min over E, C   adv_weight L_gan                     (section 3.2)
     G step: min over G      adv_weight L_gan + cycle_weight L_cyc + recon_weight L_rec
 
-The encoder learns in the D step alone: in the G step gradients flow through it, but it does not move
+The encoder learns in the D step only: in the G step gradients flow through it, but its weights stay fixed
 (decoupled training, section 3.3).
 """
 
@@ -44,24 +44,24 @@ def lsgan(logits: Tensor, target: float) -> Tensor:
 
 
 class NICE(Trainer):
-    """Two discriminators, whose first layers encode, and two generators."""
+    """Two generators, and two discriminators whose first layers encode."""
 
     options = (
-        Option("model", "light", boolean, True, "the paper's generator; false: the full one, bound to its img_size"),
+        Option("model", "light", boolean, True, "the paper's generator; false: the full one, for one img_size only"),
         Option("model", "n_res", natural, 6, "residual blocks of a generator; 4: the paper's NICE-GAN*"),
         Option("model", "n_dis", bounded(int, 6), 7, "layers of a discriminator, at least 6"),
         Option("model", "nice", boolean, True, "the discriminators encode; false: independent encoders"),
         Option("model", "ra", boolean, True, "residual in the attention; false: attention alone"),
-        Option("model", "heads", heads, "0,1,2", "classifiers that exist: 0 CAM, 1 local, 2 global"),
+        Option("model", "heads", heads, "0,1,2", "classifiers of a discriminator: 0 CAM, 1 local, 2 global"),
         Option("model", "shared_layers", int, 2, "layers of the discriminator that encode", choices=(1, 2, 3)),
-        Option("model", "encoder_updates", str, "d", "the step that trains the encoder", choices=("d", "both", "g")),
+        Option("model", "encoder_updates", str, "d", "the update that trains the encoder", choices=("d", "both", "g")),
         Option("loss", "adv_weight", weight, 1.0, "weight of the adversarial terms"),
         Option("loss", "cycle_weight", weight, 10.0, "weight of the cycle terms"),
         Option("loss", "recon_weight", weight, 10.0, "weight of the reconstruction terms"),
         Option("scale", "checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them"),
     )
     defaults = {"weight_decay": 1e-4}
-    counts_biases = True  # as the paper's Table 2
+    counts_biases = True  # as in the paper's Table 2
     inference_networks = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
 
     # ------------------------------------------------------------------------------------ networks
@@ -70,7 +70,7 @@ class NICE(Trainer):
         E_args = dict(shared=a.shared_layers, ra=a.ra)
         G_args = dict(n_blocks=a.n_res, img_size=a.img_size, light=a.light, shared=a.shared_layers)
         G_args |= dict(recompute=self.args.checkpoint_blocks)
-        # G[d] draws into d, D[d] judges d, E[d] encodes d
+        # G[d] generates pictures of domain d, D[d] judges them, E[d] encodes them
         self.G = {d: ResnetGenerator(a.img_ch, a.img_ch, a.ch, **G_args) for d in "AB"}
         self.D = {d: Discriminator(a.img_ch, a.ch, a.n_dis, heads=a.heads, **E_args) for d in "AB"}
         self.E = self.D
@@ -81,14 +81,14 @@ class NICE(Trainer):
             self.E = {d: Encoder(a.img_ch, a.ch, attention=0 in a.heads, **E_args) for d in "AB"}
             nets |= {"encA": self.E["A"], "encB": self.E["B"]}
             self.inference_networks = {(s, t): (f"enc{s}", f"gen2{t}") for s, t in NICE.directions}
-        for G in self.G.values():  # bound by convolutions, which are fastest in this layout
+        for G in self.G.values():  # fastest for convolutions, which cost most
             G.to(memory_format=torch.channels_last)
         return nets
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
-        """D trains encoders and classifiers, G the generators; the ablations let G train encoders, too."""
+        """D trains encoders and classifiers, G the generators; in ablations G trains encoders too."""
         updates = self.architecture["encoder_updates"] if self.architecture["nice"] else "d"
-        everything, heads, encoders = [], [], []  # fc, the CAM head, stays a classifier
+        everything, heads, encoders = [], [], []  # fc, the CAM head, counts as a classifier
         for d in "AB":
             for name, p in self.D[d].named_parameters():
                 everything.append(p)
@@ -113,39 +113,39 @@ class NICE(Trainer):
             Update("G", self.generator_objective, total="g_loss"),  # and not here
         )
 
-    def before(self, half: str):
+    def before(self, update: str):
         for net in {*self.D.values(), *self.E.values()}:
-            net.power_iteration(2)  # of a half's two passes, real (0) and fake (1): they need only the weights
+            net.power_iteration(2)  # for an update's two passes, real (0) and fake (1); depends on weights only
 
-    def discriminator_objective(self, real, s, t):
-        """Tell real from fake in domain t: every head wants 1 on real and 0 on generated images."""
-        with torch.no_grad():  # G is frozen, so its graph would only be thrown away
-            fake = self.G[t](self.E[s].encode(real[s], iteration=(0,)))
-        # real and fake in one batch: the weights are read once, each half has its own sigma
-        judged = self.D[t](torch.cat((real[t], fake)), iteration=(0, 1))
+    def discriminator_objective(self, batch, s, t):
+        """Tell real from fake in domain t: the target of every head is 1 on real and 0 on generated images."""
+        with torch.no_grad():  # G is frozen: no graph needed
+            fake = self.G[t](self.E[s].encode(batch[s], iteration=(0,)))
+        # real and fake in one batch: the weights are read once, each has its own sigma
+        judged = self.D[t](torch.cat((batch[t], fake)), iteration=(0, 1))
         terms = {}
         for head, logits in judged.heads().items():
             on_real, on_fake = logits.chunk(2)
             terms[f"d_{head}_{t}"] = lsgan(on_real, 1) + lsgan(on_fake, 0)
         return self.args.adv_weight * sum(terms.values()), terms
 
-    def generator_objective(self, real, s, t):
-        """From domain s: fool D in t, come back (cycle), and stay (reconstruction)."""
+    def generator_objective(self, batch, s, t):
+        """From domain s: fool D of t (adversarial), translate back (cycle), reconstruct (reconstruction)."""
         args, D, E, G = self.args, self.D, self.E, self.G
-        z = E[s].encode(real[s], iteration=(0,))
+        z = E[s].encode(batch[s], iteration=(0,))
         fake = G[t](z)
         judged = D[t](fake, iteration=(1,))
         z_fake = judged.z if E[t] is D[t] else E[t].encode(fake, iteration=(1,))
         cyc, rec = G[s](torch.cat((z_fake, z))).chunk(2)  # in one batch
         adversarial = {f"g_{head}_{t}": lsgan(logits, 1) for head, logits in judged.heads().items()}
-        cycle, recon = F.l1_loss(cyc, real[s]), F.l1_loss(rec, real[s])
+        cycle, recon = F.l1_loss(cyc, batch[s]), F.l1_loss(rec, batch[s])
         loss = args.adv_weight * sum(adversarial.values()) + args.cycle_weight * cycle + args.recon_weight * recon
         return loss, {**adversarial, f"cycle_{s}": cycle, f"recon_{s}": recon}
 
     # ----------------------------------------------------------------------------------- translation
 
     def inference_keys(self, s: str, t: str) -> dict[str, tuple[str, ...]]:
-        """Of a discriminator the encoder; of its CAM head the weights as they are, which attend."""
+        """The encoder of a discriminator, with the raw weights of the CAM head, which attention uses; the generator."""
         encoder, generator = self.inference_networks[s, t]
         return {encoder: ("model.", "fc.weight_orig", "conv1x1.", "lamda"), generator: ("",)}
 
@@ -153,7 +153,7 @@ class NICE(Trainer):
         return self.G[t](self.E[s].encode(x))
 
     def visuals(self, x, s, t):
-        """Input, heatmap of its code in JET, reconstruction, translation, cycle."""
+        """Input, its code as a heatmap in JET colours, reconstruction, translation, cycle."""
         z = self.E[s].encode(x)
         fake = self.G[t](z)
         heatmap = jet(z[0].sum(0, keepdim=True), x.shape[-1])[None]
@@ -174,7 +174,7 @@ class NICE(Trainer):
 
     @classmethod
     def from_released(cls, found):
-        """The released program's: one dict."""
+        """Checkpoints of the released program: one dict."""
         names = ("gen2B", "gen2A", "disA", "disB")
         return found if all(isinstance(found.get(name), dict) for name in names) else None
 
@@ -189,7 +189,7 @@ class NICE(Trainer):
             "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in gen),
             "light": fc.shape[1] == fc.shape[0],
         }
-        if "conv1.weight_orig" in dis:  # else it ends before the layers that would tell
+        if "conv1.weight_orig" in dis:  # without the global head the depth does not show
             found["n_dis"] = layers + 2  # Dis1_1 and conv1
         if not found["light"]:
             found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)

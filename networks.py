@@ -1,9 +1,8 @@
 """The networks of NICE-GAN (Chen et al., CVPR 2020, arXiv 2003.00273).
 
-A discriminator D = C o E judges images of one domain; its first layers E are the encoder of that
-domain.  A generator G draws into one domain from such a code.  Module names are a contract: they
-are the keys of checkpoints that people already have, and the order of registration is the order of
-the parameters in their optimizer states.  Shape comments are for 256 x 256 images and c = 64.
+A discriminator D = C o E judges images of one domain; its first layers E are the domain's encoder.  A generator G
+makes images of one domain from a code.  Existing checkpoints fix the module names (their keys) and the order of
+registration (the order of parameters in their optimizer states).  Shapes are for 256 x 256 images and c = 64.
 """
 
 from typing import NamedTuple
@@ -30,11 +29,10 @@ def down(c_in: int, c_out: int, stride: int = 2) -> list[nn.Module]:
 class Encoder(nn.Module):
     """E: the first `shared` layers and the residual attention (paper section 3.2).
 
-    Alone it is the independent encoder of the ablation without NICE; a Discriminator is an Encoder
-    that goes on to judge.
+    A Discriminator is an Encoder with classifiers; alone it is the independent encoder of the ablation without NICE.
 
-    input_nc: image channels; ndf: base channels c; shared: down-sampling layers; attention: whether
-    CAM weights exist; ra: keep the residual in the attention.
+    input_nc: image channels; ndf: base channels c; shared: down-sampling layers; attention: whether CAM weights
+    exist; ra: keep the residual in the attention.
     """
 
     def __init__(self, input_nc: int, ndf: int = 64, shared=2, ra=True, attention: bool = True):
@@ -60,29 +58,29 @@ class Encoder(nn.Module):
         return self.model(x, iteration)
 
     def power_iteration(self, n: int):
-        """Do the power iterations of the next n forwards in every spectrally normalised layer."""
+        """Do the next n power iterations of all spectrally normalised layers."""
         power_iterations(self, n)
 
     def attend(self, f: Tensor) -> Tensor:
         """Features f -> code z, same shape: z = leaky(f + lamda * conv1x1(w * [f, f])).
 
-        w is the raw CAM weight, not the normalised one, and learns here too: both as released.
+        As in the released program, w is the raw CAM weight, not the normalised one, and learns here too.
         """
         if not self.attention:
             return F.leaky_relu(f, 0.2)
-        # w scales conv1x1's columns, and both halves see the same f: no [f, f] is ever formed
+        # w scales conv1x1's columns, and both column blocks see the same f: [f, f] is never formed
         weight = self.conv1x1.weight * self.fc.weight_orig[..., None, None]
         first, second = weight.chunk(2, dim=1)
         r = F.conv2d(f, first + second, self.conv1x1.bias)
         return F.leaky_relu(torch.addcmul(f, r, self.lamda.to(f.dtype)) if self.ra else r, 0.2)
 
     def encode(self, x: Tensor, iteration=None) -> Tensor:
-        """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4); computes no head."""
+        """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4), without classifiers."""
         return self.attend(self.features(x, iteration))
 
 
 class Judgement(NamedTuple):
-    """What a discriminator says of N images; the logits of an absent head are None."""
+    """The discriminator's outputs for N images; the logits of an absent head are None."""
 
     local_logits: Tensor | None  # (N,1,30,30), receptive field 70: the paper's C^1
     global_logits: Tensor | None  # (N,1,6,6), receptive field 286: C^2
@@ -91,7 +89,7 @@ class Judgement(NamedTuple):
     z: Tensor  # (N,128,64,64), the code
 
     def heads(self) -> dict[str, Tensor]:
-        """The logits of the heads that exist, by name."""
+        """The logits of the existing heads, by name."""
         named = {"local": self.local_logits, "global": self.global_logits, "cam": self.cam_logit}
         return {name: logits for name, logits in named.items() if logits is not None}
 
@@ -99,8 +97,8 @@ class Judgement(NamedTuple):
 class Discriminator(Encoder):
     """D = C o E: an encoder and up to three classifiers (paper figure 3).
 
-    input_nc: image channels; ndf: base channels; n_layers: at least 6, depth of the global path;
-    heads: which of the classifiers C^0 (CAM), C^1 (local), C^2 (global) exist.
+    input_nc: image channels; ndf: base channels; n_layers: depth of the global path, at least 6; heads: which of the
+    classifiers C^0 (CAM), C^1 (local), C^2 (global) exist.
     Images are (N,input_nc,S,S) in [-1,1] with S / 2^(n_layers-2) >= 3.
     """
 
@@ -108,9 +106,9 @@ class Discriminator(Encoder):
         if n_layers < 6:
             raise ValueError(f"n_layers (--n_dis) is {n_layers}; the channel plan needs at least 6")
         super().__init__(input_nc, ndf, shared, ra, attention=0 in heads)
-        split = max(shared, n_layers - 4)  # layers up to here serve both the local and the global head
-        width = [ndf * 2**i for i in range(n_layers)]  # layer i puts out width[i] channels
-        # conv0, conv1 stand before model in existing optimizer states
+        split = max(shared, n_layers - 4)  # the local and the global head share the layers up to here
+        width = [ndf * 2**i for i in range(n_layers)]  # output channels of layer i
+        # conv0 and conv1 precede model in existing optimizer states
         if 1 in heads:
             self.conv0 = self._head(2 * width[split - 1])
         if 2 in heads:
@@ -129,7 +127,7 @@ class Discriminator(Encoder):
         return SNConv2d(c, 1, kernel_size=4, bias=False)
 
     def forward(self, x: Tensor, iteration=None) -> Judgement:
-        """Judge images x (N,3,S,S); `iteration`: power iterations of the batch's chunks (_SpectralNorm)."""
+        """Judge images x (N,3,S,S); iteration: the power iterations of the batch's chunks (_SpectralNorm)."""
         f = self.features(x, iteration)  # (N,128,64,64)
         z = self.attend(f)  # (N,128,64,64)
         cam = local = global_ = None
@@ -149,7 +147,7 @@ class Discriminator(Encoder):
 
 
 class AdaILNBlock(nn.Module):
-    """Residual block whose two normalisations take gamma and beta from the code."""
+    """Residual block whose two normalisations get gamma and beta from the code."""
 
     def __init__(self, dim: int, norm: type[nn.Module] = AdaILN):
         super().__init__()
@@ -164,12 +162,12 @@ class AdaILNBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """G: draws an image of its domain from a code z (N,2c,S/4,S/4) -> (N,output_nc,S,S) in [-1,1].
+    """G: code z (N,2c,S/4,S/4) -> image of its domain (N,output_nc,S,S) in [-1,1].
 
-    input_nc is kept for callers that know the released signature; ngf: base channels c; n_blocks:
-    residual blocks; img_size: S, used by the full network alone; light: pool the code before FC
-    (the paper's network) instead of flattening it; shared: layers taken from the discriminator;
-    recompute: run the residual blocks again in backward instead of storing their activations.
+    input_nc: unused, kept from the released signature; ngf: base channels c; n_blocks: residual blocks; img_size: S,
+    used by the full network only; light: pool the code before FC (the paper's network) instead of flattening it;
+    shared: layers taken from the discriminator; recompute: recompute the residual blocks in backward instead of
+    storing their activations.
     """
 
     def __init__(self, input_nc, output_nc, ngf=64, n_blocks=6, img_size=256, light=True, shared=2, recompute=False):
@@ -193,13 +191,13 @@ class ResnetGenerator(nn.Module):
             ILN(m),
             nn.ReLU(inplace=True),
         )
-        if shared == 1:  # the layer the discriminator no longer shares, same stride and width
+        if shared == 1:  # replaces the layer that the discriminator no longer shares
             self.Down = nn.Sequential(
                 ReflectionPad2d(1),
                 nn.Conv2d(ngf, 2 * ngf, kernel_size=4, stride=2),
                 nn.LeakyReLU(0.2, inplace=True),
             )
-        if shared == 3:  # the third shared layer (S/8) stands for UpBlock0; only its stride is undone
+        if shared == 3:  # the third shared layer (S/8) replaces UpBlock0; only its stride is undone
             self.UpBlock0 = nn.Upsample(scale_factor=2, mode="nearest")
         up = []
         for c in (m, m // 2):

@@ -1,4 +1,4 @@
-"""The layers that PyTorch lacks, as their papers define them; layers/fast computes the same in less time."""
+"""Layers that PyTorch lacks, as their papers define them; layers/fast computes the same in less time."""
 
 from layers.accelerate import accelerated, definitions, use_definitions
 from layers.convolution import (
@@ -34,4 +34,3 @@ from layers.spectral_norm import (
     spectral_conv2d,
     spectral_linear,
 )
-

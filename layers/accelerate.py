@@ -1,8 +1,7 @@
-"""Lets a function of layers/fast stand for a definition.
+"""Replaces definitions by their fast twins.
 
-A definition marked `accelerated` is what a layer is; layers/fast holds a function of the same name that computes
-the same in less time.  Without that folder, or with --plain true, the definitions are used: the program is slower,
-the numbers are the same.
+A function marked `accelerated` defines a layer; the function of the same name in layers/fast computes the same in
+less time.  Without that folder, or with --plain true, the definitions run: slower, with the same numbers.
 """
 
 import functools
@@ -15,7 +14,7 @@ try:
 except ImportError:
     fast = None
 
-_definitions = False  # whether the definitions are used although layers/fast is there
+_definitions = False  # whether to use the definitions although layers/fast exists
 
 
 def use_definitions(wanted: bool = True):
@@ -26,7 +25,7 @@ def use_definitions(wanted: bool = True):
 
 @contextmanager
 def definitions():
-    """Inside, layers are computed by their definitions."""
+    """Inside this context, compute layers by their definitions."""
     before = _definitions
     use_definitions()
     try:
@@ -36,11 +35,11 @@ def definitions():
 
 
 def accelerated(definition):
-    """Let the function of the same name in layers/fast stand for this definition."""
+    """Call the function of the same name in layers/fast, where there is one, instead of this definition."""
 
     @functools.wraps(definition)
     def layer(*args, **kwargs):
-        # tiled feature maps implement PyTorch's own operations only, so they always take the plain definition
+        # tiled feature maps implement PyTorch's own operations only, so they always take the definition
         defined = _definitions or any(hasattr(x, "__torch_function__") and not isinstance(x, Tensor) for x in args)
         quick = None if defined else getattr(fast, definition.__name__, None)
         return (quick or definition)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Convolutions, padding and resampling by their definitions."""
+"""Convolution, padding and resampling by their definitions."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
 class Conv2d(nn.Conv2d):
     """nn.Conv2d by `conv2d`.
 
-    idle_bias: instance normalisation follows, whose mean takes the bias with it: it stays in checkpoints, unused.
+    idle_bias: ignore the bias, because the instance normalisation that follows removes it; checkpoints keep it.
     """
 
     idle_bias = False
@@ -46,7 +46,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return conv_transpose2d(x, self.weight, bias, self.stride[0], self.padding[0], self.output_padding[0])
 
 
-@accelerated
 def reflect(x: Tensor, width: int = 1) -> Tensor:
     """Reflection padding on all four sides."""
     return F.pad(x, (width,) * 4, mode="reflect")
@@ -61,14 +60,14 @@ class ReflectionPad2d(nn.ReflectionPad2d):
 
 @accelerated
 def blur(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-    """Each channel convolved with `kernel` (k,k), alike when turned by 180 degrees, after zero padding of all sides."""
+    """Convolve each channel with `kernel` (k,k), symmetric under a 180 degree turn, after zero padding of all sides."""
     c = x.shape[1]
     return F.conv2d(x, kernel.expand(c, 1, *kernel.shape), padding=padding, groups=c)
 
 
 @accelerated
 def smooth_double(x: Tensor, filt: Tensor) -> Tensor:
-    """Twice the rows and columns, each 3/4 of the nearer neighbour and 1/4 of the other, the border repeated.
+    """Double height and width: 3/4 of the nearer neighbour plus 1/4 of the other; the border is replicated.
 
     (N,C,H,W) -> (N,C,2H,2W); filt (C,1,4,4): (1,3,3,1)/4 along both, the same for each channel.
     """

@@ -1,4 +1,4 @@
-"""Memory: what is freed, and gradients that are computed early."""
+"""Memory that is kept, and gradients that are computed early."""
 
 from torch import Tensor
 
@@ -7,10 +7,10 @@ from layers.accelerate import accelerated
 
 @accelerated
 def keep_freed_memory():
-    """Leave the memory that tensors free to the C library's own rules."""
+    """Leave freed memory to the C library's defaults."""
 
 
 @accelerated
 def early(loss, x: Tensor, parameters: list[Tensor]) -> Tensor:
-    """loss(x), a number whose gradients reach x and the parameters that require them."""
+    """The scalar loss(x); its gradients reach x and those parameters that require them."""
     return loss(x)

@@ -1,4 +1,4 @@
-"""Normalisation layers by their definitions."""
+"""Normalisation by its definitions."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation without parameters and running statistics: training and evaluation are alike."""
+    """Instance normalisation without parameters or running statistics: the same in training and evaluation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return instance_norm(x)
@@ -30,7 +30,7 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float =
 def std_layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
     """(x - mean) / (std + eps) over C, H, W of each sample, then gamma and beta (C,) of each channel.
 
-    As in MUNIT's program: the standard deviation is unbiased, and eps is added to it.
+    As in MUNIT's program, std is unbiased and eps is added to it.
     """
     std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
     return (x - mean) / (std + eps) * gamma.view(-1, 1, 1) + beta.view(-1, 1, 1)
@@ -54,7 +54,7 @@ def instance_layer_norm(x: Tensor, mix: Tensor, gamma: Tensor, beta: Tensor, eps
 
 
 class AdaILN(nn.Module):
-    """Instance-layer normalisation with gamma and beta (N,C) given by the caller; mixed by softmax(rho)."""
+    """Instance-layer normalisation mixed by softmax(rho); the caller gives gamma and beta (N,C)."""
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__()
@@ -66,7 +66,7 @@ class AdaILN(nn.Module):
 
 
 class ILN(nn.Module):
-    """Instance-layer normalisation that owns gamma and beta (1,C,1,1); mixed by softmax(rho)."""
+    """Instance-layer normalisation mixed by softmax(rho), with gamma and beta (1,C,1,1) of its own."""
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__()

@@ -17,15 +17,15 @@ def power_iteration(W: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _normalised(weight: Tensor, u: Tensor, v: Tensor) -> list[Tensor]:
-    """weight / sigma_k for each sigma_k = u_k . W v_k; gradient reaches the weight through sigma too."""
+    """weight / sigma_k for each sigma_k = u_k . W v_k; the weight's gradient includes sigma's."""
     return [weight / torch.dot(u_k, torch.mv(weight.flatten(1), v_k)) for u_k, v_k in zip(u, v, strict=True)]
 
 
 @accelerated
 def spectral_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, inv_sigma, u, v) -> Tensor:
-    """Chunk k of the K chunks of a batch x, convolved without padding with weight / sigma_k.
+    """Split the batch x into K equal chunks and convolve chunk k, without padding, with weight / sigma_k.
 
-    inv_sigma (K,1), u (K,O), v (K,I): of the power iteration that chunk k belongs to, as constants.
+    inv_sigma (K,1), u (K,O), v (K,I) are constants: row k is of the power iteration of chunk k.
     """
     pairs = zip(x.chunk(len(u)), _normalised(weight, u, v), strict=True)
     return torch.cat([F.conv2d(chunk, W, bias, stride) for chunk, W in pairs])
@@ -39,12 +39,12 @@ def spectral_linear(x: Tensor, weight: Tensor, inv_sigma: Tensor, u: Tensor, v: 
 
 
 class _SpectralNorm:
-    """The classical spectral norm (Miyato et al. 2018) for a linear or convolution layer.
+    """Spectral normalisation of a linear or convolution layer.
 
-    A training-mode forward does one power iteration; evaluation mode does none.  An iteration
-    depends on the weight alone, so `power_iteration(n)` can do those of n forwards at once; then
-    `forward(x, iteration)` says which of them each equal chunk of the batch x belongs to, as if the
-    chunks had come in separate calls.
+    A forward in training mode does one power iteration; in evaluation mode none.  An iteration depends on the
+    weight alone, so `power_iteration(n)` can do those of the next n forwards at once.  `forward(x, iteration)` then
+    splits the batch x into equal chunks, one for each number in `iteration`, and chunk k takes the iteration of that
+    number, as if the chunks came in separate calls.
     """
 
     def _init_spectral_norm(self):
@@ -57,7 +57,7 @@ class _SpectralNorm:
 
     @torch.no_grad()
     def power_iteration(self, n: int = 1):
-        """v = normalise(W^T u), u = normalise(W v), n times; keeps each (1/sigma, u, v)."""
+        """n times v = normalise(W^T u), u = normalise(W v); keep each (1/sigma, u, v)."""
         W, u, kept = self.weight_orig.detach().flatten(1), self.weight_u, []
         for _ in range(n):
             kept.append(power_iteration(W, u))
@@ -67,7 +67,7 @@ class _SpectralNorm:
         self.iterations = [torch.stack(x) for x in zip(*kept, strict=True)]
 
     def _sigmas(self, iteration):
-        """1/sigma (K,1), u (K,O), v (K,I) of the power iterations that the K chunks of a batch belong to."""
+        """1/sigma (K,1), u (K,O), v (K,I) of the power iterations of the K chunks of a batch."""
         if iteration is None and not self.training:
             return self._fixed()
         if iteration is None:
@@ -75,16 +75,15 @@ class _SpectralNorm:
             iteration = (0,)
         return [x[iteration[0] : iteration[-1] + 1] for x in self.iterations]
 
-
     def _fixed(self):
-        """The same of evaluation, which does no power iteration."""
+        """The same for evaluation, from the stored u and v."""
         u, v = self.weight_u, self.weight_v
         sigma = torch.dot(u, torch.mv(self.weight_orig.detach().flatten(1), v))
         return sigma.reciprocal().view(1, 1), u[None], v[None]
 
 
 class SNConv2d(_SpectralNorm, nn.Conv2d):
-    """Convolution without padding, its weight divided by its spectral norm."""
+    """Convolution without padding; the weight is divided by its spectral norm."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -93,9 +92,8 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
     def forward(self, x: Tensor, iteration=None) -> Tensor:
         return spectral_conv2d(x, self.weight_orig, self.bias, self.stride[0], *self._sigmas(iteration))
 
-
     def folded(self) -> Conv2d:
-        """The same layer for evaluation alone: a convolution with the normalised weight."""
+        """This layer for evaluation: a plain convolution with the normalised weight."""
         i, o, k, s = self.in_channels, self.out_channels, self.kernel_size, self.stride
         conv = Conv2d(i, o, k, s, bias=self.bias is not None, device=self.weight_orig.device)
         conv.weight.data.copy_(self.weight_orig.detach() * self._fixed()[0])
@@ -105,7 +103,7 @@ class SNConv2d(_SpectralNorm, nn.Conv2d):
 
 
 def fold_spectral_norms(net: nn.Module):
-    """Put plain convolutions in the places of all spectrally normalised ones."""
+    """Replace all spectrally normalised convolutions of a network by plain ones."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SNConv2d):
@@ -113,7 +111,7 @@ def fold_spectral_norms(net: nn.Module):
 
 
 class SNLinear(_SpectralNorm, nn.Linear):
-    """Linear layer without bias, its weight divided by its spectral norm: (N,I) -> (N,O)."""
+    """Linear layer without bias, (N,I) -> (N,O); the weight is divided by its spectral norm."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
@@ -124,7 +122,7 @@ class SNLinear(_SpectralNorm, nn.Linear):
 
 
 class Stack(nn.Sequential):
-    """nn.Sequential that hands `iteration` (see _SpectralNorm) to its spectrally normalised layers."""
+    """nn.Sequential that passes `iteration` (see _SpectralNorm) to its spectrally normalised layers."""
 
     def forward(self, x: Tensor, iteration=None) -> Tensor:
         for layer in self:
@@ -133,12 +131,12 @@ class Stack(nn.Sequential):
 
 
 def power_iterations(net: nn.Module, n: int):
-    """Do the power iterations of the next n forwards in every spectrally normalised layer of a network."""
+    """Do the next n power iterations of all spectrally normalised layers of a network."""
     iterate([layer for layer in net.modules() if isinstance(layer, (SNConv2d, SNLinear))], n)
 
 
 @accelerated
 def iterate(layers: list[nn.Module], n: int):
-    """Do the next n power iterations of each of these layers."""
+    """Do the next n power iterations of each layer."""
     for layer in layers:
         layer.power_iteration(n)

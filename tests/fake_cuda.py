@@ -1,4 +1,4 @@
-"""A GPU that is not there: tensors on cuda:0 with shapes, strides and types, and no contents.
+"""A fake GPU: tensors on cuda:0 with shapes, strides and types but no contents.
 
     with fake_cuda():
         trainer = methods.create(main.parse_args(["--device", "cuda", ...]))
@@ -7,18 +7,18 @@
     seen.problems()       what a GPU would have refused or waited for
     seen.started          the operations that it would have been given
 
-torch's FakeTensorMode does this for graphs that are traced; for whole programs it has to be helped:
+torch's FakeTensorMode does this for traced graphs; complete programs need more:
 
-- Python is told cuda:0, C++ "meta": the engine of autograd would look for the GPU's queue.
-- C++'s autocast thus finds nothing to do; `Autocast` does it in Python, by CUDA's lists.
-- An operation that C++ thus asks for on "meta" (x.new_tensor, a default of autograd's) is made one on cuda:0.
-- Parameters of a module that moves are told their new device: fake ones cannot be swapped.
-- `torch.cuda` says that there is one GPU, and has random states.
-- What comes to the CPU at last is zeros (numpy()), 0, 1.0 or True (item()).
-- Tensors that fast.py keeps from call to call are thrown away before and after.
+- Python sees cuda:0, C++ sees "meta", because the autograd engine would look for the GPU's queue.
+- C++'s autocast therefore does nothing; `Autocast` does it in Python, by CUDA's lists.
+- Operations that C++ therefore requests on "meta" (x.new_tensor, autograd's defaults) run on cuda:0.
+- When a module moves, its parameters get the new device in place: fake ones cannot be swapped.
+- `torch.cuda` reports one GPU, with random states.
+- Values read on the CPU are zeros (numpy()), or 0, 1.0 or True (item()).
+- Tensors that layers/fast caches between calls are dropped before and after.
 
-Operations count as a step's where C++ hands them to a device; views are none.  A copy from the CPU to the GPU that
-is not `non_blocking` makes the host wait, as does whatever brings contents back.
+Operations count where C++ hands them to a device; views do not count.  A copy from the CPU to the GPU without
+`non_blocking` makes the host wait, as does reading contents back.
 """
 
 import importlib
@@ -42,7 +42,9 @@ DEVICE_OF = torch.ops.prim.device.default
 READ = torch.ops.aten._local_scalar_dense.default
 CPU_ONLY = {
     fast_memory: ("_Early",),
-    fast_convolution: ("one_channel_conv", "row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame"),
+    fast_convolution: (
+        "one_channel_conv", "row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame",
+    ),  # fmt: skip
 }
 
 
@@ -50,13 +52,13 @@ CPU_ONLY = {
 
 
 def _told(x: FakeTensor) -> torch.device:
-    """The device of a fake tensor as C++ is told."""
+    """The device of a fake tensor as C++ sees it."""
     gpu = x.fake_device.type == "cuda"
     return torch.device("meta") if gpu or x.fake_mode.in_kernel_invocation else x.fake_device
 
 
 class FakeCudaMode(FakeTensorMode):
-    """FakeTensorMode, but for the answer about devices."""
+    """FakeTensorMode with other answers about devices."""
 
     avoid_device_init = True
 
@@ -65,13 +67,13 @@ class FakeCudaMode(FakeTensorMode):
             return _told(args[0])
         if func is READ:
             return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
-        if func is torch.ops.aten._fused_adam_.tensor_lr:  # which PyTorch knows no form without contents of
+        if func is torch.ops.aten._fused_adam_.tensor_lr:  # which PyTorch cannot fake
             return None  # it works in place
         kwargs = dict(kwargs or {})
         if (asked := kwargs.get("device")) is not None and torch.device(asked).type == "meta":
             kwargs["device"] = GPU
         if func is torch.ops.aten._to_copy.default and not isinstance(args[0], FakeTensor):
-            args = (self.from_tensor(args[0]),)  # PyTorch 2.6 would copy what has contents in earnest
+            args = (self.from_tensor(args[0]),)  # PyTorch 2.6 would really copy a tensor with contents
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
@@ -90,7 +92,7 @@ def _numpy(self, *, force=False):
 
 
 def _to(self, *args, **kwargs):
-    """Tensor.to, which does not copy where C++ mistakes the tensor's own device for another."""
+    """Tensor.to without a copy where C++ mistakes the tensor's own device for another."""
     names = ("device", "dtype", "non_blocking", "memory_format")
     copy = kwargs.pop("copy", False)
     wanted = dict(zip(names, torch._C._nn._parse_to(*args, **kwargs), strict=True))
@@ -105,7 +107,7 @@ def _to(self, *args, **kwargs):
 
 
 def _apply(self, fn, recurse=True):
-    """Module._apply, for which a parameter stays what it was, as it does where its `data` can be set."""
+    """Module._apply that keeps the parameter objects, as it does where their `data` can be set."""
     for child in self.children() if recurse else ():
         child._apply(fn)
     for kind in (self._parameters, self._buffers):
@@ -146,7 +148,7 @@ def _of_torch_cuda(stack: ExitStack):
 
 
 def _forget():
-    """Tensors that outlive a call: of a real CPU before, fake ones after."""
+    """Drop cached tensors: real ones before, fake ones after."""
     for module in (fast_memory, fast_convolution, fast_normalisation):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
@@ -155,8 +157,8 @@ def _forget():
 
 @contextmanager
 def fake_cuda():
-    """Inside, there is a GPU whose tensors have no contents, and CPU tensors that are made have none, either."""
-    mode = FakeCudaMode(allow_non_fake_inputs=True)  # before torch.cuda is told to be there
+    """Inside, there is a GPU whose tensors have no contents; new CPU tensors have none either."""
+    mode = FakeCudaMode(allow_non_fake_inputs=True)  # before torch.cuda is patched
     patches = {
         "__torch_dispatch__": classmethod(_of_tensor),
         "numpy": _numpy,
@@ -173,7 +175,7 @@ def fake_cuda():
             stack.enter_context(mock.patch.object(FakeTensor, name, value, create=True))
         stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", lambda *_: None))
         stack.enter_context(mock.patch.object(torch.nn.Module, "_apply", _apply))
-        kinds = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # for which one call does many tensors
+        kinds = [torch.Tensor, torch.nn.Parameter, FakeTensor]  # accepted by foreach operations
         for module in map(importlib.import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
             stack.enter_context(mock.patch.object(module, "_foreach_supported_types", kinds))
         for name in ("get_rng_state", "set_rng_state"):
@@ -211,7 +213,7 @@ def _numbered(x):
 
 
 class Autocast(TorchFunctionMode):
-    """What autocast does on a GPU, without its memory of weights: arguments are rounded, or widened, by the name."""
+    """Autocast of a GPU without its weight cache: converts arguments to lower or higher precision by operation name."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -241,7 +243,7 @@ def _counts(x) -> bool:
 
 
 class Watch(TorchDispatchMode):
-    """Notes the operations inside, and which of them a GPU would wait for or a CPU would do."""
+    """Records the operations inside, and which of them wait for the GPU or run on the CPU."""
 
     def __init__(self):
         super().__init__()
@@ -263,7 +265,7 @@ class Watch(TorchDispatchMode):
         return out
 
     def note(self, func, args, kwargs, given, made):
-        numbers = [x for x in given if x.dim() == 0 and x.device.type == "cpu"]  # are arguments like any number
+        numbers = [x for x in given if x.dim() == 0 and x.device.type == "cpu"]  # scalars, passed by value
         devices = {x.device.type for x in given if all(x is not y for y in numbers)}, {x.device.type for x in made}
         if func.namespace == "mkldnn" or "mkldnn" in func.name() or "im2col" in func.name():
             self.on_cpu.append(str(func))
@@ -279,7 +281,7 @@ class Watch(TorchDispatchMode):
             blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True))
             if crosses and (blocking or to.device.type == "cpu"):
                 self.waits.append(f"{func} {source.device} -> {to.device} of {tuple(source.shape)}")
-        elif "cpu" in devices[0]:  # indices may be, and are copied
+        elif "cpu" in devices[0]:  # also for indices, which would be copied
             self.waits.append(f"{func} mixes devices")
         self.started.append((func, args, kwargs, made))
 
@@ -288,7 +290,7 @@ COPIES = {torch.ops.aten._to_copy, torch.ops.aten.copy_}
 
 
 def is_view(func, given, made) -> bool:
-    """Whether nothing is computed: the result lies where an argument lies, or is not filled."""
+    """Whether nothing is computed: the result shares an argument's memory or is uninitialised."""
     name = func.name().split("::")[1].split(".")[0]
     if name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh",
                 "_unsafe_view"):  # fmt: skip
@@ -299,7 +301,7 @@ def is_view(func, given, made) -> bool:
 
 @contextmanager
 def watched():
-    """A Watch over what is done inside, where the CPU's own ways in fast.py are barred."""
+    """A Watch over the operations inside, where the CPU paths of layers/fast are forbidden."""
 
     def barred(name):
         def way(*_, **__):

@@ -1,4 +1,4 @@
-"""--compile true: each half of a step is one graph, compiled in the first step, and computes what it did."""
+"""--compile true: each update of a step is one graph, compiled in the first step, with the same numbers."""
 
 from functools import partial
 
@@ -12,9 +12,9 @@ import methods
 from methods.gcgan import GcGAN
 
 REFUSED = {"drit": "weights that changed", "sincut": "differentiated once"}
-SOON = ("nice", "cyclegan", "gcgan", "fastcut")  # in every run; the others take longer
+FAST = ("nice", "cyclegan", "gcgan", "fastcut")  # in every run; the others take longer
 every_method = pytest.mark.parametrize("method", [
-    pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in SMALL if name not in REFUSED
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SMALL if name not in REFUSED
 ])  # fmt: skip
 
 
@@ -25,9 +25,9 @@ def trainer(method: str, text: str = ""):
 
 @double_precision()
 def compare(method: str, steps: int, blocks: int = 1):
-    """Steps with and without the compiler: the same numbers, of power iterations and of the guard too.
+    """Steps with and without the compiler give the same numbers, power iterations and guard included.
 
-    Each half was compiled once in each direction, which the first step did.
+    The first step compiles each update once for each direction; no later step compiles.
     """
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
@@ -52,21 +52,21 @@ def compare(method: str, steps: int, blocks: int = 1):
 
 @pytest.fixture
 def graphs_alone(monkeypatch):
-    """Leaves out what takes the time: the graphs are found, and computed as they are; two for a half are a mistake."""
+    """Skip code generation, which takes the time: graphs are traced and run as they are; a break in one is an error."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
 
 
 @every_method
-def test_a_half_is_one_graph_that_is_compiled_once(method, graphs_alone):
+def test_an_update_is_one_graph_that_is_compiled_once(method, graphs_alone):
     compare(method, steps=4)
 
 
 def test_a_planted_break_is_found(graphs_alone, monkeypatch):
     objective = GcGAN.discriminator_objective
 
-    def broken(self, x, s, t):
+    def broken(self, batch, s, t):
         torch._dynamo.graph_break()
-        return objective(self, x, s, t)
+        return objective(self, batch, s, t)
 
     monkeypatch.setattr(GcGAN, "discriminator_objective", broken)
     with pytest.raises(torch._dynamo.exc.Unsupported):
@@ -76,8 +76,8 @@ def test_a_planted_break_is_found(graphs_alone, monkeypatch):
 def test_a_planted_compilation_is_found(graphs_alone, monkeypatch):
     objective = GcGAN.discriminator_objective
 
-    def changing(self, x, s, t):
-        return objective(self, x, s, t) if self.step < 3 else objective(self, x, s, t)
+    def changing(self, batch, s, t):
+        return objective(self, batch, s, t) if self.step < 3 else objective(self, batch, s, t)
 
     monkeypatch.setattr(GcGAN, "discriminator_objective", changing)
     with pytest.raises(AssertionError, match="graphs were made"):
@@ -93,5 +93,5 @@ def test_what_cannot_be_compiled_says_so(method, capsys):
 
 @pytest.mark.slow
 def test_compiled_steps_are_eager_ones():
-    """Takes five minutes on two busy cores, most of them in the C++ compiler."""
-    compare("nice", steps=4, blocks=2)  # which repeat, as in earnest
+    """Takes five minutes on two busy cores, mostly in the C++ compiler."""
+    compare("nice", steps=4, blocks=2)  # repeated blocks, as in real trainings

@@ -1,6 +1,6 @@
-"""A GPU rehearsed on a CPU (see fake_cuda.py): whole steps, samples, translation, checkpoints and the scorer.
+"""A GPU rehearsed on a CPU (see fake_cuda.py): training steps, samples, translation, checkpoints and the scorer.
 
-Nothing may mix devices, and inside a step nothing may wait for the GPU or take a way that is meant for CPUs.
+Nothing may mix devices; inside a step nothing may wait for the GPU or take a path meant for CPUs.
 """
 
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 import main
 import methods
 from layers.fast import convolution as fast_convolution
-from layers.fast.convolution import row_conv
 from scoring import features
 from scoring.inception import InceptionV3
 from training import state
@@ -29,7 +28,7 @@ CASES = [*SMALL, *(f"nice {way}" for way in WAYS), *(f"nice @configs/ablation/{n
 
 
 def trainer_of(case: str, **more):
-    """A trainer on the GPU at a method's tiny settings; case: its name, and options."""
+    """A trainer on the GPU at a method's tiny settings; case: the method's name and options."""
     method, _, text = case.partition(" ")
     argv = f"--method {method} {text} {SMALL[method]} --num_workers 0 --device cuda --graphs false".split()
     return methods.create(main.parse_args(argv + [f"--{name}={value}" for name, value in more.items()]))
@@ -41,7 +40,7 @@ def batch(trainer) -> list[torch.Tensor]:
 
 
 def step_of(case: str, plant=None):
-    """What the largest kind of step of a trainer starts and waits for; plant: changes the trainer before."""
+    """The Watch over the most expensive step of a period; plant(trainer) changes the trainer before it."""
     with fake_cuda():
         trainer = trainer_of(case)
         real = batch(trainer)
@@ -67,14 +66,14 @@ def test_a_step(case):
 
 
 def plant_before(trick):
-    """Lets `trick(trainer)` happen before the last half of a step."""
+    """Calls `trick(trainer)` before the last update of a step."""
 
     def plant(trainer):
         before = trainer.before
 
-        def planted(half):
-            before(half)
-            if half == trainer.updates()[-1].name:
+        def planted(update):
+            before(update)
+            if update == trainer.updates()[-1].name:
                 trick(trainer)
 
         trainer.before = planted
@@ -91,7 +90,7 @@ def plant_before(trick):
     lambda trainer: torch.ones(3, device=trainer.device)[torch.tensor([0])],
     lambda trainer: torch.tensor([1.0, 2.0], device=trainer.device),
     lambda trainer: torch.ones(3) * 2,
-    lambda trainer: row_conv(*(trainer.guard.bad.new_ones(s) for s in ((1, 4, 8, 8), (3, 4, 7, 7)))),
+    lambda trainer: fast_convolution.row_conv(*(trainer.guard.bad.new_ones(s) for s in ((1, 4, 8, 8), (3, 4, 7, 7)))),
     lambda trainer: trainer.draw.normal("x", 4, 4) @ torch.ones(4, 4),
 ], ids=["item", "bool", "cpu", "nonzero", "mixture", "index", "upload", "work", "row_conv", "product"])  # fmt: skip
 def test_what_is_planted_is_found(trick):
@@ -103,7 +102,7 @@ def test_what_is_planted_is_found(trick):
 
 
 def test_a_path_for_cpus_is_found(monkeypatch):
-    """Where the question of the device is answered wrongly."""
+    """When on_cpu is wrong."""
     monkeypatch.setattr(fast_convolution, "on_cpu", lambda x: True)
     with pytest.raises(AssertionError, match="is for CPUs"):
         step_of("nice")
@@ -114,7 +113,7 @@ def test_a_path_for_cpus_is_found(monkeypatch):
 
 @pytest.mark.parametrize("method", SMALL)
 def test_samples_translations_and_checkpoints(method, folders, monkeypatch):
-    """Everything around the steps; a checkpoint's tensors come to the CPU, and from there to the GPU again."""
+    """Everything around the steps; a checkpoint's tensors go to the CPU and back to the GPU."""
     data, results = folders
     places = dict(dataset="toy", dataset_dir=data, result_dir=results)
     for path in (data / "toy").glob("*/[1-9].png"):

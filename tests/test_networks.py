@@ -1,4 +1,4 @@
-"""The layers against textbook forms, PyTorch's own spectral norm, and the paper's counts."""
+"""The layers against textbook forms and PyTorch's spectral norm; the paper's parameter counts."""
 
 import pytest
 import reference
@@ -36,7 +36,7 @@ def test_full_generator_has_its_giant_layer():
 @pytest.mark.parametrize("shape", [(1, 6, 5, 7), (3, 4, 8, 8), (2, 1, 6, 6)])
 @pytest.mark.parametrize("offset", [0, 30])
 def test_instance_layer_norm_is_the_textbook_one(shape, offset):
-    """Values and all four gradients, in double precision, also where the mean dwarfs the spread."""
+    """Values and all four gradients in double precision, also where the mean is much larger than the std."""
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64) + offset
     rho = torch.randn(1, shape[1], 2, dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_norms_start_where_the_paper_says():
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_spectral_norm_is_pytorchs(linear):
-    """Outputs, gradients and power-iteration vectors over several steps, training and evaluation."""
+    """Outputs, gradients and power-iteration vectors over several steps of training and evaluation."""
     torch.manual_seed(0)
     ours = SNLinear(12, 5) if linear else SNConv2d(3, 6, kernel_size=4, stride=2)
     plain = nn.Linear(12, 5, bias=False) if linear else nn.Conv2d(3, 6, 4, 2)
@@ -90,7 +90,7 @@ def test_spectral_norm_is_pytorchs(linear):
 
 
 def test_two_passes_in_one_batch_are_two_calls():
-    """Real and fake in one batch with a sigma each give what two calls give, gradients included."""
+    """Real and fake in one batch, each with its own sigma, equal two calls, gradients included."""
     torch.manual_seed(0)
     D = Discriminator(3, 4, 6).double()
     start = {k: v.clone() for k, v in D.state_dict().items()}
@@ -167,7 +167,7 @@ def test_too_few_layers_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(3, 48, 48), (1, 1, 48, 48), (48, 48)])
-def test_what_is_no_batch_of_pictures_is_told_what_would_be(shape):
+def test_another_shape_than_a_batch_of_pictures_is_refused(shape):
     D = Discriminator(3, 2, 6)
     for call in (D, D.encode, Encoder(3, 2).encode):
         with pytest.raises(ValueError, match=r"images \(N,3,H,W\) in \[-1,1\] are wanted, not \(.*48, 48\)"):

@@ -1,4 +1,4 @@
-"""The numbers of the released program, in the default training path and in the plain reference."""
+"""The released program's numbers, by the default training path and by the plain reference."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_training_trajectory_by_minimal_filters(parity, minimal_filters):
 
 @pytest.mark.parametrize("make", [trainer, by_definition, plain])
 def test_training_trajectory(parity, make):
-    """Every loss to 1e-5 relative, every final weight and power-iteration vector to 1e-4."""
+    """All losses to 1e-5 relative, all final weights and power-iteration vectors to 1e-4."""
     model = make(parity)
     for i, batch in enumerate(parity.batches):
         terms = model.train_step(*batch)
@@ -51,7 +51,7 @@ def test_training_trajectory(parity, make):
 
 
 def close(actual, expected):
-    """Agreement to 1e-5 of the largest value: single values near zero are sums that cancel."""
+    """Agreement to 1e-5 of the largest value: single values near zero are cancelling sums."""
     expected = torch.as_tensor(expected)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
@@ -92,7 +92,7 @@ def test_order_of_parameters_is_that_of_existing_optimizer_states(parity):
     ],
 )
 def test_step_equals_the_reference(text, size, batch):
-    """Where no fixture reaches: the plain reference, itself checked above, in other shapes."""
+    """In other shapes than the fixture's: against the plain reference, which is checked above."""
     args = options(text, img_size=size, iteration=4)
     names = "img_size ch n_res n_dis light lr weight_decay adv_weight cycle_weight recon_weight iteration"
     with double_precision():

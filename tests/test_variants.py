@@ -1,4 +1,4 @@
-"""The variants of the paper's Table 3: what is built, what learns in which half of a step, whose checkpoint loads."""
+"""The variants of the paper's Table 3: what is built, what each update of a step trains, which checkpoints load."""
 
 import re
 
@@ -34,17 +34,17 @@ def parameters(nice) -> dict[str, torch.nn.Parameter]:
 
 
 def named(names, *prefixes):
-    """Those of the names that start so, where a prefix leaves out the domain: dis.model for disA.model, disB.model."""
+    """The names with these prefixes, which leave out the domain: dis.model for disA.model and disB.model."""
     return {n for n in names if re.sub(r"^(gen|dis|enc)2?[AB]", r"\1", n).startswith(prefixes)}
 
 
 def expected(variant: str, names: set[str]) -> tuple[set[str], set[str]]:
-    """The parameters that the D half and the G half of a step move."""
+    """The parameters that the D update and the G update of a step change."""
     generators, discriminators = named(names, "gen."), named(names, "dis.")
     encoder = named(names, "dis.model", "dis.conv1x1", "dis.lamda")
     if variant in ("none", "ra"):
         return discriminators, generators | named(names, "enc.")
-    if variant == "only_c0":  # the CAM head sits before the attention, which nothing judges
+    if variant == "only_c0":  # the CAM head precedes the attention, which no head judges
         return discriminators - named(names, "dis.conv1x1", "dis.lamda"), generators
     if variant == "both":
         return discriminators, generators | encoder
@@ -54,14 +54,14 @@ def expected(variant: str, names: set[str]) -> tuple[set[str], set[str]]:
 
 
 @variant
-def test_what_learns_in_which_half(variant):
+def test_what_each_update_trains(variant):
     nice = NICE.NICE(options(VARIANTS[variant]))
     seen, with_gradient = [weights_of(nice)], []
     update = nice._update
 
-    def watched(half, terms):
+    def watched(step_update, terms):
         with_gradient.append({name for name, p in parameters(nice).items() if p.grad is not None})
-        update(half, terms)
+        update(step_update, terms)
         seen.append(weights_of(nice))
 
     nice._update = watched
@@ -82,7 +82,7 @@ def test_loss_terms(variant):
     nice = NICE.NICE(options(VARIANTS[variant]))
     terms = nice.train_step(images(), images(seed=1))
     heads = {0: "cam", 1: "local", 2: "global"}
-    wanted = {f"{half}_{heads[h]}_{d}" for half in "dg" for h in nice.args.heads for d in "AB"}
+    wanted = {f"{update}_{heads[h]}_{d}" for update in "dg" for h in nice.args.heads for d in "AB"}
     wanted |= {f"{kind}_{d}" for kind in ("cycle", "recon") for d in "AB"} | {"d_loss", "g_loss"}
     assert set(terms) == wanted
     assert all(torch.isfinite(value) for value in terms.values())
@@ -138,7 +138,7 @@ def test_attention_without_its_residual():
     assert not hasattr(E, "lamda")
 
 
-def test_independent_encoders_are_nobodys_discriminator():
+def test_independent_encoders_share_no_weights():
     nice = NICE.NICE(options("--nice false"))
     of_encoders = {id(p) for d in "AB" for p in nice.E[d].parameters()}
     of_others = {id(p) for net in (nice.disA, nice.disB, nice.gen2A, nice.gen2B) for p in net.parameters()}
@@ -161,7 +161,7 @@ def test_checkpoint_round_trip(variant, toy, folders):
     for one in (nice, again):
         one.train_step(images(seed=2), images(seed=3))
     assert not differing(weights(nice), weights(again))
-    toy("--phase test --n_dis 7 --ch 4").test()  # the checkpoint says what to build, the options do not
+    toy("--phase test --n_dis 7 --ch 4").test()  # the checkpoint decides what is built, not the options
     assert len(list_images(folders[1] / "toy" / "fakeB")) == len(list_images(folders[1] / "toy" / "fakeA")) == 2
 
 

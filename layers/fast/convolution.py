@@ -1,4 +1,4 @@
-"""The part of fast.py that multiplies and convolves: for definitions in layers.py, functions that compute the same."""
+"""Fast twin of layers/convolution.py."""
 
 import functools
 
@@ -6,42 +6,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# convolutions with fewer pairs of channels or fewer positions gain nothing by minimal filters (two cores)
+LEAST_CHANNEL_PAIRS, LEAST_POSITIONS = 2**16, 2**10
+
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether x is computed eagerly and in its own precision on a CPU: where the CPU's shortcuts pay."""
+    """Whether x is on a CPU, neither compiled nor autocast: only there do the CPU's shortcuts pay."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-
-_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # before PyTorch 2.7 there is no telling
-
-
-def left_whole(x: Tensor) -> bool:
-    """Whether x is compiled for a CPU, where it pays to keep the compiler from writing its own.
-
-    What is left whole is an operation of PyTorch's (custom_op): it is not looked into, and starts at once.
-    """
-    return torch.compiler.is_compiling() and x.device.type == "cpu" and not _exporting()
 
 
 def product(x: Tensor, W: Tensor) -> Tensor:
-    """x (R,I) times W (I,O) without autograd.
-
-    In float32 on a CPU by oneDNN: for few rows, or one, and a large W it takes half of the time of
-    PyTorch's BLAS (measured on an AMD EPYC).
+    """In float32 on a CPU by oneDNN, which for few rows and a large W takes half of the time of PyTorch's BLAS
+    (measured on an AMD EPYC).
     """
-    if torch.compiler.is_compiling():  # the compiler chooses itself
+    if torch.compiler.is_compiling():  # the compiler chooses the kernel
         return x @ W
     onednn = x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    large = W.numel() >= (2**20 if len(x) == 1 else 2**15) and min(W.shape) > 16  # below, its start costs more
+    large = W.numel() >= (2**20 if len(x) == 1 else 2**15) and min(W.shape) > 16  # below, starting oneDNN costs more
     if not (onednn and large):
         return x @ W
     return torch.ops.mkldnn._linear_pointwise(x, W.T, None, "none", [], "")
 
 
 def row_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution with few output channels and a large square kernel, for a CPU.
+    """Convolution with few output channels and a large square kernel, for a CPU.
 
-    A CPU computes 16 output channels at the cost of 3: here every row of the kernel makes channels of
-    its own, and the k shifted rows are summed, which is the same sum in another order.
+    A CPU computes 16 output channels at the cost of 3.  So each kernel row gets its own output channels, and the
+    k shifted results are summed: the same sum in another order.
     """
     out, c, k, _ = weight.shape
     rows = F.conv2d(x, weight.transpose(1, 2).reshape(out * k, c, 1, k)).contiguous()
@@ -51,9 +42,9 @@ def row_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def one_channel_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution to one channel, for a CPU: (N,C,H,W), (1,C,k,k) -> (N,1,H-k+1,W-k+1).
+    """Convolution to one channel, for a CPU: (N,C,H,W), (1,C,k,k) -> (N,1,H-k+1,W-k+1).
 
-    As in row_conv, but each position of the kernel makes a channel: what remains is one matrix product.
+    As row_conv, but each kernel position gets its own channel: the convolution becomes one matrix product.
     """
     (_, C, k, _), (N, _, H, W) = weight.shape, x.shape
     y = weight.view(C, k * k).T @ x.contiguous().view(N, C, H * W)
@@ -64,7 +55,7 @@ def one_channel_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 @functools.lru_cache
 def _minimal_filter(dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """F(4,3): y = A ((G g) * (B d)) is the 4 numbers of 6 numbers d filtered by 3 numbers g."""
+    """Matrices (B, G, A) of F(4,3): y = A ((G g) * (B d)) filters 6 numbers d by 3 numbers g into 4 numbers."""
     B = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
     B += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
     G = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
@@ -74,25 +65,25 @@ def _minimal_filter(dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _triples(x: Tensor) -> Tensor:
-    """Every three neighbours in a row, side by side: (N,T,W,C) -> (N*T*(W-2),3*C)."""
+    """Each three horizontal neighbours concatenated: (N,T,W,C) -> (N*T*(W-2),3*C)."""
     (N, T, W, C), (n_, t_, w_, _) = x.shape, x.stride()
     return x.as_strided((N, T, W - 2, 3 * C), (n_, t_, w_, 1)).reshape(-1, 3 * C)
 
 
 class _MinimalConv(torch.autograd.Function):
-    """F.conv2d(x, weight) of 3x3 kernels in half of the multiplications: (N,C,4T+2,W) -> (N,O,4T,W-2).
+    """F.conv2d(x, weight) of 3x3 kernels with half of the multiplications: (N,C,4T+2,W) -> (N,O,4T,W-2).
 
-    Winograd's minimal filtering (Lavin & Gray, CVPR 2016) along the height alone: of each 6 rows of
-    x, 6 mixtures meet one mixture each of the kernel's 3 rows, and their 6 matrix products, mixed
-    again, are 4 rows of the result, which would take 12 such products.  Equal but for rounding: in float32
-    and 256 channels 1e-6 relative, where PyTorch's own convolution is at 2e-7 to 9e-7.
+    Winograd's minimal filtering (Lavin & Gray, CVPR 2016) along the height alone.  A tile of 6 rows of x and
+    the kernel's 3 rows are each transformed into 6 rows; 6 matrix products, transformed back, give 4 rows of the
+    result instead of 12 products.  Equal but for rounding: 1e-6 relative in float32 with 256 channels,
+    against 2e-7 to 9e-7 of PyTorch's convolution.
     """
 
     @staticmethod
     def forward(ctx, x, weight):
         x = x.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
-        mixed, kernels = _MinimalConv.mixtures(x, weight)
+        mixed, kernels = _MinimalConv.transform(x, weight)
         (N, T, _, W, _), (_, _, A) = mixed.shape, _minimal_filter(x.dtype)
         y = x.new_empty(N, T, 6, W - 2, len(weight))
         for y_k, mixed_k, kernel in zip(y.unbind(2), mixed.unbind(2), kernels.unbind(0), strict=True):
@@ -100,8 +91,8 @@ class _MinimalConv(torch.autograd.Function):
         return (A @ y.flatten(3)).view(N, 4 * T, W - 2, -1).permute(0, 3, 1, 2)
 
     @staticmethod
-    def mixtures(x, weight):
-        """Of the rows of x, (N,T,6,W,C), and of those of the kernels, (6,O,3*C)."""
+    def transform(x, weight):
+        """The transformed rows of x, (N,T,6,W,C), and of the kernels, (6,O,3*C)."""
         B, G, _ = _minimal_filter(x.dtype)
         (N, C, H, W), (n_, _, h_, _) = x.shape, x.stride()
         mixed = B @ x.as_strided((N, H // 4, 6, W * C), (n_, 4 * h_, h_, 1))
@@ -111,7 +102,7 @@ class _MinimalConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        mixed, kernels = _MinimalConv.mixtures(x, weight)  # again, instead of keeping them
+        mixed, kernels = _MinimalConv.transform(x, weight)  # recomputed to save memory
         (N, T, _, W, C), (B, G, A) = mixed.shape, _minimal_filter(x.dtype)
         dy = dy.permute(0, 2, 3, 1).reshape(N, T, 4, -1).permute(2, 0, 1, 3)
         dy = (A.T @ dy.reshape(4, -1)).view(6, -1, len(weight))  # (6,N*T*(W-2),O)
@@ -123,7 +114,7 @@ class _MinimalConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for dy_k, kernel, rows in zip(dy.unbind(0), kernels.unbind(0), mixed.unbind(2), strict=True):
                 left, middle, right = product(dy_k, kernel).view(N, T, W - 2, 3, C).unbind(3)
-                rows.narrow(2, W - 2, 2).zero_()  # in the memory of `mixed`, which is done with
+                rows.narrow(2, W - 2, 2).zero_()  # reuses the memory of `mixed`
                 rows.narrow(2, 0, W - 2).copy_(left)
                 rows.narrow(2, 1, W - 2).add_(middle)
                 rows.narrow(2, 2, W - 2).add_(right)
@@ -137,7 +128,7 @@ class _MinimalConv(torch.autograd.Function):
 
 
 def _patches(x: Tensor, k: int, stride: int, padding: int) -> Tensor:
-    """What lies under the kernel at each place of the result, a row each: (N,C,H,W) -> (N*h*w,k*k*C)."""
+    """The patch under the kernel at each output position, a row each: (N,C,H,W) -> (N*h*w,k*k*C)."""
     x = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1).contiguous()
     (N, H, W, C), (n_, h_, w_, _) = x.shape, x.stride()
     h, w = ((side - k) // stride + 1 for side in (H, W))
@@ -145,13 +136,13 @@ def _patches(x: Tensor, k: int, stride: int, padding: int) -> Tensor:
 
 
 def _spread(rows: Tensor, shape, k: int, stride: int, padding: int) -> Tensor:
-    """The adjoint of _patches: each row is added to the places that it is taken from; to (N,C,H,W) = shape."""
+    """The adjoint of _patches: adds each row to the positions it was taken from; shape = (N,C,H,W)."""
     N, C, H, W = shape
     h, w = ((side + 2 * padding - k) // stride + 1 for side in (H, W))
     rows, out = rows.view(N, h, w, k, k, C), rows.new_zeros(N, H, W, C)
 
     def inside(i: int, count: int, side: int) -> tuple[slice, slice]:
-        """Of the kernel's row i: which places of the result meet no padding, and what they meet."""
+        """For kernel row i: the output positions where it meets no padding, and the input positions it meets."""
         first = max(0, -((i - padding) // stride))
         last = min(count - 1, (side - 1 + padding - i) // stride)
         start = stride * first + i - padding
@@ -170,7 +161,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 class _StridedConv(torch.autograd.Function):
-    """F.conv2d with a stride.  Of its backward a CPU's convolutions take twice the time of two matrix products."""
+    """F.conv2d with a stride; backward by two matrix products, half of the time of a CPU's convolutions."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding):
@@ -190,8 +181,34 @@ class _StridedConv(torch.autograd.Function):
         return dx, dweight, None, None
 
 
+def _pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether matrix products pay; with fewer channels, copying costs more than they gain."""
+    a, b, k, k_ = weight.shape
+    return on_cpu(x) and k == k_ and a * b >= LEAST_CHANNEL_PAIRS // 8
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=0):
+    (out, c, k, k_), p = weight.shape, padding
+    N, _, H, W = x.shape
+    if stride == 2 and _pays(x, weight):
+        y = _StridedConv.apply(x, weight, stride, p)
+        return y if bias is None else y + bias.view(-1, 1, 1)
+    if not (on_cpu(x) and stride == 1 and k == k_):
+        return F.conv2d(x, weight, bias, stride, p)
+    rows, positions = H + 2 * p - k + 1, N * (H + 2 * p - k + 1) * (W + 2 * p - k + 1)
+    if k == 3 and rows >= 4 and c * out >= LEAST_CHANNEL_PAIRS and positions >= LEAST_POSITIONS:
+        rest = -rows % 4  # rows of zeros: the result is computed in tiles of 4 rows
+        y = _MinimalConv.apply(F.pad(x, (p, p, p, p + rest)) if p or rest else x, weight)
+        y = y[:, :, :-rest] if rest else y
+    elif k == 7 and out <= 4:
+        y = row_conv(F.pad(x, (p,) * 4) if p else x, weight)
+    else:
+        return F.conv2d(x, weight, bias, 1, p)
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
 class _StridedConvTranspose(torch.autograd.Function):
-    """F.conv_transpose2d likewise: its forward is the other's backward."""
+    """F.conv_transpose2d likewise: its forward is _StridedConv's backward."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding, more):
@@ -213,101 +230,17 @@ class _StridedConvTranspose(torch.autograd.Function):
         return dx, dweight, None, None, None
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether there are enough channels; with fewer, copying costs more than the products gain."""
-    a, b, k, k_ = weight.shape
-    return on_cpu(x) and k == k_ and a * b >= LEAST_CHANNEL_PAIRS // 8
-
-
 def conv_transpose2d(x, weight, bias, stride, padding, more):
     if stride != 2 or not _pays(x, weight):
         return F.conv_transpose2d(x, weight, bias, stride, padding, more)
     y = _StridedConvTranspose.apply(x, weight, stride, padding, more)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
-LEAST_CHANNEL_PAIRS, LEAST_POSITIONS = 2**16, 2**10  # below, the mixing costs what the products gain (two cores)
-
-
-def conv2d(x, weight, bias=None, stride=1, padding=0):
-    (out, c, k, k_), p = weight.shape, padding
-    N, _, H, W = x.shape
-    if stride == 2 and _pays(x, weight):
-        y = _StridedConv.apply(x, weight, stride, p)
-        return y if bias is None else y + bias.view(-1, 1, 1)
-    if not (on_cpu(x) and stride == 1 and k == k_):
-        return F.conv2d(x, weight, bias, stride, p)
-    rows, positions = H + 2 * p - k + 1, N * (H + 2 * p - k + 1) * (W + 2 * p - k + 1)
-    if k == 3 and rows >= 4 and c * out >= LEAST_CHANNEL_PAIRS and positions >= LEAST_POSITIONS:
-        rest = -rows % 4  # rows of zeros, for whole tiles of 4 rows of the result
-        y = _MinimalConv.apply(F.pad(x, (p, p, p, p + rest)) if p or rest else x, weight)
-        y = y[:, :, :-rest] if rest else y
-    elif k == 7 and out <= 4:
-        y = row_conv(F.pad(x, (p,) * 4) if p else x, weight)
-    else:
-        return F.conv2d(x, weight, bias, 1, p)
-    return y if bias is None else y + bias.view(-1, 1, 1)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
-
-
-def _empty(x: Tensor, more: int) -> Tensor:
-    """For a result with `more` rows and columns at each side of x."""
-    (N, C, H, W), kind = x.shape, dict(dtype=x.dtype, device=x.device, memory_format=_layout(x))
-    return torch.empty((N, C, H + 2 * more, W + 2 * more), **kind)
-
-
-@torch.library.custom_op("nice::reflect", mutates_args=())
-def _reflect(x: Tensor, width: int) -> Tensor:
-    return F.pad(x, (width,) * 4, mode="reflect").contiguous(memory_format=_layout(x))
-
-
-@torch.library.custom_op("nice::reflect_backward", mutates_args=())
-def _reflect_back(g: Tensor, width: int) -> Tensor:
-    dx = torch.ops.aten.reflection_pad2d_backward(g, _empty(g, -width), [width] * 4)
-    return dx.contiguous(memory_format=_layout(g))
-
-
-def _keep_width(ctx, inputs, output):
-    ctx.width = inputs[1]
-
-
-_reflect.register_fake(_empty)
-_reflect_back.register_fake(lambda g, width: _empty(g, -width))
-_reflect.register_autograd(lambda ctx, g: (_reflect_back(g, ctx.width), None), setup_context=_keep_width)
-
-
-def reflect(x, width=1):
-    """Whole: for such indices the compiler took half of its time."""
-    if left_whole(x):
-        return _reflect(x, width)
-    return F.pad(x, (width,) * 4, mode="reflect")
-
-
-class _OnFrame(torch.autograd.Function):
-    """Adds to y, in place, a row at its top and at its bottom, a column at its left and at its right."""
-
-    @staticmethod
-    def forward(ctx, y, *sides):
-        ctx.mark_dirty(y)
-        for part, side in zip(_OnFrame.frame(y), sides, strict=True):
-            part += side
-        return y
-
-    @staticmethod
-    def frame(y):
-        return y[:, :, :1], y[:, :, -1:], y[..., :1], y[..., -1:]
-
-    @staticmethod
-    def backward(ctx, g):
-        return g, *_OnFrame.frame(g)
-
 
 class _Blur(torch.autograd.Function):
-    """Its gradient is the gradient's blur, padded to the size of x.
+    """The gradient is the blurred gradient, padded to the size of x.
 
-    PyTorch's gradient of a gradient of grouped convolutions goes from channel to channel.
+    PyTorch's second derivative of a grouped convolution loops over channels.
     """
 
     @staticmethod
@@ -327,26 +260,29 @@ def blur(x, kernel, padding):
 
 
 def smooth_double(x, filt):
-    """That filter is bilinear interpolation.  On meta, where products are counted, they are those of the definition."""
-    if x.is_meta:
+    """The filter is bilinear interpolation."""
+    if x.is_meta:  # where multiply-adds are counted: those of the definition
         return F.conv_transpose2d(F.pad(x, (1,) * 4, mode="replicate"), filt, stride=2, padding=3, groups=x.shape[1])
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def upsampled_conv2d(x, weight, bias=None):
-    """Of the 5x5 pixels under a kernel only 3x3 differ, so 4 kernels of 3x3 make the 4 pixels of each one of x.
+class _OnFrame(torch.autograd.Function):
+    """Adds to y, in place, a top row, a bottom row, a left column and a right column."""
 
-    Padding x by its own border is reflection after up-sampling, but for the outermost of the two rows and columns,
-    which one row or column of the result sees each: their difference is added.
-    """
-    if not (on_cpu(x) and weight.shape[2] == 5):
-        return F.conv2d(reflect(_doubled(x), weight.shape[2] // 2), weight, bias)
-    taps = weight.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
-                              [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
-    kernels = torch.einsum("pai,qbj,ocij->opqcab", taps, taps, weight).flatten(0, 2)  # p, q: below, right of
-    kernels = kernels.contiguous(memory_format=torch.channels_last)
-    y = conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernels, bias if bias is None else bias.repeat_interleave(4))
-    return _OnFrame.apply(F.pixel_shuffle(y, 2), *_beyond_replication(x, weight))
+    @staticmethod
+    def forward(ctx, y, *sides):
+        ctx.mark_dirty(y)
+        for part, side in zip(_OnFrame.frame(y), sides, strict=True):
+            part += side
+        return y
+
+    @staticmethod
+    def frame(y):
+        return y[:, :, :1], y[:, :, -1:], y[..., :1], y[..., -1:]
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, *_OnFrame.frame(g)
 
 
 def _doubled(x):
@@ -354,13 +290,29 @@ def _doubled(x):
 
 
 def _beyond_replication(x, weight):
-    """What the top, bottom, left and right of the result lack when x is padded by its border."""
+    """The difference between reflection and replication at the top, bottom, left and right of the result."""
     for axis in (2, 3):
         for near, far, tap in ((0, 0, 0), (x.shape[axis] - 2, 7, 4)):
             strip = x.narrow(axis, near, 2)
             reflected = F.pad(_doubled(strip), (2,) * 4, mode="reflect")
             replicated = _doubled(F.pad(strip, (1,) * 4, mode="replicate"))
             outermost = (reflected - replicated).narrow(axis, far, 1)
-            if axis == 3:  # the corners were the rows'
+            if axis == 3:  # the rows have the corners
                 outermost = F.pad(outermost[:, :, 1:-1], (0, 0, 1, 1))
             yield F.conv2d(outermost, weight.narrow(axis, tap, 1))
+
+
+def upsampled_conv2d(x, weight, bias=None):
+    """Of the 5x5 pixels under a kernel only 3x3 differ, so 4 kernels of 3x3 compute the 4 output pixels of one of x.
+
+    Replicating x's border equals reflection after up-sampling except in the outer one of the two padded rows and
+    columns.  Each of these affects one row or column of the result, where the difference is added.
+    """
+    if not (on_cpu(x) and weight.shape[2] == 5):
+        return F.conv2d(F.pad(_doubled(x), (weight.shape[2] // 2,) * 4, mode="reflect"), weight, bias)
+    taps = weight.new_tensor([[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
+                              [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # fmt: skip
+    kernels = torch.einsum("pai,qbj,ocij->opqcab", taps, taps, weight).flatten(0, 2)  # p, q: row and column parity
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    y = conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernels, bias if bias is None else bias.repeat_interleave(4))
+    return _OnFrame.apply(F.pixel_shuffle(y, 2), *_beyond_replication(x, weight))

@@ -9,11 +9,10 @@ from layers.fast.convolution import on_cpu
 
 
 def keep_freed_memory():
-    """Let the C library keep what tensors free instead of giving it back after each.
+    """Let the C library keep freed memory instead of returning it to the kernel.
 
-    A training step frees and takes gigabytes; fetching them anew from the kernel, page by zeroed
-    page, was a fifth of a step on a CPU, and a quarter of Inception's features.  glibc only; elsewhere
-    nothing happens.
+    A training step frees and allocates gigabytes; getting them from the kernel again, as zeroed pages, took a
+    fifth of a step on a CPU, and a quarter of Inception's features.  glibc only; elsewhere nothing happens.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -23,7 +22,7 @@ def keep_freed_memory():
 
 
 class _Early(torch.autograd.Function):
-    """loss(x), whose backward is done at once and waits, scaled by the gradient to come: no activation outlives it."""
+    """Compute loss(x) and its gradients now and free the activations; backward only scales the stored gradients."""
 
     @staticmethod
     def forward(ctx, loss, x, *parameters):
@@ -39,7 +38,7 @@ class _Early(torch.autograd.Function):
 
 
 def early(loss, x, parameters):
-    """On a CPU: a GPU in half precision scales losses up first, and the compiler would stop here."""
+    """On a CPU only: a GPU in half precision scales losses first, and the compiler cannot trace it."""
     if not (on_cpu(x) and x.requires_grad and torch.is_grad_enabled()):
         return loss(x)
     return _Early.apply(loss, x, *(p for p in parameters if p.requires_grad))

@@ -17,7 +17,7 @@ def power_iteration(W, u):
 
 @torch.no_grad()
 def iterate(layers, n):
-    """On a GPU in step: one call divides all layers' vectors by their norms."""
+    """On a GPU by iterate_foreach."""
     if not layers or not layers[0].weight_u.is_cuda or torch.compiler.is_compiling():
         for layer in layers:
             layer.power_iteration(n)
@@ -26,7 +26,7 @@ def iterate(layers, n):
 
 
 def iterate_foreach(layers, n):
-    """n power iterations of each of the layers, all layers' first ones before any's second."""
+    """n power iterations of all layers together: one call divides all their vectors by their norms."""
     W = [layer.weight_orig.detach().flatten(1) for layer in layers]
     us = [w.new_empty(n, w.shape[0]) for w in W]
     vs = [w.new_empty(n, w.shape[1]) for w in W]
@@ -53,8 +53,8 @@ def _divide_by_norms(vectors):
 class _InverseSigma(torch.autograd.Function):
     """(W, 1/sigma) -> (W, 1/sigma), where sigma_k = u_k . W v_k with u, v constants.
 
-    Lets a layer divide its *output* by sigma instead of copying W / sigma: the layer is linear, so
-    that is exact.  Backward adds sigma's rank-one gradients u_k v_k^T to W's gradient in place.
+    A layer divides its *output* by sigma instead of copying W / sigma, which is exact because it is linear.
+    Backward adds sigma's rank-one gradients u_k v_k^T to W's gradient in place.
     """
 
     @staticmethod
@@ -66,15 +66,15 @@ class _InverseSigma(torch.autograd.Function):
     def backward(ctx, grad_weight, grad_inv):
         inv_sigma, u, v = ctx.saved_tensors
         coefficient = -grad_inv * inv_sigma * inv_sigma  # d(1/sigma) = -dsigma / sigma^2
-        grad_weight = grad_weight.contiguous()  # conv backward gives it channels_last at times
+        grad_weight = grad_weight.contiguous()  # the backward of a convolution may give channels_last
         grad_weight.view(u.shape[1], -1).addmm_((u * coefficient).T, v)
         return grad_weight, None, None, None
 
 
 class _SpectralProduct(torch.autograd.Function):
-    """y = x W^T / sigma_k, for rows x (R,I), chunk k of which has its own sigma, and a weight W (O,...).
+    """y = x W^T / sigma_k for rows x (R,I), where chunk k of the rows has its own sigma, and a weight W (O,...).
 
-    W's gradient is one product of stacked rows: those of x, and for sigma's rank-one parts those of v.
+    W's gradient is one matrix product: sigma's rank-one parts are stacked below the rows of x.
     """
 
     @staticmethod
@@ -107,14 +107,14 @@ def spectral_linear(x, weight, inv_sigma, u, v):
 def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
     (K, out), N, k = u.shape, len(x), weight.shape[2]
     h, w = ((side - k) // stride + 1 for side in x.shape[2:])
-    cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # which fails at what unfolds a padded map
+    cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # which fails to unfold a padded map
     if cpu and h * w <= 64 and not torch.is_autocast_enabled("cpu"):
-        # Few positions, huge weights: one matrix product reads the weights in place, where the CPU's
-        # convolution would first copy them into a layout of its own, in every forward and backward.
+        # Few positions, huge weights: a matrix product reads the weights in place, while the CPU's convolution
+        # copies them into its own layout in every forward and backward.
         patches = F.unfold(x, k, stride=stride).transpose(1, 2).reshape(N * h * w, -1)
         y = _SpectralProduct.apply(patches, weight, inv_sigma, u, v)
         y = y.view(N, h, w, out).permute(0, 3, 1, 2)
-        # the sum comes last: what works in place on a view of y costs autograd two copies
+        # add the bias last: an in-place operation on a view of y costs autograd two copies
         return y.contiguous() if bias is None else y + bias.view(-1, 1, 1)
     weight, inv_sigma = _InverseSigma.apply(weight, inv_sigma, u, v)
     if cpu and out == stride == 1:

@@ -1,8 +1,9 @@
-"""Triton kernels of layers/fast/normalisation.py for a GPU, whose time goes into starting operations on small tensors.
+"""Triton kernels for layers/fast/normalisation.py.
 
-Of instance-layer normalisation, what is done with the numbers of a channel is one kernel forward and one backward,
-a program a sample; the passes over maps stay PyTorch's.  Both are operators of PyTorch, so that tensors without
-contents (tests/fake_cuda.py) know them.  TRITON_INTERPRET=1 lets a CPU compute them (tests/test_fast.py does).
+On a GPU, launching the operations on small tensors costs most of instance-layer normalisation.  So the work on
+per-channel numbers is one kernel forward and one backward, one program per sample; PyTorch does the passes over maps.
+Both kernels are PyTorch operators, so fake tensors (tests/fake_cuda.py) work.  With TRITON_INTERPRET=1 a CPU computes
+them (tests/test_fast.py).
 """
 
 import sys
@@ -16,7 +17,7 @@ from torch.library import custom_op
 
 @triton.jit
 def _moments(v_ptr, m_ptr, mix_ptr, at, c, there, C, n, eps):
-    """Of a sample's channels: means m, 1/std i of each; M and j of all; p = mix_0 i, q = mix_1 j."""
+    """For a sample: mean m and 1/std i of each channel; mean M and 1/std j of all; p = mix_0 i, q = mix_1 j."""
     v = tl.load(v_ptr + at, mask=there, other=0.0)
     m = tl.load(m_ptr + at, mask=there, other=0.0)
     M = tl.sum(m, 0) / C
@@ -33,7 +34,7 @@ def _forward_kernel(v_ptr, m_ptr, mix_ptr, gamma_ptr, beta_ptr, scale_ptr, shift
                     BLOCK: tl.constexpr):  # fmt: skip
     c = tl.arange(0, BLOCK)
     there, at = c < C, tl.program_id(0) * C + c
-    own = tl.program_id(0) * row + c  # gamma's and beta's: row is 0 where all samples share them
+    own = tl.program_id(0) * row + c  # index into gamma and beta; row is 0 where samples share them
     m, M, i, j, p, q = _moments(v_ptr, m_ptr, mix_ptr, at, c, there, C, n, eps)
     gamma = tl.load(gamma_ptr + own, mask=there, other=0.0)
     beta = tl.load(beta_ptr + own, mask=there, other=0.0)
@@ -55,15 +56,16 @@ def _backward_kernel(v_ptr, m_ptr, mix_ptr, gamma_ptr, dscale_ptr, dshift_ptr, s
     dp, dq = da - db * m, da - db * M
     tl.store(dmix_ptr + 2 * at, dp * i, mask=there)
     tl.store(dmix_ptr + 2 * at + 1, dq * j, mask=there)
-    di = dp * p * i * i / (n - 1)  # what the variances pass on
+    di = dp * p * i * i / (n - 1)  # gradients through the variances
     dj = tl.sum(dq * q, 0) * j * j / (C * n - 1)
     tl.store(slope_ptr + at, di + dj, mask=there)
     tl.store(offset_ptr + at, dj * M + di * m - db * p / n - tl.sum(db * q, 0) / (C * n), mask=there)
 
 
 @custom_op("nice::instance_layer_norm", mutates_args=())
-def instance_layer_norm_forward(v: Tensor, m: Tensor, mix: Tensor, gamma: Tensor, beta: Tensor, n: int,
-            eps: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+def instance_layer_norm_forward(
+    v: Tensor, m: Tensor, mix: Tensor, gamma: Tensor, beta: Tensor, n: int, eps: float
+) -> tuple[Tensor, Tensor]:
     """(scale, shift) of instance-layer normalisation, (N,C) each.
 
     v, m: unbiased variance and mean of each channel's n numbers (N,C); mix (1,C,2); gamma, beta (N or 1,C).
@@ -76,9 +78,10 @@ def instance_layer_norm_forward(v: Tensor, m: Tensor, mix: Tensor, gamma: Tensor
 
 
 @custom_op("nice::instance_layer_norm_backward", mutates_args=())
-def instance_layer_norm_backward(v: Tensor, m: Tensor, mix: Tensor, gamma: Tensor, dscale: Tensor, dshift: Tensor, n: int,
-             eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(slope, offset, dgamma) (N,C) and dmix (N,C,2): x's gradient is g scale - x slope + offset."""
+def instance_layer_norm_backward(
+    v: Tensor, m: Tensor, mix: Tensor, gamma: Tensor, dscale: Tensor, dshift: Tensor, n: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """slope, offset, dgamma (N,C) and dmix (N,C,2): the gradient of x is g * scale - x * slope + offset."""
     (N, C), (slope, offset, dgamma) = v.shape, (torch.empty_like(v) for _ in range(3))
     dmix = v.new_empty(N, C, 2)
     with torch.cuda.device_of(v):
@@ -98,11 +101,11 @@ def _(v, m, mix, gamma, dscale, dshift, n, eps):
 
 
 def works(device: torch.device) -> bool:
-    """Whether Triton can compile for that GPU, which takes a C compiler; said in a line where not."""
+    """Whether Triton can compile for the GPU, which needs a C compiler; if not, print why."""
     x = torch.ones(1, 2, device=device)
     try:
         instance_layer_norm_forward(x, x, x.new_ones(1, 2, 2), x, x, 4, 1e-5)
-    except Exception as error:  # whatever a compiler that is missing or broken raises
+    except Exception as error:  # a missing or broken compiler raises anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         print(f"without Triton's kernels, which cannot be compiled here: {reason}", file=sys.stderr)
         return False
