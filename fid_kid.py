@@ -21,9 +21,11 @@ import torch
 
 from layers import keep_freed_memory
 from options import Help, Parser, bounded
-from scoring.distances import distances
+from scoring.comparison import compare, rows_by_name
+from scoring.distances import NAMES, distances
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
 from scoring.inception import EfficientNetLite0, InceptionV3
+from scoring.manifold import NEIGHBOURS, PRDC
 from scoring.metrics import frechet_distance, inception_score, kid, polynomial_mmd2
 from scoring.pairs import paired_distances
 from utils import UserError
@@ -68,6 +70,10 @@ def parse_args(argv=None):
     group.add_argument("--no-kid", action="store_true", help="only FID, which needs only mu and sigma")
 
     group = parser.add_argument_group("other scores")
+    group.add_argument("--prdc", action="store_true", help="precision, recall, density and coverage of the second PATH "
+                       "against the first, with 5 neighbours, and MIND")
+    group.add_argument("--against", metavar="DIR", help="whether the second PATH is better than DIR, another method's "
+                       "translations of the same inputs: a permutation test, paired by name")
     group.add_argument("--isc", action="store_true", help="Inception Score of the last PATH")
     group.add_argument("--paired", metavar="DIR", help="L1, PSNR, SSIM of the last PATH against DIR, paired by name")
 
@@ -85,6 +91,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.paths) > 2:
         parser.error(f"give at most two paths, not {len(args.paths)}")
+    if len(args.paths) == 1 and (args.prdc or args.against):
+        parser.error("--prdc and --against compare two paths: give both")
     if len(args.paths) == 1 and not (args.save or args.isc or args.paired):
         parser.error("give two paths to compare, or one with --save, --isc or --paired")
     if args.features != "inception" and ("dims" in args or args.weights):
@@ -121,31 +129,37 @@ def score(args):
     for option, path in (("--save", args.save), ("--json", args.json)):
         if path and not Path(path).resolve().parent.is_dir():
             raise UserError(f"{option} {path}: its folder does not exist; make it first")
+    inception = args.features == "inception"
     kind, device = f"{args.features}-{args.dims}-{args.resize}", choose_device(args.gpu)
     report = {"paths": args.paths, "features": args.features, "dims": args.dims, "resize": args.resize}
     notes = []
 
     sources = []
     if len(args.paths) == 2 or args.save or args.isc:
-        sources = [open_source(path, kind, args.dims) for path in args.paths]
+        sources = [open_source(path, kind, args.dims) for path in [*args.paths, *[args.against] * bool(args.against)]]
         need_features(sources, args)
         if any(source.files for source in sources):
-            net = InceptionV3(args.weights) if args.features == "inception" else EfficientNetLite0()
+            net = InceptionV3(args.weights) if inception else EfficientNetLite0()
             net.to(device)
         for source in sources:
             if source.files:
-                source.features, source.logits = extract(
-                    source.files, net, args.dims, args.isc, args.batch_size, args.resize, args.workers, device)
-        report["pictures"] = [len(source) or None for source in sources]
+                source.extract(net, args.dims, args.isc, args.batch_size, args.resize, args.workers, device)
+        report["pictures"] = [len(source) or None for source in sources[: len(args.paths)]]
 
     if args.save:
         write_npz(args.save, sources[0], kind)
-    if len(sources) == 2:
+    if len(args.paths) == 2:
         report |= distances(
-            *sources, notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size, args.seed,
-            args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var)
+            *sources[:2], notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size,
+            args.seed, args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var, args.prdc, with_intervals=True)
+    if args.against:
+        pairs, kernel = rows_by_name(*sources[1:]), (args.mmd_degree, args.mmd_gamma, args.mmd_coef0)
+        found = compare(sources[0].features, *pairs, args.seed, *kernel)
+        report["against"] = {"path": args.against, "inputs": len(pairs[0])}
+        report["against"] |= {name if inception else NAMES[name]: value for name, value in found.items()}
     if args.isc:
-        report |= dict(zip(("isc_mean", "isc_std"), inception_score(sources[-1].logits), strict=True))
+        logits = sources[len(args.paths) - 1].logits
+        report |= dict(zip(("isc_mean", "isc_std"), inception_score(logits), strict=True))
     if args.paired:
         report |= paired_distances(args.paths[-1], args.paired, args.workers)
     return report | {"notes": notes}
@@ -153,12 +167,15 @@ def score(args):
 
 def need_features(sources, args):
     """UserError, before any picture is read, if a score needs more than a file holds."""
-    for source in sources if len(sources) == 2 and not args.no_kid else ():
+    extra = "--against" if args.against else "--prdc" if args.prdc else None
+    for source in sources if len(args.paths) == 2 and (extra or not args.no_kid) else ():
         if not source.files and source.features is None:
-            raise UserError(f"{source.path} holds only mu and sigma, but KID needs features: make it with "
-                            "--save, or give --no-kid")
-    if args.isc and not sources[-1].files and sources[-1].logits is None:
-        raise UserError(f"{sources[-1].path} holds no logits for --isc: make it with --save and --isc")
+            needs, remedy = (extra, f"leave {extra} out") if extra else ("KID", "give --no-kid")
+            raise UserError(f"{source.path} holds only mu and sigma, but {needs} needs features: make it with "
+                            f"--save, or {remedy}")
+    last = sources[len(args.paths) - 1] if sources else None
+    if args.isc and not last.files and last.logits is None:
+        raise UserError(f"{last.path} holds no logits for --isc: make it with --save and --isc")
 
 
 def lines(report):
@@ -166,23 +183,54 @@ def lines(report):
     inception = report["features"] == "inception"
     of = f" ({report['features']})" if not inception else f" (dims {report['dims']})" * (report["dims"] != 2048)
     for fid in {"fid", "fd"} & report.keys():
-        yield f"{fid.upper()}{of}: {report[fid]:.6g}"
+        yield f"{fid.upper()}{of}: {report[fid]:.6g}{between(report, fid)}"
     for kid_ in {"kid", "kd"} & report.keys():
         mean, std, var = (report[kid_ + part] for part in ("", "_std", "_var"))
         subsets, size = (report[kid_ + part] for part in ("_subsets", "_subset_size"))
         if size == max(report["pictures"]):  # a single subset of everything: no spread to print
-            std = math.sqrt(var) if var > 0 else 0
+            std = math.sqrt(var) if var and var > 0 else 0
         x100, raw = (f"{scale * mean:.6g}" + f" +- {scale * std:.6g}" * (std > 0) for scale in (100, 1))
-        yield f"{kid_.upper()} x100{of}: {x100} (raw {raw}, {subsets} subset{'s' * (subsets > 1)} of {size})"
+        drawn = f"{subsets} subset{'s' * (subsets > 1)} of {size}"
+        yield f"{kid_.upper()} x100{of}: {x100} (raw {raw}, {drawn}){between(report, kid_, 100)}"
         if report[f"{kid_}_var"] is not None:
             yield f"{kid_.upper()} variance{of}: {report[f'{kid_}_var']:.6g} (raw, at the smaller set's size)"
+    if "recall" in report:
+        yield f"{', '.join(f'{name} {report[name]:.3f}' for name in PRDC)}{of} ({NEIGHBOURS} neighbours)"
+    for mind in {"mind", "md"} & report.keys():
+        yield f"{mind.upper()}{of}: {report[mind]:.6g}"
     if "isc_mean" in report:
         name = "Inception Score" if inception else f"Score{of}"
         yield f"{name} of {report['paths'][-1]}: {report['isc_mean']:.6g} +- {report['isc_std']:.6g} (10 splits)"
     if "ssim" in report:
-        yield (f"L1 {report['l1']:.6g} of 1, PSNR {report['psnr']:.6g} dB, SSIM {report['ssim']:.6g} "
-               f"({report['pairs']} pairs)")
+        psnr = f", PSNR {report['psnr']:.6g} dB" if report["psnr"] is not None else ""
+        same, pairs = report["identical"], report["pairs"]
+        yield f"L1 {report['l1']:.6g} of 1{psnr}, SSIM {report['ssim']:.6g} ({pairs} pairs)"
+        if same:
+            rest = "PSNR is the mean of the others" if same < pairs else "PSNR would be infinite"
+            yield f"{same} of {pairs} pairs {'is' if same == 1 else 'are'} identical: {rest}"
+    if "against" in report:
+        yield from against_lines(report["against"], report["paths"][1], of)
     yield from (f"note: {note}" for note in report["notes"])
+
+
+def against_lines(found, path, of):
+    """The comparison of two methods as text."""
+    for name in ("fid", "kid", "fd", "kd"):
+        if name not in found:
+            continue
+        kernel = name.startswith("k")
+        scale = 100 if kernel else 1
+        value, p = scale * found[name]["difference"], found[name]["p"]
+        ends = between({"x_interval": found[name]["interval"]}, "x", scale)
+        verdict = f"{path if value < 0 else found['path']} is better" if p < 0.05 else "no difference beyond chance"
+        yield (f"{name.upper()}{' x100' * kernel}{of} of {path} minus that of {found['path']}: {value:.6g}{ends}; "
+               f"p {p:.2g} of {found[name]['permutations']} exchanges of {found['inputs']} pairs: {verdict}")
+
+
+def between(report, name, scale=1):
+    """The 95% interval of a score as text, "" where there is none."""
+    ends = report.get(f"{name}_interval")
+    return ", 95% interval over pictures {:.6g} to {:.6g}".format(*(scale * end for end in ends)) if ends else ""
 
 
 def main(argv=None):
@@ -192,8 +240,8 @@ def main(argv=None):
         report = score(args)
         print("\n".join(lines(report)))
         if args.json:
-            plain = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in report.items()}
-            Path(args.json).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(report, indent=2, allow_nan=False)
+            Path(args.json).write_text(text + "\n", encoding="utf-8")
     except (UserError, OSError) as error:
         print(f"fid_kid.py: error: {error}", file=sys.stderr)
         sys.exit(2)

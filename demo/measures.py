@@ -59,6 +59,9 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
             ((truth[inside] - colour["truth"]) ** 2).mean(),
         )
     background, wrong, untranslated, texture, right_texture = (sums / len(names)).tolist()
+    if not untranslated or not right_texture or not np.isfinite(sums).all():  # the measures divide by them
+        raise UserError(f"{truth_dir}: the truths have no pattern or are like their sources, or a mask leaves nothing "
+                        "inside or outside of it; measure with other truths and masks")
     return {
         "background": background,
         "coat_colour": wrong / untranslated,

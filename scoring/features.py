@@ -18,7 +18,7 @@ from images.decode import read_image
 from images.files import list_images
 from scoring.inception import resized
 from scoring.metrics import moments
-from utils import UserError
+from utils import UserError, shown
 
 
 @dataclass
@@ -31,9 +31,16 @@ class Source:
     logits: np.ndarray = None    # (n, classes) without bias
     mu: np.ndarray = None        # (d,) float64
     sigma: np.ndarray = None     # (d, d) float64
+    row: np.ndarray = None       # of each file, its row in features and logits
 
     def __len__(self):
         return 0 if self.features is None else len(self.features)
+
+    def extract(self, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False):
+        """Fill in features, logits and row from the files; see the function extract."""
+        self.features, self.logits, order = _extract(
+            self.files, net, dim, classes, batch_size, resize, workers, device, quiet)
+        self.row = np.argsort(order)
 
     def moments(self):
         return moments(self.features) if self.mu is None else (self.mu, self.sigma)
@@ -61,6 +68,11 @@ def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", work
     Each picture is resized on its own, and rows are sorted by the pictures' digests. So scores do not depend
     on batch size, file names or their order, and splits and subsets see the pictures shuffled.
     """
+    return _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet)[:2]
+
+
+def _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet):
+    """Features and logits as `extract` returns them, and which file each row is of: list[int]."""
     digests, features, logits = [], [], []
     bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=quiet or None)
     # no TensorFloat-32: it would cost three digits.  flags() switches off what it is not given, hence enabled.
@@ -75,13 +87,16 @@ def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", work
             if read := list(waiting.popleft()):
                 pictures, keys = zip(*read, strict=True)
                 found = net(torch.stack(pictures).to(device), upto=net.classes if classes else dim)
+                if not torch.isfinite(found[dim]).all():
+                    raise UserError(f"the features of pictures in {shown(Path(files[0]).parent)} are not finite: the "
+                                    "network's weights are damaged, get the file again")
                 digests += keys
                 features.append(found[dim].cpu().numpy())
                 if classes:  # the original Inception Score's code omits the bias
                     logits.append((found[net.classes] - net.fc.bias).cpu().numpy())
                 bar.update(len(read))
     order = sorted(range(len(files)), key=digests.__getitem__)
-    return np.concatenate(features)[order], np.concatenate(logits)[order] if classes else None
+    return np.concatenate(features)[order], np.concatenate(logits)[order] if classes else None, order
 
 
 def open_source(path, kind, dim):

@@ -23,11 +23,12 @@ def frechet_distance(x, y):
     needed. With at most d pictures the scaled, centred features are such a factor, and F_x F_y' is a small
     (n, m) matrix. UserError: the features cannot be compared.
     """
-    x, y = _comparable(x, y)
+    x, y = comparable(x, y)
     if min(len(x), len(y)) > x.shape[1]:
         return frechet_from_moments(*moments(x), *moments(y))
     (mu_x, f_x), (mu_y, f_y) = _mean_and_factor(x), _mean_and_factor(y)
-    root = np.linalg.svd(f_x @ f_y.T, compute_uv=False).sum()
+    cross = f_x @ f_y.T
+    root = np.linalg.svd(cross, compute_uv=False).sum() if np.isfinite(cross).all() else math.nan
     return _frechet(mu_x, (f_x**2).sum(), mu_y, (f_y**2).sum(), root)
 
 
@@ -35,11 +36,13 @@ def frechet_from_moments(mu_x, sigma_x, mu_y, sigma_y):
     """The same distance from means (d,) and covariances (d, d), by a symmetric eigenvalue problem.
 
     The singular values of F_x F_y' are the roots of the eigenvalues of its Gram matrix. The smaller of the
-    two Gram matrices is used: its eigenvalues are nonzero except for rounding.
+    two Gram matrices is used: its eigenvalues are nonzero except for rounding. UserError: sigma_x or sigma_y
+    is no covariance.
     """
     f_x, f_y = _factor(sigma_x), _factor(sigma_y)
     cross = f_x @ f_y.T if len(f_x) <= len(f_y) else f_y @ f_x.T
-    root = np.sqrt(np.linalg.eigvalsh(cross @ cross.T).clip(0)).sum()
+    gram = cross @ cross.T
+    root = np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum() if np.isfinite(gram).all() else math.nan
     return _frechet(mu_x, np.trace(sigma_x), mu_y, np.trace(sigma_y), root)
 
 
@@ -63,15 +66,30 @@ def _mean_and_factor(x):
 
 
 def _factor(sigma):
-    """F (rank, d) with F'F = sigma, by pivoted Cholesky, which stops at sigma's numerical rank."""
+    """F (rank, d) with F'F = sigma, by pivoted Cholesky, which stops at sigma's numerical rank.
+
+    UserError: no F gives sigma, because it is not symmetric or has a negative eigenvalue (beyond rounding).
+    """
     lower, pivot, rank, _ = dpstrf(sigma, lower=1)
     factor = np.empty((rank, len(sigma)))
     factor[:, pivot - 1] = np.tril(lower)[:, :rank].T
+    if not np.abs(factor.T @ factor - sigma).max() <= 1e-3 * np.abs(sigma).max():
+        raise UserError("sigma is no covariance (not symmetric, or with negative eigenvalues): compute it again "
+                        "from features")
     return factor
 
 
 def _frechet(mu_x, trace_x, mu_y, trace_y, root):
-    return max(0.0, float(((mu_x - mu_y) ** 2).sum() + trace_x + trace_y - 2 * root))
+    distance = float(((mu_x - mu_y) ** 2).sum() + trace_x + trace_y - 2 * root)
+    return max(0.0, finite(distance, "Frechet distance"))  # rounding leaves equal sets below 0
+
+
+def finite(value, name):
+    """The value.  UserError: it is NaN or infinite; max(0.0, nan) would be 0."""
+    if not math.isfinite(value):
+        raise UserError(f"the {name} is not finite: the features hold values too large to be squared, or no numbers; "
+                        "compute them again")
+    return value
 
 
 def polynomial_mmd2(x, y, degree=3, gamma=None, coef0=1.0, var_at_m=None):
@@ -81,7 +99,7 @@ def polynomial_mmd2(x, y, degree=3, gamma=None, coef0=1.0, var_at_m=None):
     var_at_m (default m) points in each set (Sutherland et al. 2017). It can be negative, and it is NaN
     if m != n or m < 3, where the formula does not apply. Double precision throughout.
     """
-    x, y = _double(*_comparable(x, y))
+    x, y = _double(*comparable(x, y))
     whole = (torch.ones(len(z), 1, dtype=torch.float64) for z in (x, y))
     gamma = 1 / x.shape[1] if gamma is None else gamma
     mmd2, var = _mmd2_of_subsets(x, y, *whole, degree, gamma, coef0, var_at_m)
@@ -92,11 +110,11 @@ def kid(x, y, subsets=50, subset_size=1000, seed=2020, degree=3, gamma=None, coe
     """KID: the mean of MMD^2 over random subsets of features x (n, d) and y (m, d).
 
     Returns a dict: kid, kid_std (over subsets), kid_var (mean variance at min(n, m) points; None
-    unless var), kid_subsets, kid_subset_size (clamped to n and m). If the size is both n and m, there
+    unless var, or of two points), kid_subsets, kid_subset_size (clamped to n and m). If the size is both n and m, there
     is only one subset: kid_std is 0, and kid_var is always given. The subsets are torch-fidelity's
     at the same seed. Double precision throughout.
     """
-    x, y = _comparable(x, y)
+    x, y = comparable(x, y)
     gamma = 1 / x.shape[1] if gamma is None else gamma
     smaller = min(len(x), len(y))
     size = min(subset_size, smaller)
@@ -107,8 +125,10 @@ def kid(x, y, subsets=50, subset_size=1000, seed=2020, degree=3, gamma=None, coe
         draws = [[rng.choice(len(z), size, replace=False) for z in (x, y)] for _ in range(subsets)]
     groups = [_mmd2_of_subsets(*group, degree, gamma, coef0, smaller) for group in _groups(x, y, draws)]
     values, variances = map(torch.cat, zip(*groups, strict=True))
-    return {"kid": values.mean().item(), "kid_std": values.std(correction=0).item(),
-            "kid_var": variances.mean().item() if var else None, "kid_subsets": subsets, "kid_subset_size": size}
+    value = finite(values.mean().item(), "kernel distance")
+    variance = finite(variances.mean().item(), "kernel distance's variance") if var and size > 2 else None
+    return {"kid": value, "kid_std": values.std(correction=0).item(),
+            "kid_var": variance, "kid_subsets": subsets, "kid_subset_size": size}
 
 
 def _groups(x, y, draws):
@@ -194,12 +214,13 @@ def inception_score(logits, splits=10):
     log_p = torch.as_tensor(logits, dtype=torch.float64).log_softmax(1)
     scores = []
     for part in (log_p[i * len(log_p) // splits:(i + 1) * len(log_p) // splits] for i in range(splits)):
-        kl = part.exp() * (part - part.exp().mean(0, keepdim=True).log())
-        scores.append(kl.sum(1).mean().exp().item())
+        p = part.exp()
+        kl = p * part - torch.special.xlogy(p, p.mean(0, keepdim=True))  # 0 for a class that no picture is of
+        scores.append(finite(kl.sum(1).mean().exp().item(), "Inception Score"))
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _comparable(x, y):
+def comparable(x, y):
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise UserError(f"features {x.shape} and {y.shape} cannot be compared: make both (n, d) with one d")

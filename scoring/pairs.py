@@ -16,7 +16,8 @@ from utils import UserError
 def paired_distances(folder, truth, workers=2):
     """Mean distances between the pictures of `folder` and those of the same name (any suffix) in `truth`.
 
-    Returns a dict: l1 in [0, 1], psnr in dB (infinite if a pair is identical), ssim at most 1, pairs (their number).
+    Returns a dict: l1 in [0, 1], psnr in dB, ssim at most 1, pairs (their number), identical (the number of identical
+    pairs, whose PSNR would be infinite: psnr is the mean of the others', None where there are none).
     """
     fakes, exact, by_stem = list_images(folder), {}, {}
     for path in list_images(truth):
@@ -34,8 +35,11 @@ def paired_distances(folder, truth, workers=2):
                             "--paired needs equal sizes of at least 11x11")
         a, b = (torch.from_numpy(np.array(z)).permute(2, 0, 1)[None].double() / 255 for z in (a, b))
         mse = (a - b).square().mean().item()
-        return (a - b).abs().mean().item(), -10 * math.log10(mse) if mse else math.inf, ssim(a, b).item()
+        return (a - b).abs().mean().item(), -10 * math.log10(mse) if mse else None, ssim(a, b).item()
 
     with ThreadPoolExecutor(workers) as pool:
         rows = list(tqdm(pool.map(compare, fakes), total=len(fakes), desc="paired", disable=None))
-    return dict(zip(("l1", "psnr", "ssim"), np.mean(rows, 0).tolist(), strict=True)) | {"pairs": len(rows)}
+    l1, psnr, similarity = zip(*rows, strict=True)
+    psnr = [value for value in psnr if value is not None]
+    return {"l1": float(np.mean(l1)), "psnr": float(np.mean(psnr)) if psnr else None,
+            "ssim": float(np.mean(similarity)), "pairs": len(rows), "identical": len(rows) - len(psnr)}

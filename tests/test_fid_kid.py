@@ -236,7 +236,7 @@ def test_paired(tmp_path, capsys):
     assert report["psnr"] == pytest.approx(np.mean([-20 * math.log10(v) for v in values]))
     assert 0.5 < report["ssim"] < 1
     same = run(capsys, tmp_path / "fake", "--paired", tmp_path / "fake")[1]
-    assert same["l1"] == 0 and same["ssim"] == pytest.approx(1) and same["psnr"] is None  # infinite: no JSON
+    assert same["l1"] == 0 and same["ssim"] == pytest.approx(1) and same["psnr"] is None and same["identical"] == 3
     Image.new("RGB", (20, 20)).save(tmp_path / "fake" / "extra.png")
     assert "extra.png has no counterpart" in fails(capsys, tmp_path / "fake", "--paired", tmp_path / "true")
     Image.new("RGB", (21, 20)).save(tmp_path / "true" / "extra.png")

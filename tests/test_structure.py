@@ -83,7 +83,9 @@ def test_no_room_imports_a_higher_one():
 def test_no_files_import_one_another_in_a_circle():
     arrows = {path: {other for other in imports(path) if other != path} for path in sources()}
     for path in arrows:  # a package's face hands names on: whoever imports a module of it does not need the face
-        arrows[path] = {other for other in arrows[path] if other.name != "__init__.py" or other.parent not in path.parents}
+        arrows[path] = {
+            other for other in arrows[path] if other.name != "__init__.py" or other.parent not in path.parents
+        }
     while free := [path for path, others in arrows.items() if not others & arrows.keys()]:
         for path in free:
             del arrows[path]

@@ -1,0 +1,70 @@
+"""How often the 95% intervals of FID and KID hold, on simulated features.
+
+    python benchmarks/intervals.py                          the table of docs/scores.md
+    python benchmarks/intervals.py --repetitions 50 --sizes 20
+
+Each repetition draws two sets of features anew, as a rectified network would give them, and makes the intervals.
+An interval holds if the mean of all repetitions' scores lies in it.  Sets differ by a shift and by other mixtures.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from options import bounded  # noqa: E402
+from scoring.intervals import intervals  # noqa: E402
+from scoring.metrics import frechet_distance, kid  # noqa: E402
+
+APART = {"same": (0, 0), "near": (0.05, 0.2), "between": (0.1, 0.5), "apart": (0.2, 1), "far": (0.7, 2)}
+
+
+def populations(apart: tuple[float, float], d: int):
+    """Two functions (n, rng) -> features (n, d): max(0, 0.3 + factors W + noise + shift); 64 common factors."""
+    rng = np.random.default_rng(1)
+    noise = 0.5 * np.arange(1, d + 1) ** -0.6
+    shift, mix = np.abs(rng.standard_normal(d)) * apart[0], rng.standard_normal((2, 64, d)) / 8
+
+    def draw(n, rng, shift, mix):
+        x = 0.3 + rng.standard_normal((n, 64)) @ mix + rng.standard_normal((n, d)) * noise + shift
+        return np.maximum(0, x).astype(np.float32)
+
+    return (lambda n, rng: draw(n, rng, 0, mix[0])), (lambda n, rng: draw(n, rng, shift, mix[0] + apart[1] * mix[1]))
+
+
+def coverage(apart, n: int, d: int, repetitions: int):
+    """(mean FID, share of repetitions with intervals, how often FID's held, KID's) at n pictures a set."""
+    first, second = populations(apart, d)
+    rng, scores, ends = np.random.default_rng(n), [], []
+    for _ in range(repetitions):
+        x, y = first(n, rng), second(n, rng)
+        scores.append((frechet_distance(x, y), kid(x, y)["kid"]))
+        found, reason = intervals(x, y, *scores[-1])
+        ends.append([*found.values()] if reason is None else [(np.nan, np.nan)] * 2)
+    mean, ends = np.mean(scores, 0), np.array(ends)  # (2,), (repetitions, 2, 2)
+    given = ~np.isnan(ends[:, 0, 0])
+    holds = ((ends[given, :, 0] <= mean) & (mean <= ends[given, :, 1])).mean(0) if given.any() else (np.nan,) * 2
+    return mean[0], given.mean(), *holds
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="intervals.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=bounded(int, 2), default=200)
+    parser.add_argument("--sizes", type=bounded(int, 4), nargs="+", default=[20, 100, 500], help="pictures in each set")
+    parser.add_argument("--dims", type=bounded(int, 1), default=512, help="dimension of the features")
+    args = parser.parse_args(argv)
+    print("| sets | pictures | mean FID | intervals given | FID's hold | KID's hold |\n|---|---|---|---|---|---|")
+    for name, apart in APART.items():
+        for n in args.sizes:
+            fid, *shares = coverage(apart, n, args.dims, args.repetitions)
+            cells = ["–" if np.isnan(share) else f"{100 * share:.1f}%" for share in shares]
+            print(f"| {name} | {n} | {fid:.3g} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
