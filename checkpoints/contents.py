@@ -81,16 +81,29 @@ def option(name: str, args, state: dict):
     return state.get("args", {}).get(name, getattr(args, name))
 
 
+def learned_direction(state: dict, method: type) -> str | None:
+    """AtoB or BtoA for a model file and for a checkpoint of a method that learns one direction; None: it has both.
+
+    A file of the authors' program does not say: None.
+    """
+    if "metadata" in state:
+        return state["metadata"].get("direction")
+    if len(method.directions) == 1 and "args" in state:
+        return state["args"].get("direction") or "AtoB"
+    return None
+
+
 def refuse_contradictions(state: dict, path: Path, trainer):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
     args, stored = trainer.args, state.get("args", {})
     same = state["method"] == args.method  # of another method nothing else is comparable
     architecture = architecture_of(state, path, type(trainer)) if same else {}
     identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})
-    if len(type(trainer).directions) == 1:
-        identity.add("direction")
     saved = {**(stored if same else {}), **architecture, "method": state["method"]}
     ours = {**vars(args), **trainer.architecture}
+    if learned := same and learned_direction(state, type(trainer)):
+        identity.add("direction")
+        saved["direction"], ours["direction"] = learned, args.direction or "AtoB"
     wrong = [f"--{k} is {ours.get(k)}, there {v}" for k, v in saved.items() if k in identity and ours.get(k) != v]
     if wrong:
         raise UserError(

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 import methods
-from checkpoints.contents import architecture_of, saved_options
+from checkpoints.contents import architecture_of, learned_direction, saved_options
 from checkpoints.files import candidates, newest_checkpoint
 from options import COMMON, Help, Option, Parser, as_argv, expanded
 from training.cuda_graphs import refusal
 from training.distributed import own_device
+from translation.export import SUFFIXES
 from utils import UserError, brief, shown
 
 FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")  # parsed before the method is known
@@ -27,9 +28,7 @@ def translation_options(state: dict, path: Path) -> dict:
     """Options that a checkpoint fixes: its method and architecture, and its direction if it has only one."""
     method = methods.load(state["method"])
     found = {"method": state["method"], **architecture_of(state, path, method)}
-    if len(method.directions) == 1 or "metadata" in state:
-        found["direction"] = state.get("metadata", state.get("args", {})).get("direction")
-    return found
+    return found | {"direction": learned_direction(state, method)}
 
 
 def build_parser(method: str) -> Parser:
@@ -43,7 +42,6 @@ def build_parser(method: str) -> Parser:
         "without a value means true.",
         formatter_class=Help,
         fromfile_prefix_chars="@",
-        allow_abbrev=False,
     )
     parser.add([COMMON[0], METHOD, *COMMON[1:], *chosen.options], {**chosen.defaults, "method": method})
     return parser
@@ -51,7 +49,7 @@ def build_parser(method: str) -> Parser:
 
 def first_look(argv: list[str]) -> argparse.Namespace:
     """The phase, the method and the options FIRST: they decide which other options exist."""
-    parser = Parser(prog="main.py", fromfile_prefix_chars="@", allow_abbrev=False, add_help=False)
+    parser = Parser(prog="main.py", fromfile_prefix_chars="@", add_help=False)
     parser.add([COMMON[0], METHOD, *(o for o in COMMON if o.name in FIRST)])
     return parser.parse_known_args(argv)[0]
 
@@ -89,7 +87,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
 
-    complaint = _out_of_phase(args) or _split_dataset(args) or _choose_device(args)
+    complaint = _out_of_phase(args) or _format_of_output(args) or _split_dataset(args) or _choose_device(args)
     complaint = complaint or too_large(args, methods.load(method))
     if args.graphs and args.phase == "train" and not complaint:
         reason = refusal(args)
@@ -111,6 +109,19 @@ def _out_of_phase(args) -> str | None:
         return "--half and --format are options of --phase export; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
         return f"--best {shown(args.best)} needs scores: give --score_freq"
+    return None
+
+
+def _format_of_output(args) -> str | None:
+    """With --phase export: take the format from the suffix of --output where --format is not given; a complaint."""
+    formats = {suffix: name for name, suffix in SUFFIXES.items()}
+    wanted = formats.get(os.path.splitext(args.output or "")[1].lower())
+    if args.phase != "export" or wanted is None or os.path.isdir(args.output):
+        return None
+    if "format" in args.given and args.format != wanted:
+        suffix = SUFFIXES[args.format]
+        return f"--output {shown(args.output)} names a file of --format {wanted}, not {args.format}: end it in {suffix}"
+    args.format = wanted
     return None
 
 
@@ -172,5 +183,6 @@ def options_and_checkpoint(argv: list[str]):
     if first.phase == "export" or first.input:
         saved = translation_options(*found)
     elif first.phase == "test":  # Pipeline.load reads the architecture
-        saved = {"method": saved["method"]}
+        method = saved["method"]
+        saved = {"method": method, "direction": learned_direction(found[0], methods.load(method))}
     return parse_args(argv, saved), found

@@ -59,7 +59,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, without the usage; reads option files (@FILE)."""
+    """Reports a mistake in one line, without the usage; takes no abbreviations; reads option files (@FILE)."""
+
+    def __init__(self, *args, allow_abbrev=False, **more):
+        super().__init__(*args, allow_abbrev=allow_abbrev, **more)
 
     def error(self, message):
         fail(self.prog, message)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from images.decode import alpha_of, is_picture, reader_of
+from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of
 from images.encode import save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
 from translation.pipeline import Pipeline, answer_suffixes, with_suffix
@@ -18,18 +18,23 @@ from utils import UserError, shown
 def translate_inputs(trainer, found: tuple[dict, Path]):
     """Translate the pictures of --input with a checkpoint (state, path), and write them to --output.
 
-    They keep their names, sub-folders, sizes (if the networks allow it) and transparency; colours become sRGB.
+    --output is a folder, or for one picture the file.  Translations keep their names, sub-folders, sizes (if the networks allow it) and transparency; colours become sRGB.
     UserError: nothing has been written.
     """
     args = trainer.args
     if not args.output:
-        raise UserError("--input needs --output DIR, the folder for the translations")
+        raise UserError("--input needs --output DIR, the folder for the translations, or for one picture its file")
     pipeline = Pipeline(trainer, found)
     s, t = pipeline.only_direction()
     root, files = list_inputs(args.input)
     files = check_images(files, skip_bad=args.skip_bad_images, workers=2)  # few, as phones' pictures are large
     suffixes, output = answer_suffixes(getattr(args, "styles", 1)), Path(args.output)
-    places = [[with_suffix(output / name, suffix) for suffix in suffixes] for name in output_paths(files, root)]
+    names = output_paths(files, root)
+    if output.suffix.lower() in EXTENSIONS and not output.is_dir():  # the name of a picture, not of a folder
+        if len(files) > 1:
+            raise UserError(f"--output {shown(output)} names one picture, --input {len(files)}: name a folder")
+        names, output = [Path(output.name)], output.parent
+    places = [[with_suffix(output / name, suffix) for suffix in suffixes] for name in names]
     refuse_overwriting(files, places, root, output)
     pipeline.load(own_size=True)
     mine = slice(trainer.rank, None, trainer.world)

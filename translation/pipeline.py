@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoints.contents import architecture_of, fitting, load_network, option
+from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option
 from checkpoints.files import verify
 from images.encode import to_uint8
 from layers import fold_spectral_norms
@@ -53,6 +53,10 @@ class Pipeline:
 
     def _directions(self) -> list[tuple[str, str]]:
         trainer, state = self.trainer, self.state
+        if (learned := learned_direction(state, type(trainer))) and "metadata" not in state:
+            if learned != (trainer.args.direction or "AtoB"):
+                remedy = "leave --direction out, or give this one"
+                raise UserError(f"{shown(self.path)} has learned {learned} alone: {remedy}")
         found = [d for d in trainer.directions if all(name in state for name in trainer.inference_networks[d])]
         if only := state.get("metadata", {}).get("direction"):  # a model file holds parts of networks
             found = [d for d in found if direction_name(trainer, *d) == only]
@@ -65,14 +69,9 @@ class Pipeline:
         return found
 
     def only_direction(self) -> tuple[str, str]:
-        """The requested direction, or the only one.  UserError: there are two, or it has not been trained."""
-        state, name = self.state, shown(self.path)
-        if "args" in state and "metadata" not in state and len(type(self.trainer).directions) == 1:
-            learned = state["args"].get("direction") or "AtoB"
-            if (self.trainer.args.direction or "AtoB") != learned:
-                raise UserError(f"{name} has learned {learned} alone: leave --direction out, or give this one")
+        """The requested direction, or the only one.  UserError: there are two."""
         if len(self.directions) > 1:
-            raise UserError(f"{name} translates both ways: choose --direction AtoB or --direction BtoA")
+            raise UserError(f"{shown(self.path)} translates both ways: choose --direction AtoB or --direction BtoA")
         return self.directions[0]
 
     @torch.no_grad()
