@@ -90,7 +90,9 @@ class Parser(argparse.ArgumentParser):
         habit = OTHER_PROGRAMS.get(asked.lstrip("-"), "")
         if habit.split(" ")[0].rstrip(",") in ours:
             return f"; here that is {habit}"
-        return "".join(f"; did you mean {word}?" for word in difflib.get_close_matches(asked, ours, 1, 0.75))
+        longer = [word for word in ours if len(asked) > 3 and word.startswith(asked)]
+        meant = longer if len(longer) == 1 else difflib.get_close_matches(asked, ours, 1, 0.75)
+        return "".join(f"; did you mean {word}?" for word in meant)
 
     def add(self, options, defaults=None):
         """Add these Options under their groups; defaults: values that replace the declared defaults."""

@@ -18,8 +18,8 @@ from utils import UserError, shown
 def translate_inputs(trainer, found: tuple[dict, Path]):
     """Translate the pictures of --input with a checkpoint (state, path), and write them to --output.
 
-    --output is a folder, or for one picture the file.  Translations keep their names, sub-folders, sizes (if the networks allow it) and transparency; colours become sRGB.
-    UserError: nothing has been written.
+    --output is a folder, or for one picture the file.  Translations keep names, sub-folders, sizes (if the networks
+    allow it) and transparency; colours become sRGB.  UserError: nothing has been written.
     """
     args = trainer.args
     if not args.output:

@@ -53,10 +53,10 @@ class Pipeline:
 
     def _directions(self) -> list[tuple[str, str]]:
         trainer, state = self.trainer, self.state
-        if (learned := learned_direction(state, type(trainer))) and "metadata" not in state:
-            if learned != (trainer.args.direction or "AtoB"):
-                remedy = "leave --direction out, or give this one"
-                raise UserError(f"{shown(self.path)} has learned {learned} alone: {remedy}")
+        learned = None if "metadata" in state else learned_direction(state, type(trainer))
+        if learned not in (None, trainer.args.direction or "AtoB"):
+            remedy = "leave --direction out, or give this one"
+            raise UserError(f"{shown(self.path)} has learned {learned} alone: {remedy}")
         found = [d for d in trainer.directions if all(name in state for name in trainer.inference_networks[d])]
         if only := state.get("metadata", {}).get("direction"):  # a model file holds parts of networks
             found = [d for d in found if direction_name(trainer, *d) == only]
