@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 import time
@@ -35,14 +36,22 @@ class DiskError(RunError):
     """The disk is full or broken."""
 
 
+SAFE = {"torch": (2, 10), "pillow": (12, 3), "tqdm": (4, 66, 3)}  # as in requirements.txt
+
+
 def run(program, name: str):
     """Call program() and turn its errors and signals into one line on stderr and an exit status.
 
     2: bad input; 1: the run failed; 128 + number: stopped by a signal.
     """
     unwinding()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # names of files may be no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    warn_of_holes()
     try:
         program()
+        sys.stdout.flush()
     except UserError as error:
         fail(name, str(error), error.status, error.follows)
     except (Stopped, KeyboardInterrupt) as error:  # outside the training loop, which finishes its step
@@ -54,6 +63,33 @@ def run(program, name: str):
             raise
         remedy = "lower --batch_size or --img_size; --phase info tells what a training takes"
         fail(name, f"out of memory ({brief(error)}): {remedy}", RunError.status)
+    except BrokenPipeError:  # whoever read stdout wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(RunError.status)
+    except OSError as error:  # that nothing nearer has explained
+        kind = DiskError if error.errno in DISK_ERRORS else UserError
+        where = f"{shown(error.filename)}: " if error.filename is not None else ""
+        fail(name, f"{where}{brief_os(error)}; check that file, its permissions and the disk", kind.status)
+
+
+def warn_of_holes():
+    """Print one line if a package is older than the versions without known holes (requirements.txt)."""
+    from importlib import metadata
+
+    old = []
+    for package, least in SAFE.items():
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(package)
+            if tuple(int(n) for n in re.findall(r"\d+", version)[: len(least)]) < least:
+                old.append(f"{package} {version}")
+    if old and process_rank() == 0:
+        print(f"{' and '.join(old)}: this version has known security holes; pip install -r requirements.txt brings a "
+              "newer one", file=sys.stderr)  # fmt: skip
+
+
+def brief_os(error: OSError) -> str:
+    """What the system says of an OSError, without the name of the file."""
+    return error.strerror or brief(error)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -175,18 +211,31 @@ def say_stopped(program: str, number: int):
 # --------------------------------------------------------------------------------------------- files
 
 
+def open_regular(path):
+    """Open a regular file for reading bytes.  OSError: it is a pipe or a device, whose reading might never end."""
+    waits_not = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waits_not))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 @contextmanager
 def writing(path: Path):
     """Turn an OSError into one line: DiskError if the disk is full or broken, else UserError."""
     try:
         yield
     except OSError as error:
-        message = f"cannot write {shown(path)}: {error.strerror or error}"
+        message = f"cannot write {shown(path)}: {brief_os(error)}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskError(f"{message}; free some space and start again") from None
         if error.errno == errno.EIO:
             raise DiskError(f"{message}; check the disk and start again") from None
-        raise UserError(f"{message}; check the folder, or choose another --result_dir") from None
+        raise UserError(f"{message}; check the folder and its permissions, or choose another") from None
 
 
 @contextmanager

@@ -16,16 +16,82 @@ NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "kee
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
 NOT_SAVED += ("input", "output", "tile", "format", "half")
 
-# entries of a checkpoint besides networks; only this program writes others than optimizers and start_iter
-TYPES = {"start_iter": int, "position": int, "scalers": dict, "guard": dict, "memory": dict}
-TYPES |= {"args": dict, "rng": dict, "digest": dict, "method": str}
-TYPES |= {"ema": dict, "score": dict}  # the EMA weights; the best score
-TYPES |= {"metadata": dict}  # of an exported model file, which holds parts of networks
+LARGEST = 2**63 - 1  # of a whole number, as of an option
+
+
+def is_count(x) -> bool:
+    return type(x) is int and 0 <= x <= LARGEST
+
+
+def is_plain(x) -> bool:
+    """A value of an option: None, a truth, a number, a text, or a short list of such."""
+    if isinstance(x, (list, tuple)):
+        return len(x) <= 1000 and all(is_plain(item) and not isinstance(item, (list, tuple)) for item in x)
+    return x is None or isinstance(x, (bool, float, str)) or (type(x) is int and abs(x) <= LARGEST)
+
+
+def is_tree(x, depth: int = 8) -> bool:
+    """Dicts and lists, not too deep, of tensors and plain values."""
+    if isinstance(x, dict):
+        return depth > 0 and all(is_tree(item, depth - 1) for item in x.values())
+    if isinstance(x, (list, tuple)):
+        return depth > 0 and all(is_tree(item, depth - 1) for item in x)
+    return isinstance(x, torch.Tensor) or is_plain(x)
+
+
+def named(kind):
+    """A test for a dict from names to what passes the test `kind`."""
+    return lambda x: isinstance(x, dict) and all(isinstance(k, str) and kind(v) for k, v in x.items())
+
+
+def is_number(x) -> bool:
+    return type(x) in (int, float) and abs(x) < float("inf")
+
+
+def is_random_state(x) -> bool:
+    return isinstance(x, torch.Tensor) and x.dtype == torch.uint8 and x.dim() == 1
+
+
+def record(kind=is_tree, **fields):
+    """A test for a dict that has these entries and passes their tests; the others pass the test `kind`."""
+    return lambda x: named(kind)(x) and all(name in x and test(x[name]) for name, test in fields.items())
+
+
+is_state_dict = named(lambda x: isinstance(x, torch.Tensor))
+
+# what a checkpoint may hold besides networks; only this program writes others than optimizers and start_iter
+SCHEMA = {
+    "start_iter": is_count,
+    "position": is_count,
+    "args": named(is_plain),
+    "method": lambda x: isinstance(x, str),
+    "digest": named(lambda x: isinstance(x, str)),
+    "guard": named(is_count),
+    "scalers": named(named(is_plain)),
+    "memory": named(is_tree),  # a method's own; its load_extra_state tests more
+    "rng": record(cpu=is_random_state, cuda=lambda x: isinstance(x, list) and all(map(is_random_state, x))),
+    "ema": named(is_state_dict),  # the averaged weights
+    "score": record(step=is_count, name=lambda x: isinstance(x, str), scores=named(is_number)),  # the best one
+    # of an exported model file, which holds parts of networks
+    "metadata": record(direction=lambda x: x in ("AtoB", "BtoA"), method=lambda x: isinstance(x, str)),
+}
 
 
 def is_network(key: str) -> bool:
     """Whether this entry of a checkpoint is a network."""
-    return key not in TYPES and not key.endswith("_optimizer")
+    return key not in SCHEMA and not key.endswith("_optimizer")
+
+
+def refuse_strange(state: dict, path: Path):
+    """UserError: an entry is not of the kind that checkpoints hold."""
+    for name, value in state.items():
+        if name.endswith("_optimizer"):
+            fits = isinstance(value, dict) and isinstance(value.get("state"), dict) and is_tree(value)
+        else:
+            fits = SCHEMA.get(name, is_state_dict)(value)
+        if not fits:
+            what = "holds something that is no tensor" if is_network(name) else "holds what no checkpoint does"
+            raise UserError(f"{shown(path)} is damaged: {shown(name)} {what}; name another with --checkpoint")
 
 
 @contextmanager
@@ -128,6 +194,9 @@ def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts
         if weights and all(key.startswith("module.") for key in weights):  # saved from a DataParallel
             weights = {key.removeprefix("module."): value for key, value in weights.items()}
         weights = {k: v for k, v in weights.items() if k in own or k.split(".")[-1] not in STRAY}
+        for key, value in weights.items():
+            if value.is_floating_point() and not (value.sum().isfinite() or value.isfinite().all()):
+                raise ValueError(f"{key} holds values that are not finite numbers; name an earlier checkpoint")
         net.load_state_dict({k: v for k, v in own.items() if not k.startswith(parts)} | weights)
 
 

@@ -9,14 +9,13 @@ authors' programs keep less, in one file or in one per network: a method's `from
 import hashlib
 import re
 import sys
-import warnings
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from checkpoints.contents import TYPES, fitting, is_network
+from checkpoints.contents import fitting, is_network, refuse_strange
+from checkpoints.weights import read_weights
 from utils import UserError, atomic, brief, shown
 
 
@@ -125,75 +124,24 @@ def load_checkpoint(path: Path, recognise) -> dict:
         raise UserError(f"{shown(path)} is no checkpoint of a method that is known here; name another")
     method, state = recognised
     state = {**state, "method": method}
-    for name, value in state.items():
-        kind = dict if is_network(name) or name.endswith("_optimizer") else TYPES[name]
-        if not isinstance(value, kind) or (kind is int and value < 0):
-            raise UserError(f"{shown(path)} is damaged: {shown(name)} is no {kind.__name__} that makes sense")
-        if is_network(name) and not all(isinstance(v, torch.Tensor) for v in value.values()):
-            raise UserError(f"{shown(path)} is damaged: {shown(name)} holds something that is no tensor")
+    refuse_strange(state, path)
     return state
 
 
 def _read(path: Path) -> dict:
     """The dict in a file.  UserError: damaged or unsafe."""
     try:
-        zipped = _is_sound_archive(path)
-        if not zipped:
-            with open(path, "rb") as file:
-                if file.read(1) != b"\x80":  # the first byte of every pickle that torch writes
-                    raise ValueError("torch has written no such file")
-        # weights_only: no foreign pickle is executed; mmap: only the parts used are read
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged files
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        _check_extent(state, path.stat().st_size)
-        if zipped and "digest" not in state:
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"the checksum of {damaged} differs")
+        state = read_weights(path)
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
             raise ValueError("it holds no dict of names")
         return state
-    except Exception as error:  # parsers of damaged files raise anything
+    except PermissionError:
+        raise UserError(f"no permission to read {shown(path)}: change its permissions, or name another") from None
+    except Exception as error:  # damaged files end in errors of any kind
         reason = brief(error)
         raise UserError(
             f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
         ) from None
-
-
-def _is_sound_archive(path: Path) -> bool:
-    """Whether the file is a zip archive, as of torch 1.6.  ValueError, BadZipFile: damage that torch.load ignores."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-                raise ValueError("a record is compressed")  # it might unfold to any size
-            if "/data/" not in record.filename:
-                archive.read(record)  # compares its checksum; tensors have a digest
-    return True
-
-
-def _check_extent(state, room: int):
-    """ValueError: the checkpoint unfolds to more than the `room` bytes of its file.
-
-    Lists may contain one another many times, and a tensor may repeat one number without end.
-    """
-    todo = [state]
-    while todo:
-        x = todo.pop()
-        if isinstance(x, torch.Tensor):
-            if x.device.type != "cpu" or x.layout != torch.strided or x.is_quantized:
-                raise ValueError("it holds a tensor of an unknown kind")
-            room -= x.numel() * x.element_size()
-        elif isinstance(x, (dict, list, tuple, set, frozenset)):
-            room -= len(x)
-        if room < 0:
-            raise ValueError("it unfolds to more than the file holds")
-        if isinstance(x, dict):
-            todo.extend(x.values())
-        elif isinstance(x, (list, tuple)):
-            todo.extend(x)
 
 
 def verify(state: dict, path: Path, keys=None):

@@ -22,6 +22,7 @@ from checkpoints.files import newest_checkpoint
 from images.decode import load_for_test, read_image, resize
 from images.encode import jet
 from images.files import list_images
+from nicegan.command_line import refuse_what_the_file_lacks
 from options import Help, Parser, bounded
 from utils import UserError, atomic, run, shown
 
@@ -60,6 +61,7 @@ def load_model(args) -> tuple[NICE.NICE, dict, Path]:
     state, path = newest_checkpoint(results(args), args.checkpoint, methods.recognise, to_translate=True)
     if state["method"] != "nice":
         raise UserError(f"{shown(path)} is of --method {state['method']}; this figure is about NICE-GAN's encoders")
+    refuse_what_the_file_lacks(state, path)
     nice = build(args, state, path)
     for name, net in nice.networks().items():
         load_network(net, state, name, path)

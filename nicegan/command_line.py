@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 import methods
-from checkpoints.contents import architecture_of, learned_direction, saved_options
+from checkpoints.contents import architecture_of, is_network, learned_direction, saved_options
 from checkpoints.files import candidates, newest_checkpoint
 from options import COMMON, Help, Option, Parser, as_argv, expanded
+from training.cost import dry_run
 from training.cuda_graphs import refusal
 from training.distributed import own_device
 from translation.export import SUFFIXES
@@ -19,6 +20,7 @@ from utils import UserError, brief, shown
 
 FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")  # parsed before the method is known
 TRANSLATING = ("test", "export")
+GROWTH = 40  # the most weights of networks to be built for each weight in their checkpoint
 MOST = 1000  # the largest value of an option of group "model", such as a number of layers
 METHOD = Option("run", "method", str, None, f"the method, one of {', '.join(methods.METHODS)}; --method NAME --help "
                 "lists its options", (*methods.METHODS,), "NAME")  # fmt: skip
@@ -172,11 +174,27 @@ def checkpoint_for(argv: list[str]):
     return newest_checkpoint(results, first.checkpoint, methods.recognise, to_translate=translating)
 
 
+def refuse_what_the_file_lacks(state: dict, path: Path):
+    """UserError: a checkpoint's options ask for networks far larger than the weights that it holds.
+
+    A model file holds parts of networks, a fourteenth of NICE-GAN's; GROWTH is three times that.
+    """
+    options = {k: v for k, v in translation_options(state, path).items() if v is not None}
+    args = parse_args(["--phase=test", "--device=cpu"], options)
+    networks = dry_run(methods.load(args.method), args).networks()
+    wanted = sum(x.numel() for net in networks.values() for x in net.parameters())
+    held = sum(x.numel() for name in filter(is_network, state) for x in state[name].values())
+    if wanted > GROWTH * held + (4 << 20):
+        raise UserError(f"{shown(path)} is damaged or does not fit: its options ask for {wanted:,} weights, and it "
+                        f"holds {held:,}; name another with --checkpoint")  # fmt: skip
+
+
 def options_and_checkpoint(argv: list[str]):
     """The checked options, and the checkpoint (state, path) that they continue or translate with, or None."""
     found = None if {"--help", "-h"} & {*argv} else checkpoint_for(argv)
     if not found:
         return parse_args(argv), None
+    refuse_what_the_file_lacks(*found)
     saved, first = saved_options(found[0]), first_look(argv)
     if first.phase == "train" and "metadata" in found[0]:
         raise UserError(f"{shown(found[1])} is a model file, which can only translate: continue from a checkpoint")

@@ -12,7 +12,7 @@ import methods
 from checkpoints.files import newest_checkpoint
 from images.decode import from_pil
 from images.encode import with_alpha
-from nicegan.command_line import parse_args, translation_options
+from nicegan.command_line import parse_args, refuse_what_the_file_lacks, translation_options
 from options import as_argv
 from translation.pipeline import Pipeline, direction_name, to_pixels, to_tensor, translations
 from utils import UserError
@@ -30,6 +30,7 @@ class Translator:
 
     def __init__(self, checkpoint: str | Path, **more):
         found = newest_checkpoint(Path(checkpoint), str(checkpoint), methods.recognise, to_translate=True)
+        refuse_what_the_file_lacks(*found)
         argv = ["--phase=test", f"--checkpoint={found[1]}", *as_argv(more)]
         self.trainer = methods.create(parse_args(argv, translation_options(*found)))
         self.pipeline = Pipeline(self.trainer, found).load(own_size=True)

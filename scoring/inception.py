@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import inception as tv
 
+from checkpoints.weights import read_weights
 from images.download import fetch, sha256_of
-from utils import UserError
+from utils import UserError, brief, shown
 
 WEIGHTS_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
                "pt_inception-2015-12-05-6726825d.pth")
@@ -154,18 +155,23 @@ def fold_batch_norms(module):
 def load_weights(path, net):
     """The state dict in file `path`, checked to fit `net`. UserError: damaged, or of another network."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"weights {path} do not exist") from error
-    except Exception as error:  # the unpickler raises many kinds on damaged files
-        raise UserError(f"weights {path} are truncated or not PyTorch weights: get the file again") from error
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+        state = read_weights(path)
+    except FileNotFoundError:
+        raise UserError(f"weights {shown(path)} do not exist") from None
+    except PermissionError:
+        raise UserError(f"no permission to read the weights {shown(path)}: change it, or name another file") from None
+    except Exception as error:  # damaged files end in errors of any kind
+        reason = f"truncated or not PyTorch weights ({brief(error)})"
+        raise UserError(f"weights {shown(path)} are {reason}: get the file again") from None
     state = state if isinstance(state, dict) else {}
-    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    if found != expected:
-        name = next(n for n in [*expected, *found] if found.get(n) != expected.get(n))
-        raise UserError(f"weights {path} are another network's: {name} is {found.get(name, 'missing')}, "
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in net.state_dict().items()}
+    found = {name: (tuple(x.shape), x.dtype) for name, x in state.items() if isinstance(x, torch.Tensor)}
+    if found != expected or len(state) != len(found):
+        name = next(n for n in [*expected, *state] if found.get(n) != expected.get(n) or n not in found)
+        raise UserError(f"weights {shown(path)} are another network's: {shown(name)} is {found.get(name, 'missing')}, "
                         f"expected {expected.get(name, 'absent')}; use {Path(WEIGHTS_URL).name}")
+    if wrong := [name for name, x in state.items() if x.is_floating_point() and not x.isfinite().all()]:
+        raise UserError(f"weights {shown(path)} are damaged: {wrong[0]} holds values that are not finite numbers")
     return state
 
 
