@@ -7,9 +7,11 @@ authors' programs keep less, in one file or in one per network: a method's `from
 """
 
 import hashlib
+import json
 import re
 import sys
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import torch
@@ -36,8 +38,24 @@ def numbered_paths(results: Path) -> list[Path]:
 
 
 def candidates(results: Path) -> list[Path]:
-    """The checkpoints that a run can continue from, newest first."""
-    return [p for p in (latest_path(results), *reversed(numbered_paths(results))) if p.exists()]
+    """The checkpoints that a run can continue from, newest first.
+
+    Numbered ones beyond the next line of log.jsonl are left out: they are of a run that was abandoned.
+    """
+    numbered, most = numbered_paths(results), _last_possible_step(results / "log.jsonl")
+    numbered = [path for path in numbered if int(path.stem.rpartition("_")[2]) <= most]
+    return [p for p in (latest_path(results), *reversed(numbered)) if p.exists()]
+
+
+def _last_possible_step(log: Path) -> float:
+    """The largest step that the run of this log can have reached: before its next line was due; inf: unknown."""
+    steps = []
+    with suppress(OSError):
+        for line in log.read_bytes().splitlines():
+            with suppress(ValueError, LookupError, TypeError):
+                steps.append(int(json.loads(line)["step"]))
+    gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    return steps[-1] + max(gaps) if gaps else inf
 
 
 def digest(value) -> str:

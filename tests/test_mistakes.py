@@ -157,7 +157,8 @@ def test_a_new_run_puts_an_earlier_one_aside(folder):
     results = folder / "results" / "tiny"
     for n in (1, 2):
         names = {p.name for p in (results / f"previous_{n}").rglob("*.*")}
-        assert names == {"tiny_params_latest.pt", "tiny_params_0000002.pt", "log.jsonl", "run.json"}
+        grids = {"A2B_0000002.png", "B2A_0000002.png"}
+        assert names == {"tiny_params_latest.pt", "tiny_params_0000002.pt", "log.jsonl", "run.json"} | grids
         assert (results / f"previous_{n}" / "tiny_params_latest.pt").read_bytes() == kept[n - 1]
     old = results / "previous_1" / "tiny_params_latest.pt"
     run = trained(folder, f"--checkpoint {old} --iteration 3 --seed 0")

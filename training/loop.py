@@ -13,7 +13,7 @@ from training.log import Log, TensorBoardLog, check_tensorboard
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
-from training.state import keep_previous, locked
+from training.state import archive_later_steps, archive_run, locked, refuse_another_method
 from utils import DiskError, UserError
 
 
@@ -42,6 +42,9 @@ def train(trainer) -> bool:
             done = f"step {trainer.step} is finished and --iteration is {args.iteration}"
             print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
         return True
+
+    if main and trainer.step == 0:
+        refuse_another_method(trainer.results, args.method)
 
     # Train.
     torch.backends.cudnn.benchmark = args.benchmark_flag
@@ -155,7 +158,9 @@ class Loop:
             return
         results = self.trainer.results
         if start == 0:
-            keep_previous(results)
+            archive_run(results)
+        elif self.trainer.args.checkpoint not in (None, "latest"):
+            archive_later_steps(self.trainer, start)
         record(self.trainer, start, self.pictures)
         kind = TensorBoardLog if self.trainer.args.tensorboard else Log
         self.log = self.stack.enter_context(kind(results / "log.jsonl", start))

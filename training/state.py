@@ -1,7 +1,9 @@
 """Saving and resuming a run: its state in checkpoints, archiving an earlier run, the lock on its folder."""
 
 import itertools
+import json
 import os
+import shutil
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions
-from checkpoints.files import best_path, latest_path, numbered_paths, save_checkpoint
+from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
 from utils import UserError, shown, writing
 
 
@@ -109,16 +111,58 @@ def load(trainer, found: tuple[dict, Path] | None = None):
         print(f"continuing from step {trainer.step} of {path}", file=sys.stderr)
 
 
-def keep_previous(results: Path):
-    """Move checkpoints and logs of an earlier run in this folder to results/NAME/previous_1, or _2, ..."""
-    names = [results / name for name in ("log.jsonl", "run.json", "model", "tensorboard")]
-    old = [p for p in (latest_path(results), best_path(results), *names) if p.exists()]
-    old = [p for p in old if p.is_dir() or p.stat().st_size]
-    if not old:
-        return
+# What a run writes into results/NAME; the checkpoints latest and best lie beside it.
+OF_A_RUN = ("log.jsonl", "run.json", "model", "tensorboard", "img", "fakeA", "fakeB", "page", "figure", "real_*.npz")
+
+
+def refuse_another_method(results: Path, method: str):
+    """UserError: this folder holds the run of another method, whose results would mix with those of a new run."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        other = json.loads((results / "run.json").read_text("utf-8"))[-1]["method"]
+        if other != method:
+            folder = shown(results.parent / method)
+            raise UserError(f"{shown(results)} holds a run of --method {other}: give --result_dir {folder}")
+
+
+def archive_run(results: Path):
+    """Move all of an earlier run in this folder to results/NAME/previous_1, or _2, ..."""
+    inside = [path for pattern in OF_A_RUN for path in sorted(results.glob(pattern))]
+    old = [path for path in (latest_path(results), best_path(results), *inside) if path.exists()]
+    old = [path for path in old if path.is_dir() or path.stat().st_size]
+    if old:
+        folder = move_aside(results, old)
+        print(f"starting anew; all of an earlier run is now in {shown(folder)}", file=sys.stderr)
+
+
+def archive_later_steps(trainer, step: int):
+    """Move aside what a run wrote after `step`, to which it goes back: numbered checkpoints, samples and the best."""
+    results = trainer.results
+    later = [path for path in numbered_paths(results) if int(path.stem.rpartition("_")[2]) > step]
+    later += [path for path in sorted(results.glob("img/*_*.png")) if _number(path) > step]
+    best, log = best_path(results), results / "log.jsonl"
+    with suppress(UserError):  # a damaged one stays: nothing is known of it
+        if best.exists() and load_checkpoint(best, trainer.recognise)["start_iter"] > step:
+            later.append(best)
+    if later:
+        folder = move_aside(results, later)
+        if log.exists():
+            shutil.copy2(log, folder / log.name)
+        print(f"going back to step {step}; what was written after it is now in {shown(folder)}", file=sys.stderr)
+
+
+def move_aside(results: Path, paths: list[Path]) -> Path:
+    """Move these files and folders to a new folder results/NAME/previous_1, or _2, ..., which is returned."""
     folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
     with writing(folder):
-        folder.mkdir()
-        for path in old:
-            os.replace(path, folder / path.name)
-    print(f"starting anew; the checkpoints and the log of an earlier run are now in {shown(folder)}", file=sys.stderr)
+        folder.mkdir(parents=True)
+        for path in paths:
+            place = folder / (path.relative_to(results) if path.is_relative_to(results) else path.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    return folder
+
+
+def _number(path: Path) -> int:
+    """The step in the name of a sample grid, A2B_0001000.png; -1: none."""
+    end = path.stem.rpartition("_")[2]
+    return int(end) if end.isdecimal() else -1
