@@ -265,7 +265,7 @@ MISTAKES = [
     ("--input in --output in", None, "would overwrite in/a.png"),
     ("--input in/a.png --output in", None, "would overwrite in/a.png"),
     ("--input in --output in/out", None, "lies in --input in", "outside of it"),
-    ("--input in --output in/a.png", None, "in/a.png is no folder"),
+    ("--input in --output in/a.png", None, "names one picture, --input 2"),
     ("--input in --output out", "bad", "bad.png", "--skip_bad_images"),
 ]
 
