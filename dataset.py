@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from images.decode import read_image, resize, to_tensor
+from images.scales import measured
 from utils import UserError, machine_memory
 
 MARGIN = 30  # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
@@ -50,15 +51,18 @@ class UnpairedStream:
     load_size   side that pictures are resized to before the crop, by default S + MARGIN
     resample    filter of the resize: "bilinear" or "bicubic"
     samples     class that makes the samples: Samples or a subclass
+    scales      {"A": scale of the domain's deep pictures, "B": ...}, by default measured on `paths`
 
     next() raises a UserError for a picture that cannot be read. `close` (or leaving a `with`) stops the
     threads; the next next(), also after setting `position`, starts new ones.
     """
 
     def __init__(self, paths, img_size, batch_size, seed=0, position=0, workers=2, cache=False,
-                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear", samples=None):
+                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear", samples=None,
+                 scales=None):
         samples = samples or Samples
-        self._samples = samples(paths, img_size, channels, seed, load_size or img_size + MARGIN, resample)
+        load_size = load_size or img_size + MARGIN
+        self._samples = samples(paths, img_size, channels, seed, load_size, resample, scales)
         if cache:
             self._samples.make_cache(copies=world, quiet=rank > 0)
         self._batch_size, self._rank, self._world = batch_size, rank, world
@@ -163,13 +167,14 @@ class Samples:
     Several threads may call `batch` at once.
     """
 
-    def __init__(self, paths, img_size, channels, seed, load_size, resample):
+    def __init__(self, paths, img_size, channels, seed, load_size, resample, scales=None):
         if load_size < img_size:
             raise UserError(f"pictures of {load_size} pixels have no windows of {img_size}: "
                             f"use a load_size of at least the img_size, {img_size}")
         self.paths = {domain: list(paths[domain]) for domain in "AB"}
         self.img_size, self.channels, self.seed = img_size, channels, seed
         self.load_size, self.resample = load_size, resample  # L below
+        self.scales = scales or {domain: measured(paths[domain]) for domain in "AB"}
         self.cache = {}  # domain: pixels (n,L,L,C) uint8, filled (n,) bool
 
     def batch(self, size, start):
@@ -196,7 +201,8 @@ class Samples:
         kept, filled = self.cache.get(domain, (None, None))
         if self.cache and filled[index]:
             return kept[index]
-        pixels = resize(read_image(self.paths[domain][index]), self.load_size, self.channels, self.resample)
+        picture = read_image(self.paths[domain][index], self.scales[domain])
+        pixels = resize(picture, self.load_size, self.channels, self.resample)
         if self.cache:  # two threads may come here at once: they write the same bytes
             kept[index] = pixels
             filled[index] = True  # only now, when the pixels are there

@@ -19,6 +19,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
+from images.files import common_scale
 from layers import keep_freed_memory
 from options import Help, Parser, bounded
 from scoring.comparison import compare, rows_by_name
@@ -97,7 +98,7 @@ def parse_args(argv=None):
         parser.error("give two paths to compare, or one with --save, --isc or --paired")
     if args.features != "inception" and ("dims" in args or args.weights):
         parser.error(f"--dims and --weights go with --features inception, not with {args.features}")
-    if args.paired and Path(args.paths[-1]).suffix.lower() == ".npz":
+    if args.paired and Path(args.paths[-1]).suffix.lower() == ".npz" and not Path(args.paths[-1]).is_dir():
         parser.error(f"--paired needs a folder of pictures, not {args.paths[-1]}")
     if args.seed >= 2**32:
         parser.error("--seed must be below 2^32")
@@ -138,12 +139,18 @@ def score(args):
     if len(args.paths) == 2 or args.save or args.isc:
         sources = [open_source(path, kind, args.dims) for path in [*args.paths, *[args.against] * bool(args.against)]]
         need_features(sources, args)
+        folders = [source.path for source in sources if source.files]
+        kept = [source.scale for source in sources if source.scale]  # both sides have one scale
+        scale = kept[0] if kept else common_scale(*folders)
+        if any(other != scale for other in kept):
+            notes.append("the files' deep pictures were read by different scales: compute the features again")
         if any(source.files for source in sources):
             net = InceptionV3(args.weights) if inception else EfficientNetLite0()
             net.to(device)
         for source in sources:
             if source.files:
-                source.extract(net, args.dims, args.isc, args.batch_size, args.resize, args.workers, device)
+                source.extract(net, args.dims, args.isc, args.batch_size, args.resize, args.workers, device,
+                               scale=scale)
         report["pictures"] = [len(source) or None for source in sources[: len(args.paths)]]
 
     if args.save:

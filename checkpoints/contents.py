@@ -48,6 +48,11 @@ def is_number(x) -> bool:
     return type(x) in (int, float) and abs(x) < float("inf")
 
 
+def is_levels(x) -> bool:
+    """The values of deep pictures that become black and white."""
+    return isinstance(x, (list, tuple)) and len(x) == 2 and all(map(is_number, x)) and x[0] < x[1]
+
+
 def is_random_state(x) -> bool:
     return isinstance(x, torch.Tensor) and x.dtype == torch.uint8 and x.dim() == 1
 
@@ -69,6 +74,7 @@ SCHEMA = {
     "guard": named(is_count),
     "scalers": named(named(is_plain)),
     "memory": named(is_tree),  # a method's own; its load_extra_state tests more
+    "scales": named(named(is_levels)),  # of the deep pictures of each domain
     "rng": record(cpu=is_random_state, cuda=lambda x: isinstance(x, list) and all(map(is_random_state, x))),
     "ema": named(is_state_dict),  # the averaged weights
     "score": record(step=is_count, name=lambda x: isinstance(x, str), scores=named(is_number)),  # the best one
@@ -157,6 +163,12 @@ def learned_direction(state: dict, method: type) -> str | None:
     if len(method.directions) == 1 and "args" in state:
         return state["args"].get("direction") or "AtoB"
     return None
+
+
+def scales_in(state: dict) -> dict[str, dict]:
+    """The scales of deep pictures {"A": ..., "B": ...} of a checkpoint or model file; {}: it has none."""
+    scales = state.get("scales", {})
+    return {d: {depth: tuple(levels) for depth, levels in scale.items()} for d, scale in scales.items()}
 
 
 def refuse_contradictions(state: dict, path: Path, trainer):

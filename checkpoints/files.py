@@ -198,7 +198,7 @@ def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=
     for path in paths:
         try:
             state = load_checkpoint(path, recognise)
-            verify(state, path, [*filter(is_network, state), "args", "ema"] if to_translate else None)
+            verify(state, path, [*filter(is_network, state), "args", "ema", "scales"] if to_translate else None)
             return state, path
         except UserError as error:
             if path == paths[-1]:

@@ -1,25 +1,21 @@
 """Any picture file as upright 8-bit sRGB, or one line that says why not.
 
-Greys deeper than 8 bits are scaled as their file says (TIFF's bits per sample and its tags of the smallest and
-largest value). If it says nothing, one rule covers all such pictures of a folder, by the values they hold:
-black is 0, or the smallest value if that is negative; white is 2^k - 1 for the fewest bits k >= 8 that hold
-the largest value. For floats white is 1, or 255 if they end there, or the largest; floats of -1..1 span -1..1.
+More than 8 bits a band become 8 by a scale (images/deep.py).  Of what a file holds beside that, contents() tells.
 """
 
 import io
 import os
-import sys
-import threading
 import warnings
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
-from tqdm import tqdm
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
+from images import deep, tiff
 from utils import UserError, shown
 
 # Formats that are also written, without loss or as JPEG: results keep these names.
@@ -60,44 +56,141 @@ Image.MAX_IMAGE_PIXELS = None  # _opened has a stricter check, which names the f
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
 
 
-def read_image(path):
+class Contents(NamedTuple):
+    """What a picture file holds.
+
+    depth: of values beyond 8 bits, "16-bit", "32-bit" or "float", else None; extent: the smallest and the largest of
+    these, None where the file says what is black and white; frames, bands: how many of them are left out.
+    """
+
+    depth: str | None
+    extent: deep.Levels | None
+    frames: int
+    bands: int
+
+
+def read_image(path, scale=None):
     """Decode one picture: a PIL image in mode RGB, upright, its colours converted to sRGB.
 
-    Any depth, palette or transparency is accepted (transparent parts become white); of several frames the
-    first is taken. UserError naming the file: it cannot be read, is damaged, or is larger than MAX_PIXELS or
-    MAX_SIDE, which is checked before decoding.
+    Any depth, palette or transparency will do (transparent parts become white); of several frames the first.
+    scale: of the domain of deep pictures; by default each is measured alone.  UserError, naming the file, when it
+    cannot be read, is damaged, or is larger than MAX_PIXELS or MAX_SIDE, which is found out before it is decoded.
     """
-    return _reading(path, lambda image: to_rgb(image, Path(path).parent))
-
-
-def _reading(path, use):
-    """Decode a file, turn the picture upright, and return use(picture)."""
-    try:
-        with _opened(path) as image:
-            image.load()
-            with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
-                ImageOps.exif_transpose(image, in_place=True)
-            return use(image)
-    except Exception as error:  # parsers of damaged files raise anything
-        if isinstance(error, UnidentifiedImageError):
-            reason = _unknown(path)
-        else:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
+    with _reading(path) as source:
+        return to_rgb(_loaded(source, scale))
 
 
 def alpha_of(path):
-    """The opacity of an upright picture, a PIL image in mode L, or None.  Errors as read_image."""
-    return _reading(path, _alpha)
+    """The opacity of an upright picture, a PIL image in mode L; None where it has none.  Errors as read_image."""
+    with _reading(path) as source:
+        return _alpha(_loaded(source, None))
+
+
+def contents(path) -> Contents:
+    """Decode a picture and tell what is in its file.  Errors as read_image."""
+    with _reading(path) as source:
+        frames = _frames(source) - 1
+        found = _deep(source)
+        if found is None:
+            source.image.load()
+            return Contents(None, None, frames, source.left_out)
+        extent = None if found.levels else found.extent()
+        return Contents(found.depth if found.values.dtype != np.uint8 else None, extent, frames, found.left_out)
+
+
+def deep_contents(path) -> Contents | None:
+    """The same for a picture of more than 8 bits a band alone, which are told without decoding the others."""
+    with suppress(OSError), open(path, "rb") as file:
+        head = file.read(25)
+        if head[:2] == b"\xff\xd8" or (head[:4] == b"\x89PNG" and head[24:] != b"\x10"):  # a JPEG; a PNG of 8 bits
+            return None
+    with _reading(path) as source:
+        if source.tags is None and not deep.is_deep(source.image):
+            return None
+    return contents(path)
+
+
+class Source(NamedTuple):
+    """A PIL image, not decoded yet; or a file and its tags, where images/tiff.py reads it."""
+
+    image: Image.Image | None
+    file: object = None
+    tags: object = None
+
+    @property
+    def left_out(self) -> int:
+        """Bands that PIL leaves out, or that we leave out of its bands."""
+        tags = getattr(self.image, "tag_v2", None)
+        return max(0, tiff.samples_of(tags) - len(self.image.getbands()) + _is_guess(self.image)) if tags else 0
+
+
+def _is_guess(image: Image.Image) -> bool:
+    """Whether PIL takes a fourth band for opacity although the file does not say so."""
+    return image.mode == "RGBA" and image.format == "TIFF" and 338 not in image.tag_v2
+
+
+def _deep(source: Source) -> deep.Deep | None:
+    return deep.from_pil(source.image) if source.tags is None else deep.from_tiff(source.file, source.tags)
+
+
+def _loaded(source: Source, scale) -> Image.Image:
+    """A picture of 8 bits a band, upright."""
+    found, image = _deep(source), source.image
+    if found is None:
+        image.load()
+        if _is_guess(image):
+            image = _with_profile(image.convert("RGB"), image.info.get("icc_profile"))
+        with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
+            image = ImageOps.exif_transpose(image)
+        return image
+    profile, orientation = None, None
+    if source.tags is None:
+        profile = image.info.get("icc_profile")
+        with suppress(Exception):
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    else:
+        profile, orientation = source.tags.get(34675), source.tags.get(ExifTags.Base.Orientation)
+    return _with_profile(upright(found.to_8_bits(scale), orientation), profile)
+
+
+def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        image.info["icc_profile"] = profile
+    return image
+
+
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+         8: "ROTATE_90"}
+
+
+def upright(image: Image.Image, orientation) -> Image.Image:
+    """An image that lies as EXIF's orientation says, turned."""
+    turn = TURNS.get(orientation)
+    return image.transpose(Image.Transpose[turn]) if turn else image
+
+
+def _frames(source: Source) -> int:
+    """Frames or pages of the file; previews, masks and a telephone's maps are none."""
+    if source.image is None:
+        return tiff.pages(source.file, source.tags)
+    image = source.image
+    if image.format == "TIFF":
+        return tiff.pages(image.fp, image.tag_v2)
+    if image.format == "MPO":
+        kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002]]
+        return 1 + sum(kind.startswith("Multi-Frame") for kind in kinds[1:])
+    return getattr(image, "n_frames", 1)
 
 
 def _alpha(image):
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
-def from_pil(image):
+def from_pil(image, scale=None):
     """A PIL image as upright sRGB in mode RGB, and its opacity, in mode L, or None."""
-    image = ImageOps.exif_transpose(image)
+    tags = image.tag_v2 if image.format == "TIFF" and getattr(image, "tile", None) else None  # not decoded yet
+    ours = tags is not None and tiff.is_ours(tags)
+    image = _loaded(Source(image, image.fp, tags) if ours else Source(image), scale)
     return to_rgb(image), _alpha(image)
 
 
@@ -122,19 +215,36 @@ def reader_of(paths):
 
 
 @contextmanager
-def _opened(path):
-    """Open a picture of an accepted size, not decoded yet."""
-    formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS  # TGA has no mark of its own
-    # A file object, not a path: PIL would map the file, and truncating it meanwhile would be a bus error.
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
-        with Image.open(file, formats=formats) as image:
-            width, height = image.size
-            if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
-                limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
-                raise ValueError(f"its size {width} x {height} is outside {limits}")
-            yield image
+def _reading(path):
+    """The picture in a file, of a size we accept, not decoded yet: a Source.  UserError: of all that fails inside."""
+    try:
+        # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+            tags = tiff.tags_of(file)
+            if tags is not None and tiff.is_ours(tags):
+                _check_size(tags.get(256, 0), tags.get(257, 0))
+                yield Source(None, file, tags)
+                return
+            file.seek(0)
+            # TGA has no mark of its own
+            formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS
+            with Image.open(file, formats=formats) as image:
+                _check_size(*image.size)
+                yield Source(image)
+    except Exception as error:  # anything at all: parsers of damaged files trip in many ways
+        if isinstance(error, UnidentifiedImageError):
+            reason = _unknown(path)
+        else:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
+
+
+def _check_size(width: int, height: int):
+    if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
+        limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
+        raise ValueError(f"its size {width} x {height} is outside {limits}")
 
 
 def _unknown(path):
@@ -143,17 +253,17 @@ def _unknown(path):
     kind = {b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic", b"avif": ".avif"}.get(head[8:])
     if head[4:8] == b"ftyp" and kind and READ_ONLY[kind][0] not in FORMATS:
         return f"{READ_ONLY[kind][0]} is read once you pip install {READ_ONLY[kind][1]}"
+    with suppress(Exception), open(path, "rb") as file:
+        if tags := tiff.tags_of(file):
+            return f"a TIFF of a kind that nothing here reads ({tiff.described(tags)})"
     return f"not a picture we can read ({', '.join(FORMATS)})"
 
 
-def to_rgb(image, folder=None):
-    """A decoded PIL image of any mode in mode RGB; sRGB, 8 bits, on white.
-
-    folder: where it lies; deep pictures of a folder share one scale.  None: it is alone.
-    """
+def to_rgb(image, scale=None):
+    """A decoded PIL image of any mode in mode RGB; sRGB, 8 bits, on white.  scale: as read_image."""
     profile = image.info.get("icc_profile")
-    if _depth(image):
-        image = _to_8_bits(image, folder)
+    if deep.is_deep(image):
+        image = deep.from_pil(image).to_8_bits(scale)
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -188,105 +298,6 @@ def _transform(profile, mode):
     return transform if np.abs(moved - np.asarray(samples.convert("RGB"))).max() > 1 else None
 
 
-def _depth(image):
-    """The depth of a grey of more than 8 bits a pixel, in words; None for other pictures."""
-    if image.mode.startswith("I;16"):
-        return "16-bit"
-    return {"I": "32-bit", "F": "float"}.get(image.mode)
-
-
-def _to_8_bits(image, folder):
-    """Scale to mode L by the rule at the top of this file; PIL's own conversion would clip at 255."""
-    black, white = _stated(image) or levels.of(image, folder)
-    values = _values(image).astype(np.float32)  # in place from here: pictures may be large
-    np.nan_to_num(values, copy=False, nan=black, posinf=white, neginf=black)
-    values.clip(black, white, out=values)
-    values -= black
-    values *= 255 / (white - black)
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
-
-
-def _values(image):
-    values = np.asarray(image)
-    unsigned = getattr(image, "tag_v2", {}).get(339, (1,))[0] == 1  # TIFF's SampleFormat
-    return values.view(np.uint32) if image.mode == "I" and unsigned else values
-
-
-def _stated(image):
-    """(black, white) as the file says, or None."""
-    if image.format in ("PPM", "JPEG2000") and image.mode != "F":
-        return 0, 65535  # PIL has scaled it by the file's own maximum
-    tags = getattr(image, "tag_v2", {})
-
-    def value(*names):
-        for name in names:
-            with suppress(Exception):
-                found = tags[name]
-                return float(found[0] if isinstance(found, tuple) else found)
-
-    black, white = value(340, 280) or 0.0, value(341, 281)  # SMin-, MinSampleValue; SMax-, MaxSampleValue
-    if white is not None and np.isfinite([black, white]).all() and white > black:
-        return black, white
-    bits = value(258)  # BitsPerSample
-    return (0, 2**bits - 1) if bits and bits not in (8, 16, 32, 64) else None
-
-
-class FolderLevels:
-    """Black and white of deep pictures by the rule: one pair for each folder and depth, measured on first use."""
-
-    def __init__(self):
-        self._measured, self._lock = {}, threading.Lock()
-
-    def clear(self):
-        self._measured.clear()
-
-    def of(self, image, folder):
-        """(black, white) for an image from `folder`; None: it is alone."""
-        depth = _depth(image)
-        if folder is None:
-            return _rule(*_extent(image), depth)
-        with self._lock:
-            if (folder, depth) not in self._measured:
-                self._measured[folder, depth] = self._measure(image, folder, depth)
-            return self._measured[folder, depth]
-
-    def _measure(self, image, folder, depth):
-        extents, files = [_extent(image)], []
-        with suppress(OSError):
-            files = [path for path in folder.iterdir() if path.is_file()]
-        for path in tqdm(files, f"values in {folder.name}", leave=False, delay=2):
-            with suppress(Exception), _opened(path) as other:  # a damaged file is reported where it is read
-                if _depth(other) == depth and not _stated(other):
-                    other.load()
-                    extents.append(_extent(other))
-        least, most = min(low for low, _ in extents), max(high for _, high in extents)
-        black, white = _rule(least, most, depth)
-        print(f"{depth} pictures in {shown(folder)} hold values of {least:.10g} to {most:.10g}: "
-              f"{black:.10g} becomes black and {white:.10g} white", file=sys.stderr)
-        return black, white
-
-
-levels = FolderLevels()  # of this process; all threads share it
-
-
-def _extent(image):
-    """The smallest and the largest finite value."""
-    values = _values(image)
-    if image.mode == "F":
-        values = values[np.isfinite(values)]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-
-
-def _rule(least, most, depth):
-    """(black, white) for values from least to most."""
-    black = min(0, least)
-    if depth != "float":
-        return black, 2 ** max(8, int(most).bit_length()) - 1
-    if most <= 1:
-        return -1 if -1 <= black < 0 else black, 1
-    return black, 255 if 127 < most <= 255 else most
-
-
 def resize(image, side, channels=3, resample="bilinear"):
     """A PIL image to (side, side, channels) uint8, antialiased; one channel is luma.
 
@@ -303,9 +314,7 @@ def to_tensor(pixels):
     return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
-def load_for_test(path, img_size, channels=3, resample="bilinear"):
-    """One test picture, resized, not cropped: (C,S,S) float32 in [-1,1]; `img_size` None keeps its size.
-
-    UserError as read_image.
-    """
-    return to_tensor(resize(read_image(path), img_size, channels, resample))
+def load_for_test(path, img_size, channels=3, resample="bilinear", scale=None):
+    """One test picture, resized and not cropped: (C,S,S) float32 in [-1,1]; its own size if `img_size`
+    is None. UserError as read_image."""
+    return to_tensor(resize(read_image(path, scale), img_size, channels, resample))

@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from images.data_sets import hint
-from images.decode import EXTENSIONS, READ_ONLY, is_picture, read_image, reader_of
-from utils import UserError, shown
+from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
+from images.scales import measured, say, say_beyond, scale_of, training_folder
+from utils import UserError, process_rank, shown
 
 
 def list_images(folder):
@@ -54,36 +55,68 @@ def _some(paths):
     return ", ".join(shown(path.name) for path in sorted(paths)[:5]) + more
 
 
-def check_images(paths, skip_bad=False, workers=None):
+def check_images(paths, skip_bad=False, workers=None, scale=None):
     """Decode every picture once, on `workers` threads, before a long training; return the readable ones.
 
     list[Path], never empty. UserError: the first unreadable one; with `skip_bad` these are left out, counted
-    and named in one line on stderr, and only an empty list is an error.
+    and named in one line on stderr, and only an empty list is an error. Lines also say what of their files is
+    left out, and, for a scale of deep pictures, whose values lie beyond it.
     """
+    found = _examined(paths, skip_bad, workers)
+    if scale is not None:
+        say_beyond(found.values(), scale, _common(found))
+    return list(found)
 
-    def problem(path):
+
+def _common(paths) -> str:
+    """The folder that all these pictures lie in."""
+    return os.path.commonpath([path.parent for path in paths])
+
+
+def _examined(paths, skip_bad, workers=None) -> dict[Path, Contents]:
+    """The contents of the readable pictures.  Errors and lines as check_images."""
+    def examine(path):
         try:
-            read_image(path)
+            return contents(path)
         except UserError as error:
             return error
 
-    good, bad = [], []
+    good, bad = {}, []
     pool = ThreadPoolExecutor(workers)
     try:
-        problems = tqdm(pool.map(problem, paths), "checking pictures", len(paths), leave=False, delay=2)
-        for path, error in zip(paths, problems, strict=True):
-            if error and not skip_bad:
-                raise UserError(f"{error}, or use --skip_bad_images true") from error
-            (bad if error else good).append(path)
+        found = tqdm(pool.map(examine, paths), "checking pictures", len(paths), leave=False, delay=2)
+        for path, each in zip(paths, found, strict=True):
+            if not isinstance(each, UserError):
+                good[path] = each
+            elif skip_bad:
+                bad.append(path)
+            else:
+                raise UserError(f"{each}, or use --skip_bad_images true") from each
     finally:
         pool.shutdown(cancel_futures=True)
 
     if bad:
-        where = f"of {len(paths)} pictures in {shown(os.path.commonpath([path.parent for path in paths]))}"
+        where = f"of {len(paths)} pictures in {shown(_common(paths))}"
         if not good:
             raise UserError(f"cannot read a single one {where} ({_some(bad)}): replace them")
         print(f"left out {len(bad)} {where} that cannot be read: {_some(bad)}", file=sys.stderr)
+    partly = [path for path, each in good.items() if each.frames or each.bands]
+    if partly and process_rank() == 0:
+        frames, bands = (sum(getattr(good[path], kind) for path in partly) for kind in ("frames", "bands"))
+        parts = [f"{frames} frames or pages after the first"] * (frames > 0) + [f"{bands} further bands"] * (bands > 0)
+        print(f"of {len(partly)} of the {len(paths)} pictures in {shown(_common(paths))} a part is left out, in all "
+              f"{' and '.join(parts)}: {_some(partly)}", file=sys.stderr)
     return good
+
+
+def common_scale(*folders) -> dict:
+    """The scale of deep pictures by which all these folders are read: that of their domain's training pictures.
+
+    Folders of no data set follow the others; where there is none, or two domains, it is measured on all of them.
+    """
+    training = {found for folder in folders if (found := training_folder(Path(folder).absolute()))}
+    places = training if len(training) == 1 else folders
+    return measured(path for place in places for path in list_images(place))
 
 
 def output_paths(paths, root):
@@ -108,13 +141,24 @@ def output_paths(paths, root):
     return outputs
 
 
-def data_set_pictures(args, *folders: str) -> dict[str, list[Path]]:
-    """The checked pictures of these folders of the data set.  UserError: none, or unreadable ones."""
+def data_set_pictures(args, *folders: str, scales=None) -> dict[str, list[Path]]:
+    """The checked pictures of these folders of the data set.  UserError: none, or unreadable ones.
+
+    scales: {"A": scale of the domain's deep pictures, ...} as far as they are known; those of the other folders of
+    training pictures are added.
+    """
     root = Path(args.dataset_dir) / args.dataset
     if not root.is_dir():
         fetch = hint(args.dataset)
         remedy = fetch or f"make it, with {', '.join(folders)} in it, or check --dataset"
         raise UserError(f"no data set {shown(root)}; {remedy}")
-    return {
-        name: check_images(list_images(root / name), skip_bad=args.skip_bad_images) for name in folders
-    }
+    pictures = {}
+    for name in folders:
+        found = _examined(list_images(root / name), args.skip_bad_images)
+        if scales is not None:
+            if name.startswith("train") and name[-1] not in scales:
+                scales[name[-1]] = scale_of(found.values())
+                say(scales[name[-1]], root / name)
+            say_beyond(found.values(), scales.get(name[-1], {}), root / name)
+        pictures[name] = list(found)
+    return pictures

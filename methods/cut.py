@@ -191,9 +191,9 @@ class Samples(dataset.Samples):
     """Random crops of larger pictures; from sample number `whole_from` on, whole pictures resized to the same size."""
 
     def __init__(self, paths, img_size, *rest, whole_from: float):
-        channels, seed, load_size, resample = rest
+        channels, seed, load_size, resample, scales = rest
         super().__init__(paths, img_size, *rest)
-        self.whole = dataset.Samples(paths, img_size, channels, seed, img_size, resample)
+        self.whole = dataset.Samples(paths, img_size, channels, seed, img_size, resample, self.scales)
         self.whole_from = whole_from
 
     def sample(self, domain, k):

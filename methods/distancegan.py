@@ -211,6 +211,7 @@ class DistanceGAN(CycleGAN):
         stream = UnpairedStream(
             paths, args.img_size, args.batch_size, args.seed, workers=args.num_workers, channels=args.img_ch,
             load_size=self.load_side, resample=self.resample, samples=self.samples,
+            scales=self.domain_scales(),
         )  # fmt: skip
         batches, found = {"A": [], "B": []}, {}
         with stream:

@@ -105,7 +105,7 @@ class Crops(Samples):
         super().__init__(*args)
         self.batch_size, self.pictures, self.zooms, self.patches = batch_size, {}, {}, {}
         for d, (path,) in self.paths.items():
-            picture = read_image(path)
+            picture = read_image(path, self.scales[d])
             self.pictures[d] = picture.convert("L") if self.channels == 1 else picture
             rng = np.random.default_rng((self.seed, ord(d), 2))
             self.zooms[d] = rng.uniform(1 / scale_max, 1, (-(-self.EPOCH // batch_size), 2))

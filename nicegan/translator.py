@@ -14,7 +14,7 @@ from images.decode import from_pil
 from images.encode import with_alpha
 from nicegan.command_line import parse_args, refuse_what_the_file_lacks, translation_options
 from options import as_argv
-from translation.pipeline import Pipeline, direction_name, to_pixels, to_tensor, translations
+from translation.pipeline import Pipeline, direction_name, scale_of, to_pixels, to_tensor, translations
 from utils import UserError
 
 
@@ -57,7 +57,7 @@ class Translator:
         return known[name]
 
     def _picture(self, picture: Image.Image, s: str, t: str) -> list[Image.Image]:
-        colours, alpha = from_pil(picture)
+        colours, alpha = from_pil(picture, scale_of(self.trainer, s))
         x = self.trainer.to_input(colours, self.pipeline.side)[None]
         fakes = self._translate(x, picture.tobytes(), s, t, to_pixels)
         return [Image.fromarray(with_alpha(array, alpha)) for array in fakes]

@@ -4,6 +4,7 @@ Features stay in float32: Inception's take 8 KB a picture, 400 MB for 50,000.
 """
 
 import hashlib
+import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,27 +33,30 @@ class Source:
     mu: np.ndarray = None        # (d,) float64
     sigma: np.ndarray = None     # (d, d) float64
     row: np.ndarray = None       # of each file, its row in features and logits
+    scale: dict = None           # of deep pictures, with which the features were computed
 
     def __len__(self):
         return 0 if self.features is None else len(self.features)
 
-    def extract(self, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False):
+    def extract(self, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False,
+                scale=None):
         """Fill in features, logits and row from the files; see the function extract."""
         self.features, self.logits, order = _extract(
-            self.files, net, dim, classes, batch_size, resize, workers, device, quiet)
+            self.files, net, dim, classes, batch_size, resize, workers, device, quiet, scale)
+        self.scale = scale
         self.row = np.argsort(order)
 
     def moments(self):
         return moments(self.features) if self.mu is None else (self.mu, self.sigma)
 
 
-def read_picture(path, size, resize):
+def read_picture(path, size, resize, scale=None):
     """The picture at `path` as float [0, 1] (3, size, size), and a digest of its pixels before resizing.
 
     resize: "legacy" (bilinear without antialiasing, as pytorch-fid) or "clean" (PIL's antialiased bicubic in
     float, as clean-fid).
     """
-    image = read_image(path)
+    image = read_image(path, scale)
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     if resize == "legacy":
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -62,16 +66,17 @@ def read_picture(path, size, resize):
     return torch.from_numpy(np.stack(channels).clip(0, 255) / 255), digest
 
 
-def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False):
+def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False,
+            scale=None):
     """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
 
     Each picture is resized on its own, and rows are sorted by the pictures' digests. So scores do not depend
     on batch size, file names or their order, and splits and subsets see the pictures shuffled.
     """
-    return _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet)[:2]
+    return _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet, scale)[:2]
 
 
-def _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet):
+def _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet, scale):
     """Features and logits as `extract` returns them, and which file each row is of: list[int]."""
     digests, features, logits = [], [], []
     bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=quiet or None)
@@ -81,7 +86,8 @@ def _extract(files, net, dim, classes, batch_size, resize, workers, device, quie
         waiting = deque()
         for i in range(0, len(files) + 2 * batch_size, batch_size):  # two batches are read ahead
             chunk = files[i:i + batch_size]
-            waiting.append(pool.map(read_picture, chunk, [net.size] * len(chunk), [resize] * len(chunk)))
+            waiting.append(pool.map(read_picture, chunk, [net.size] * len(chunk), [resize] * len(chunk),
+                                    [scale] * len(chunk)))
             if len(waiting) < 3:
                 continue
             if read := list(waiting.popleft()):
@@ -105,7 +111,7 @@ def open_source(path, kind, dim):
     kind: such as "inception-2048-legacy", as --save writes it; dim: the features' dimension.
     UserError: fewer than two pictures, or an unusable file.
     """
-    if Path(path).suffix.lower() != ".npz":
+    if Path(path).suffix.lower() != ".npz" or Path(path).is_dir():
         source = Source(path, files=list_images(path))
     else:
         source = Source(path, **read_npz(path, kind, dim))
@@ -115,10 +121,12 @@ def open_source(path, kind, dim):
 
 
 def read_npz(path, kind, dim):
-    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits if present."""
+    """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits, scale if present."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            wanted = ("kind", "features", "mu", "sigma", "logits", "scale")  # a foreign entry may be anything
+            arrays = {name: archive[name] for name in wanted if name in archive.files}
+            scale = {k: tuple(v) for k, v in json.loads(str(arrays.pop("scale", "{}"))).items()}
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name a folder or an .npz made with --save") from error
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged archives
@@ -138,13 +146,15 @@ def read_npz(path, kind, dim):
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise UserError(f"{name} in {path} holds values that are not finite numbers: make it again with --save")
         arrays[name] = array.astype(np.promote_types(array.dtype, np.float32))
-    return arrays
+    return arrays | ({"scale": scale} if scale else {})
 
 
 def write_npz(path, source, kind):
     """Write an .npz: features, logits, moments under pytorch-fid's names (mu, sigma), and their kind."""
     arrays = dict(zip(("mu", "sigma"), source.moments(), strict=True), kind=kind)
     arrays |= {k: v for k, v in vars(source).items() if k in ("features", "logits") and v is not None}
+    if source.scale:
+        arrays["scale"] = json.dumps(source.scale)
     try:
         with open(path, "wb") as file:  # np.savez would append .npz to a path
             np.savez(file, **arrays)

@@ -25,7 +25,8 @@ import dataset
 from dataset import MARGIN, UnpairedStream, _order, crop_and_flip
 from images import decode
 from images.decode import load_for_test, read_image
-from images.files import check_images, list_images
+from images.files import list_images
+from images.scales import measured
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,7 +288,7 @@ def test_close_and_neglect_end_the_threads_and_leave_no_file_open(pictures):
 def test_threads_read_only_a_few_batches_ahead(pictures, read_by):
     read = []
 
-    def counted(path):
+    def counted(path, scale=None):
         read.append(path)
         return read_image(path)
     read_by(counted)
@@ -304,7 +305,7 @@ def test_errors_come_in_order_though_a_later_one_is_met_first(pictures, sequence
     first, second = (pictures["B"][_order(0, "B", 0, 4)[k]] for k in (2, 3))
     later = threading.Event()
 
-    def spoilt(path):
+    def spoilt(path, scale=None):
         if path == second:
             later.set()
         if path in (first, second):
@@ -320,7 +321,7 @@ def test_errors_come_in_order_though_a_later_one_is_met_first(pictures, sequence
 
 
 def test_a_mistake_of_ours_in_a_thread_is_raised_with_its_traceback(pictures, read_by):
-    def mistaken(path):
+    def mistaken(path, scale=None):
         raise RuntimeError("a mistake of ours")
     read_by(mistaken)
     with UnpairedStream(pictures, 16, 1, workers=1) as stream, pytest.raises(RuntimeError, match="of ours") as error:
@@ -331,7 +332,7 @@ def test_a_mistake_of_ours_in_a_thread_is_raised_with_its_traceback(pictures, re
 def test_an_interrupt_while_a_batch_is_awaited_loses_no_sample(pictures, sequence, read_by):
     asked = threading.Event()
 
-    def slow(path):
+    def slow(path, scale=None):
         assert asked.wait(20)
         return read_image(path)
     with UnpairedStream(pictures, 16, 1, workers=2) as stream:
@@ -355,7 +356,7 @@ def test_a_thread_that_hangs_in_a_read_keeps_no_program_from_ending(pictures, tm
         stream = dataset.UnpairedStream(paths, 16, 1, workers=2)
         next(stream)
         hanging = threading.Event()
-        def hang(path):
+        def hang(path, scale=None):
             hanging.set()
             threading.Event().wait()
         dataset.read_image = hang
@@ -375,10 +376,11 @@ def test_a_thread_that_hangs_in_a_read_keeps_no_program_from_ending(pictures, tm
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_threads_scale_deep_pictures_as_their_folder_was_found(tmp_path, capfd):
+def test_threads_scale_deep_pictures_as_their_domain_was_measured(tmp_path):
     dark, bright = (save(tmp_path / f"{most}.tif", np.full((4, 4), most, np.uint16)) for most in (1000, 4000))
-    assert check_images([dark, bright]) == [dark, bright]
+    scale = measured([dark, bright])
     bright.unlink()
-    with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=2) as stream:
-        assert torch.equal(next(stream)["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))
-    assert capfd.readouterr().err.count("\n") == 1
+    with UnpairedStream({"A": [dark], "B": [dark]}, 16, 1, workers=2, scales={"A": scale, "B": {}}) as stream:
+        batch = next(stream)
+    assert torch.equal(batch["A"], torch.full((1, 3, 16, 16), 62 / 127.5 - 1))
+    assert torch.equal(batch["B"], torch.full((1, 3, 16, 16), 249 / 127.5 - 1))

@@ -6,6 +6,7 @@ bit of the training changes.
 """
 
 import hashlib
+import json
 import shlex
 import shutil
 import sys
@@ -86,7 +87,8 @@ class Evaluation:
         args, checked = self.trainer.args, dict(pictures)
         for direction in self.directions:
             for folder in (direction.source, direction.target):
-                checked[folder.name] = checked.get(folder.name) or data_set_pictures(args, folder.name)[folder.name]
+                checked[folder.name] = checked.get(folder.name) or data_set_pictures(
+                    args, folder.name, scales=self.trainer.scales)[folder.name]
                 if len(checked[folder.name]) < 2:
                     raise UserError(f"{shown(folder)} holds one picture, and a distribution needs two to be scored: "
                                     "leave --score_freq out")  # fmt: skip
@@ -201,13 +203,18 @@ class Evaluation:
         if direction.name not in self.features:
             self.features[direction.name] = self._real_features(direction)
         real = features.Source(str(direction.target), features=self.features[direction.name])
-        fake = features.Source(str(folder), features=self._features(list_images(folder)))
+        fake = features.Source(str(folder), features=self._features(list_images(folder), direction))
         found = distances(real, fake, [], self.net.name, self.dim)
         found = {score: found[score] for score in LOWER_IS_BETTER if score in found}
         return found | (demo.measure(folder, *direction.counterparts) if direction.counterparts else {})
 
-    def _features(self, paths: list[Path]) -> np.ndarray:
-        found, _ = features.extract(paths, self.net, self.dim, batch_size=BATCH, device=self.trainer.device, quiet=True)
+    def _scale(self, direction: Direction) -> dict:
+        """The scale of the deep pictures that are compared."""
+        return self.trainer.scales.get(direction.target.name[-1], {})
+
+    def _features(self, paths: list[Path], direction: Direction) -> np.ndarray:
+        found, _ = features.extract(paths, self.net, self.dim, batch_size=BATCH, device=self.trainer.device, quiet=True,
+                                    scale=self._scale(direction))  # fmt: skip
         return found
 
     def _real_features(self, direction: Direction) -> np.ndarray:
@@ -217,12 +224,14 @@ class Evaluation:
         for path in direction.real:
             sha.update(path.relative_to(direction.target).as_posix().encode("utf-8", "surrogateescape") + b"\0")
             sha.update(hashlib.sha256(path.read_bytes()).digest())
+        if scale := self._scale(direction):
+            sha.update(repr(sorted(scale.items())).encode())
         with suppress(Exception), np.load(cache, allow_pickle=False) as kept:  # a damaged cache is computed again
             if str(kept["pictures"]) == sha.hexdigest():
                 return features.read_npz(cache, kind, self.dim)["features"]
-        found = self._features(direction.real)
+        found = self._features(direction.real, direction)
         with atomic(cache) as temporary, open(temporary, "wb") as file:  # given a path, np.savez would append .npz
-            np.savez(file, features=found, kind=kind, pictures=sha.hexdigest())
+            np.savez(file, features=found, kind=kind, pictures=sha.hexdigest(), scale=json.dumps(scale))
         return found
 
 

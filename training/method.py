@@ -153,9 +153,9 @@ class Method:
     def load_side(self) -> int:
         return self.args.img_size + MARGIN
 
-    def read_input(self, path: Path, size: int | None) -> Tensor:
+    def read_input(self, path: Path, size: int | None, scale=None) -> Tensor:
         """(C,h,w) in [-1,1], resized to a square of side `size`; None: at its own height and width."""
-        return self.to_input(read_image(path), size)
+        return self.to_input(read_image(path, scale), size)
 
     def to_input(self, picture, size: int | None) -> Tensor:
         return to_tensor(resize(picture, size, self.architecture["img_ch"], self.resample))

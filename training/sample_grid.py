@@ -21,7 +21,7 @@ def training_pictures(trainer) -> dict[str, list[Path]]:
     tests = [f"{trainer.test_split}{trainer.folder[s]}" for s, _ in trainer.directions]
     missing = [name for name in tests if not name.startswith("train") and not (root / name).exists()]
     present = [name for name in tests if name not in missing]
-    found = data_set_pictures(args, *dict.fromkeys(("trainA", "trainB", *present)))
+    found = data_set_pictures(args, *dict.fromkeys(("trainA", "trainB", *present)), scales=trainer.scales)
     for name in missing:
         found[name] = found[f"train{name[-1]}"][COLUMNS:]
     if missing and trainer.rank == 0:
@@ -44,7 +44,7 @@ def save_sample_grids(trainer, pictures: dict[str, list[Path]]) -> dict[str, np.
             columns = []
             paths = [path for kind in ("train", trainer.test_split) for path in pictures[f"{kind}{source}"][:COLUMNS]]
             for path in dict.fromkeys(paths):
-                x = trainer.read_input(path, args.img_size)[None].to(trainer.device)
+                x = trainer.read_input(path, args.img_size, trainer.scales.get(source))[None].to(trainer.device)
                 with seeded_by(path, args.seed), trainer._autocast():
                     visuals = trainer.visuals(x, s, t)
                 columns.append(np.concatenate([to_uint8(y[0]) for y in visuals], axis=0))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions
+from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions, scales_in
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
 from utils import UserError, shown, writing
 
@@ -63,6 +63,7 @@ def state(trainer) -> dict:
         "scalers": {name: scaler.state_dict() for name, scaler in trainer.scalers.items()},
         "guard": trainer.guard.state(),
         "memory": trainer.extra_state(),
+        "scales": trainer.plain_scales(),
         **({"ema": trainer.ema.state()} if trainer.ema else {}),
         "args": {k: v for k, v in vars(trainer.args).items() if k not in NOT_SAVED},
         "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
@@ -94,6 +95,7 @@ def load(trainer, found: tuple[dict, Path] | None = None):
         load_optimizer(optimizer, state, f"{name}_optimizer", path)
     if trainer.ema:
         trainer.ema.load(state, path)
+    trainer.scales = scales_in(state) or trainer.scales
     trainer.step = state.get("start_iter", 0)
     trainer.position = state.get("position", trainer.step * trainer.args.batch_size)
     if trainer.step:  # as after that step, so that saving again gives the same checkpoint

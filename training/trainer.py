@@ -33,6 +33,7 @@ class Trainer(Method):
     def __init__(self, args):
         self.args = args
         self.step = self.position = 0
+        self.scales = {}  # of deep pictures, by folder: "A", "B"; from a checkpoint, or measured on training pictures
         self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
@@ -204,6 +205,14 @@ class Trainer(Method):
         """Translate the test folders with a checkpoint (state, path), by default the run's newest valid one."""
         translate_folders(self, found)
 
+    def domain_scales(self) -> dict[str, dict]:
+        """The scales of deep pictures by domain, not by folder."""
+        return {d: self.scales.get(self.folder[d], {}) for d in "AB"}
+
+    def plain_scales(self) -> dict[str, dict]:
+        """The scales of deep pictures as checkpoints keep them."""
+        return {d: {depth: [*levels] for depth, levels in scale.items()} for d, scale in self.scales.items()}
+
     def stream(self, paths: dict[str, list[Path]]):
         """Endless batches of domains A and B, starting at self.position."""
         args = self.args
@@ -222,6 +231,7 @@ class Trainer(Method):
             load_size=self.load_side,
             resample=self.resample,
             samples=self.samples,
+            scales=self.domain_scales(),
         )
 
     # ---------------------------------------------------------------------------------- checkpoints

@@ -86,6 +86,7 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
         "parameters": sum(counts),
         "input": f"picture (1,{trainer.architecture['img_ch']},H,W), sRGB in [-1,1]",
         "further inputs": {name: what for name, (_, what) in extra.items()},
+        "scales": trainer.plain_scales(),
         "output": "the translation, of the picture's shape and range",
     }
 
@@ -108,7 +109,8 @@ def write_weights(trainer, s: str, t: str, about: dict, place: Path):
         chosen = {k: v for k, v in net.state_dict().items() if k.startswith(parts)}
         state[name] = {k: v.half() if trainer.args.half and v.is_floating_point() else v for k, v in chosen.items()}
     args = {**trainer.architecture, "method": trainer.args.method, "img_size": about["img_size"]}
-    save_checkpoint({**state, "args": args, "start_iter": about["step"], "metadata": about}, place)
+    state |= {"args": args, "scales": about["scales"], "start_iter": about["step"], "metadata": about}
+    save_checkpoint(state, place)
 
 
 class ExportedModel(nn.Module):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of
 from images.encode import save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
-from translation.pipeline import Pipeline, answer_suffixes, with_suffix
+from translation.pipeline import Pipeline, answer_suffixes, scale_of, with_suffix
 from utils import UserError, shown
 
 
@@ -27,7 +27,8 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     pipeline = Pipeline(trainer, found)
     s, t = pipeline.only_direction()
     root, files = list_inputs(args.input)
-    files = check_images(files, skip_bad=args.skip_bad_images, workers=2)  # few, as phones' pictures are large
+    # few threads, as phones' pictures are large
+    files = check_images(files, args.skip_bad_images, workers=2, scale=scale_of(trainer, s))
     suffixes, output = answer_suffixes(getattr(args, "styles", 1)), Path(args.output)
     names = output_paths(files, root)
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():  # the name of a picture, not of a folder

@@ -5,7 +5,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from images.encode import save_picture
-from images.files import data_set_pictures, output_paths
+from images.files import data_set_pictures, list_images, output_paths
+from images.scales import measured
 from translation.pipeline import Pipeline, with_suffix
 from utils import UserError, shown
 
@@ -18,14 +19,18 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     them, unless --raw_weights true.
     """
     args, pipeline = trainer.args, Pipeline(trainer, found)
-    inputs = data_set_pictures(args, *_sources(trainer, pipeline.directions))
+    root = Path(args.dataset_dir) / args.dataset
+    for domain in "AB":  # of a checkpoint that keeps no scale of deep pictures
+        if "scales" not in pipeline.state and (root / f"train{domain}").is_dir():
+            trainer.scales[domain] = measured(list_images(root / f"train{domain}"))
+    inputs = data_set_pictures(args, *_sources(trainer, pipeline.directions), scales=trainer.scales)
     trainer.check_images(inputs)
     pipeline.load()
     places = []
     for s, t in pipeline.directions:
         source, target = f"{trainer.test_split}{trainer.folder[s]}", f"fake{trainer.folder[t]}"
         files = inputs[source][trainer.rank :: trainer.world]
-        names = output_paths(files, Path(args.dataset_dir) / args.dataset / source)
+        names = output_paths(files, root / source)
         bar = tqdm(files, f"{source} -> {target}", disable=trainer.rank != 0)
         with pipeline.translating(s, t):
             for file, name in zip(bar, names, strict=True):

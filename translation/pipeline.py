@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option
+from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option, scales_in
 from checkpoints.files import verify
 from images.encode import to_uint8
 from layers import fold_spectral_norms
@@ -38,6 +38,11 @@ def direction_name(trainer, s: str, t: str) -> str:
     return f"{trainer.folder[s]}to{trainer.folder[t]}"
 
 
+def scale_of(trainer, d: str) -> dict:
+    """The scale of deep pictures of domain d."""
+    return trainer.scales.get(trainer.folder[d], {})
+
+
 class Pipeline:
     """A checkpoint (state, path) opened to translate; by default the run's newest valid one.
 
@@ -48,6 +53,7 @@ class Pipeline:
     def __init__(self, trainer, found: tuple[dict, Path] | None = None):
         self.trainer = trainer
         self.state, self.path = found or trainer.newest_checkpoint()
+        trainer.scales = scales_in(self.state)
         self.uses_ema = "ema" in self.state and not trainer.args.raw_weights
         self.directions = self._directions()
 
@@ -82,7 +88,7 @@ class Pipeline:
         """
         trainer, state, path = self.trainer, self.state, self.path
         needed = dict.fromkeys(name for d in self.directions for name in trainer.inference_networks[d])
-        verify(state, path, (*needed, "args", "ema"))
+        verify(state, path, (*needed, "args", "ema", "scales"))
         architecture = architecture_of(state, path, type(trainer))
         self.size = option("img_size", trainer.args, state)  # of training pictures
         if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
@@ -115,7 +121,8 @@ class Pipeline:
             if getattr(args, "style_from", None):
                 if args.styles > 1:
                     raise UserError("--style_from gives one style to every picture; leave --styles out")
-                trainer.example = tiled(trainer, prepared(trainer, Path(args.style_from), self.side)[0], s, t)
+                example, *_ = prepared(trainer, Path(args.style_from), self.side, scale_of(trainer, t))
+                trainer.example = tiled(trainer, example, s, t)
             yield
 
     def translate_file(self, source: Path, s: str, t: str) -> list[tuple[str, np.ndarray]]:
@@ -166,7 +173,8 @@ def translate_file(trainer, source: Path, s: str, t: str, size: int | None) -> l
 
     size: the side that it is resized to; None: it keeps its height and width.
     """
-    return translations(trainer, trainer.read_input(source, size)[None], source, s, t, to_pixels)
+    x = trainer.read_input(source, size, scale_of(trainer, s))[None]
+    return translations(trainer, x, source, s, t, to_pixels)
 
 
 def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str, convert: Callable) -> list[tuple]:
@@ -197,9 +205,9 @@ def to_tensor(y: torch.Tensor | Map, h: int, w: int) -> torch.Tensor:
     return y[:, :, :h, :w]
 
 
-def prepared(trainer, source: Path, size: int | None) -> tuple[torch.Tensor, int, int]:
+def prepared(trainer, source: Path, size: int | None, scale=None) -> tuple[torch.Tensor, int, int]:
     """A picture file as an input (1,C,H,W) of the networks, padded; its height and width without padding."""
-    return pad_to_multiple(trainer, trainer.read_input(source, size)[None])
+    return pad_to_multiple(trainer, trainer.read_input(source, size, scale)[None])
 
 
 def pad_to_multiple(trainer, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
