@@ -70,6 +70,8 @@ class Contestant:
             found["step_size"] = max(1, round(args.step_size * steps / args.iteration))
         if getattr(args, "steps_per_epoch", 0):
             found["steps_per_epoch"] = 0  # the epochs then fill the run
+        if args.ema:  # averages over the same share of the run
+            found["ema"] = round(max(0, 1 - (1 - args.ema) * args.iteration / steps), 6)
         changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in found.items() if v != getattr(args, k)]
         found["print_freq"] = min(1000, max(1, steps // 10))  # so that there is a checkpoint to continue from
         return as_argv(found), changes

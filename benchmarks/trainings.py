@@ -79,8 +79,9 @@ _running, _stopping = set(), threading.Event()
 
 
 def threads(jobs: int) -> int:
-    """Threads for each of `jobs` simultaneous trainings."""
-    return max(1, (os.cpu_count() or 1) // jobs)
+    """Threads for each of `jobs` simultaneous trainings: this process's cores, shared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
 
 
 def call(words: list[str], output: Path, threads: int) -> int:

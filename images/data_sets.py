@@ -1,9 +1,11 @@
-"""The papers' data sets by name: from their projects' own pages into dataset/NAME, complete or not at all.
+"""Data sets by name into dataset/NAME, complete or not at all.
 
     python dataset/get.py horse2zebra                 fetch (a second call resumes), check, unpack
+    python dataset/get.py world                       make pictures with true answers from a package
     python dataset/get.py --list                      list the names
 
-An archive saved by hand as dataset/NAME.zip (or .tar.gz) is used instead of a download.
+Those of the papers come from their projects' own pages; an archive saved by hand as dataset/NAME.zip (or .tar.gz) is
+used instead of a download. Those with true answers are made by images/made.py.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from images import made
 from images.download import download, drop, sha256_of, writing_below
 from utils import RunError, UserError, shown
 
@@ -82,7 +85,8 @@ SOURCES = {
 
 def hint(name: str) -> str:
     """The end of "no data set NAME; ...": the command that fetches it; empty for unknown names."""
-    return f"`python dataset/get.py {name}` fetches it" if name in SOURCES else ""
+    return f"`python dataset/get.py {name}` {'makes' if name in made.MAKERS else 'fetches'} it" \
+        if name in SOURCES or name in made.MAKERS else ""
 
 
 def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str:
@@ -255,11 +259,24 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--dataset_dir", default=DATASETS, type=Path, metavar="DIR",
                         help="where the data sets are (default: the folder of get.py)")
     parser.add_argument("--sha256", type=_hash, metavar="HASH", help="the hash that the archive must have")
+    parser.add_argument("--size", type=int, metavar="N",
+                        help="side of the test pictures in pixels, of world and emoji (default: 64); of another size "
+                             "than 64, the data set is called NAME followed by it")
     args = parser.parse_args(argv)
     if args.list:
         for name, source in SOURCES.items():
             print(f"{name:28}{'  '.join(f'{count:5}' for count in source.counts)}  {source.page}")
+        for name, maker in made.MAKERS.items():
+            print(f"{name:28}{'  '.join(f'{count:5}' for count in maker.counts)}  made from "
+                  f"{' and '.join(package.name for package in maker.module.PACKAGES)}")
+    elif args.name in made.MAKERS:
+        if args.sha256:
+            parser.error(f"--sha256 is of no use for {args.name}: the hashes of its packages are known")
+        print(made.get(args.name, args.dataset_dir, made.SIZE if args.size is None else args.size))
+    elif args.size is not None:
+        parser.error(f"--size is for {' and '.join(made.MAKERS)} only")
     elif args.name in SOURCES:
         print(get(args.name, args.dataset_dir, SOURCES[args.name], args.sha256))
     else:
-        parser.error(f"{'no data set ' + repr(args.name) if args.name else 'name a data set'}: {', '.join(SOURCES)}")
+        parser.error(f"{'no data set ' + repr(args.name) if args.name else 'name a data set'}: "
+                     f"{', '.join([*SOURCES, *made.MAKERS])}")
