@@ -72,8 +72,8 @@ COMMON = (
     Option("scale", "amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16")),
     Option("scale", "benchmark_flag", boolean, False, "let cuDNN time its algorithms and use the fastest; pays off "
            "when sizes are fixed"),
-    Option("scale", "compile", boolean, False, "compile each update of a step as one graph, in under two minutes at "
-           "the first start on two cores and half a minute later; for GPUs: on a CPU steps take 1.5 times as long"),
+    Option("scale", "compile", boolean, False, "compile each update of a step as one graph, for GPUs; the first start "
+           "takes minutes, and on a CPU steps get slower"),
     Option("scale", "graphs", boolean, None, "replay each step as one CUDA graph, so that the GPU never waits for "
            "Python (default: wherever possible)"),
     Option("scale", "plain", boolean, False, "compute every layer by its definition: slower, with the same numbers"),
