@@ -23,9 +23,11 @@ from PIL import Image
 
 from images.decode import read_image
 from images.files import list_images
+from training.held_out import ON_TEST
 from utils import shown
 
-SCORES = ("fid", "kid", "fd", "kd", "background", "coat_colour", "coat_texture")  # lower is better, except the last
+HIGHER = ("precision", "recall", "density", "coverage")
+SCORES = ("fid", "kid", "mind", "fd", "kd", "md", *HIGHER, "background", "coat_colour", "coat_texture")
 FIRST = (*SCORES, "d_loss", "g_loss", "cycle", "recon")  # the first curves; a method's own terms come next
 LAST = ("lr", "steps_per_second", "data_wait", "scoring_seconds", "dropped")
 TITLES = curves.PANELS | {
@@ -133,7 +135,7 @@ def panels(runs: list[Run]) -> list[dict]:
 
 
 def scores(runs: list[Run]) -> list[dict]:
-    """One row a score and domain or direction: last and best value of each run with their steps, or null."""
+    """One row a score and domain or direction: each run's last and best value, their steps, what the best is chosen on."""
     of = [series(one.log) for one in runs]
     keys = sorted(
         {key for found in of for key in found if parted(key)[0] in SCORES},
@@ -143,19 +145,25 @@ def scores(runs: list[Run]) -> list[dict]:
     for key in keys:
         quantity, way = parted(key)
         cells = []
-        for found in of:
+        for one, found in zip(runs, of, strict=True):
             steps, values = found.get(key, ([], []))
             best = min(range(len(values)), key=lambda i: _distance(quantity, values[i]), default=None)
-            cells.append({"last": [values[-1], steps[-1]], "best": [values[best], steps[best]]} if values else None)
+            ends = {"last": [values[-1], steps[-1]], "best": [values[best], steps[best]]} if values else None
+            cells.append(ends and ends | {"chosen": _chosen(one)})
         ranks = [_distance(quantity, cell["last"][0]) if cell else np.inf for cell in cells]
         winner = int(np.argmin(ranks)) if len(runs) > 1 else None
         rows.append({"title": titled(quantity), "way": WAYS.get(way, ""), "cells": cells, "winner": winner})
     return rows
 
 
+def _chosen(one: Run) -> str:
+    """What the scores in a run's log are of, and so its best step is chosen on; in older runs the test pictures."""
+    return next((start["best"] for start in reversed(one.starts) if start.get("best")), ON_TEST)
+
+
 def _distance(quantity: str, value: float) -> float:
     """Distance of a score from the perfect value."""
-    return abs(value - 1) if quantity == "coat_texture" else value
+    return abs(value - 1) if quantity == "coat_texture" else -value if quantity in HIGHER else value
 
 
 def facts(runs: list[Run]) -> list[dict]:

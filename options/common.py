@@ -51,6 +51,9 @@ COMMON = (
            "threads that read and decode pictures; 0: the main thread"),
     Option("data", "cache", boolean, False, "keep decoded pictures in memory, if they fit"),
     Option("data", "skip_bad_images", boolean, False, "skip unreadable pictures instead of stopping"),
+    Option("data", "hold_out", bounded(float, 0, 0.9), 0.0, "share of the training pictures that are not trained on; "
+           "they choose the best checkpoint, such as 0.1. valA and valB do so where the data set has them",
+           metavar="SHARE"),
     Option("model", "ch", positive, 64, "base number of channels"),
     Option("optimisation", "lr", positive_float, 1e-4, "learning rate"),
     Option("optimisation", "weight_decay", weight, 0.0, "weight of the L2 penalty, added to the gradient"),

@@ -265,7 +265,7 @@ def test_scores_and_run_json(tmp_path):
             return {name: cells for name, *cells in found}
 
         assert rows("#scores") == {
-            "FID, into B": ["80 best 70.5 at 2", "75.3"],
+            "FID, into B": ["80 best 70.5 at 2, chosen on the test pictures", "75.3"],
             "KID, mean": ["5", ""],
             "strength of the coat's pattern (right: 1), A to B": ["0.2", "1.75"],
         }

@@ -42,6 +42,7 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
         "gpu": torch.cuda.get_device_name() if trainer.device.type == "cuda" else None,
         "processes": trainer.world,
         "git": commit(),
+        "best": getattr(trainer, "best_chosen", None),
         "data": {name: fingerprint(paths) for name, paths in pictures.items()},
     }
     with atomic(path) as temporary:

@@ -8,6 +8,7 @@ import torch
 
 from images.encode import save_picture, to_uint8
 from images.files import data_set_pictures
+from training.held_out import hold_out
 from translation.pipeline import seeded_by, translating
 from utils import shown
 
@@ -15,13 +16,17 @@ COLUMNS = 4  # number of training pictures in a sample grid, and of test picture
 
 
 def training_pictures(trainer) -> dict[str, list[Path]]:
-    """The training pictures by folder, and the test pictures for samples; without test folders, training pictures."""
+    """The training pictures by folder, and the test pictures for samples; without test folders, training pictures.
+
+    With --hold_out heldA and heldB are those that are not trained on.
+    """
     args = trainer.args
     root = Path(args.dataset_dir) / args.dataset
     tests = [f"{trainer.test_split}{trainer.folder[s]}" for s, _ in trainer.directions]
     missing = [name for name in tests if not name.startswith("train") and not (root / name).exists()]
     present = [name for name in tests if name not in missing]
     found = data_set_pictures(args, *dict.fromkeys(("trainA", "trainB", *present)), scales=trainer.scales)
+    hold_out(found, args)
     for name in missing:
         found[name] = found[f"train{name[-1]}"][COLUMNS:]
     if missing and trainer.rank == 0:

@@ -114,7 +114,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
 
 
 # What a run writes into results/NAME; the checkpoints latest and best lie beside it.
-OF_A_RUN = ("log.jsonl", "run.json", "model", "tensorboard", "img", "fakeA", "fakeB", "page", "figure", "real_*.npz")
+OF_A_RUN = ("log.jsonl", "run.json", "test_scores.json", "model", "tensorboard", "img", "fakeA", "fakeB", "page",
+            "figure", "real_*.npz")  # fmt: skip
 
 
 def refuse_another_method(results: Path, method: str):

@@ -38,7 +38,9 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
                     save_picture(picture, with_suffix(trainer.results / target / name, suffix))
         places.append(str(trainer.results / target))
     if trainer.rank == 0:
-        print(f"translated with {pipeline.weights} into {' and '.join(places)}")
+        best = pipeline.state.get("score")
+        chosen = f" (best {best['name']}, {best.get('chosen', 'chosen on the test pictures')})" if best else ""
+        print(f"translated with {pipeline.weights}{chosen} into {' and '.join(places)}")
 
 
 def _sources(trainer, directions) -> list[str]:

@@ -225,7 +225,7 @@ function scores() {
     if (!value) return "";
     const [last, step] = value.last, [best, bestStep] = value.best;
     const shown = el(winner ? "b" : "span", { title: `at step ${whole(step)}` }, short(last));
-    const more = bestStep === step ? "" : ` best ${short(best)} at ${whole(bestStep)}`;
+    const more = bestStep === step ? "" : ` best ${short(best)} at ${whole(bestStep)}, ${value.chosen}`;
     return el("span", {}, shown, el("span", { class: "quiet" }, more));
   };
   const rows = data.scores.map((row) => [
