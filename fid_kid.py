@@ -119,9 +119,9 @@ def parse_args(argv=None):
         parser.error("give two paths to compare, or one with --save, --isc, --paired or --diversity")
     if args.features != "inception" and ("dims" in args or args.weights):
         parser.error(f"--dims and --weights go with --features inception, not with {args.features}")
-    if args.paired or args.diversity:
-        if Path(args.paths[-1]).suffix.lower() == ".npz" and not Path(args.paths[-1]).is_dir():
-            parser.error(f"--paired and --diversity need a folder of pictures, not {args.paths[-1]}")
+    last = Path(args.paths[-1]) if args.paths else Path()
+    if (args.paired or args.diversity) and last.suffix.lower() == ".npz" and not last.is_dir():
+        parser.error(f"--paired and --diversity need a folder of pictures, not {last}")
     if args.seed >= 2**32:
         parser.error("--seed must be below 2^32")
     args.dims = getattr(args, "dims", 2048) if args.features == "inception" else 1280

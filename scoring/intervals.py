@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from scoring.metrics import comparable
 
 LEVEL = 0.95
-SIZES = 20, 2000  # numbers of pictures, from and to, at which an interval is given
+SIZES = 100, 2000  # numbers of pictures, from and to, at which an interval is given; with 20 it is too wide
 MOST_BY_PAIRS = 0.2  # share of the variance that pairs of pictures may make
 STEP = 0.7        # of the integral below, in log s; the trapezoidal rule errs by exp(-2 pi^2 / STEP)
 
@@ -126,7 +126,7 @@ def suited(x, y, degree=3, gamma=None, coef0=1.0):
     """The reason why these sets' scores get no interval, or None."""
     low, high = SIZES
     if not low <= min(len(x), len(y)) <= max(len(x), len(y)) <= high:
-        return f"no 95% intervals: they are tested at {low} to {high} pictures in each set"
+        return f"no 95% intervals: they need {low} to {high} pictures in each set"
     if kernel_jackknife(x, y, degree, gamma, coef0)[1] > MOST_BY_PAIRS:
         return "no 95% intervals: the sets are too alike for them at these numbers of pictures"
     return None

@@ -52,8 +52,8 @@ def test_identical_translations_differ_by_nothing():
 
 def test_the_interval_of_a_difference_is_paired():
     rng = np.random.default_rng(2)
-    real, a = rng.standard_normal((40, 8)), rng.standard_normal((40, 8)) + 2
-    found = compare(real, a, a + 0.5 + 0.01 * rng.standard_normal((40, 8)))
+    real, a = rng.standard_normal((100, 8)), rng.standard_normal((100, 8)) + 2
+    found = compare(real, a, a + 0.5 + 0.01 * rng.standard_normal((100, 8)))
     for name, score in (("fid", metrics.frechet_distance), ("kid", lambda *z: metrics.polynomial_mmd2(*z)[0])):
         low, high = found[name]["interval"]
         assert low < found[name]["difference"] < high < 0 and found[name]["p"] <= 0.002
