@@ -17,29 +17,52 @@ from threading import Thread
 import numpy as np
 import torch
 
-from images.decode import read_image, resize, to_tensor
+from images.decode import read_image, resize, size_of, to_tensor
 from images.scales import measured
-from utils import UserError, machine_memory
+from utils import UserError, machine_memory, shown
 
 MARGIN = 30  # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
 
 
-def crop_and_flip(pixels, side, rng):
-    """A random window of (H,W,C) pixels, mirrored half the time: (side,side,C).
+def scaled_size(size, preprocess, load_size, least):
+    """The (width, height) to which a picture of `size`, also (width, height), is resized before the crop.
+
+    resize_and_crop: a square of load_size; scale_and_crop: the shorter side becomes load_size; crop: unchanged, unless
+    a side is shorter than `least`: then the shorter side becomes `least`.
+    """
+    if preprocess == "resize_and_crop":
+        return load_size, load_size
+    shorter, longer = sorted(size)
+    if preprocess == "crop":
+        if shorter >= least:
+            return size
+        load_size = least
+    longer = load_size * longer // shorter  # cut, as torchvision does
+    return (load_size, longer) if size[0] <= size[1] else (longer, load_size)
+
+
+def centre(pixels, side):
+    """The window in the centre of (H,W,C) pixels: (side,side,C).  Rounded as torchvision's CenterCrop."""
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
+    return pixels[top:top + side, left:left + side]
+
+
+def crop_and_flip(pixels, side, rng, flip=True):
+    """A random window of (H,W,C) pixels, with `flip` mirrored half the time: (side,side,C).
 
     The paper flips before it resizes. A flip commutes with the resize, and the window is uniform, so flipping
     last gives the same distribution, and the resized picture can be cached.
     """
     top, left = rng.integers(0, np.array(pixels.shape[:2]) - side, endpoint=True)
     window = pixels[top:top + side, left:left + side]
-    return window[:, ::-1] if rng.random() < 0.5 else window
+    return window[:, ::-1] if flip and rng.random() < 0.5 else window
 
 
 class UnpairedStream:
     """Endless batches {"A": (N,C,S,S), "B": (N,C,S,S)}, float32 in [-1,1], the domains unpaired.
 
     Sample k of a domain is a pure function of (seed, domain, k): its epoch is k // n, and the order of an
-    epoch's n pictures and the window and flip of each sample have random generators of their own. So
+    epoch's n samples and the picture, window and flip of each sample have random generators of their own. So
     `position`, the number of samples consumed by all processes, is the whole state: a stream started there
     continues exactly alike, with any number of threads, processes or batches read ahead.
 
@@ -48,21 +71,17 @@ class UnpairedStream:
     workers     threads that read and decode ahead; 0: next() reads and decodes
     cache       keep resized pictures in memory if they take at most half of what is free
     channels    3 for RGB, 1 for luma
-    load_size   side that pictures are resized to before the crop, by default S + MARGIN
-    resample    filter of the resize: "bilinear" or "bicubic"
     samples     class that makes the samples: Samples or a subclass
     scales      {"A": scale of the domain's deep pictures, "B": ...}, by default measured on `paths`
+    pictures    how they are made: load_size, resample, preprocess, flip, sampling, counted, as of Samples
 
     next() raises a UserError for a picture that cannot be read. `close` (or leaving a `with`) stops the
     threads; the next next(), also after setting `position`, starts new ones.
     """
 
     def __init__(self, paths, img_size, batch_size, seed=0, position=0, workers=2, cache=False,
-                 rank=0, world=1, pin_memory=False, channels=3, load_size=None, resample="bilinear", samples=None,
-                 scales=None):
-        samples = samples or Samples
-        load_size = load_size or img_size + MARGIN
-        self._samples = samples(paths, img_size, channels, seed, load_size, resample, scales)
+                 rank=0, world=1, pin_memory=False, channels=3, samples=None, scales=None, **pictures):
+        self._samples = (samples or Samples)(paths, img_size, channels, seed, scales=scales, **pictures)
         if cache:
             self._samples.make_cache(copies=world, quiet=rank > 0)
         self._batch_size, self._rank, self._world = batch_size, rank, world
@@ -164,18 +183,31 @@ def _work(make, tasks):
 class Samples:
     """Training samples made from picture files, with an optional cache of the resized pictures.
 
+    load_size   side that pictures are resized to before the crop, by default S + MARGIN
+    resample    filter of the resize: "bilinear" or "bicubic"
+    preprocess  as in scaled_size
+    flip        mirror half of the samples
+    sampling    "shuffle": an epoch of a domain has each of its pictures once.  The others have epochs of the larger
+                domain's length.  "cyclegan": their numbers, shuffled, modulo the count of the domain `counted`; the
+                other domain with replacement.  "drit": the larger domain shuffled, the smaller with replacement.
+
     Several threads may call `batch` at once.
     """
 
-    def __init__(self, paths, img_size, channels, seed, load_size, resample, scales=None):
-        if load_size < img_size:
+    def __init__(self, paths, img_size, channels, seed, load_size=None, resample="bilinear",
+                 preprocess="resize_and_crop", flip=True, sampling="shuffle", counted="A", scales=None):
+        load_size = load_size or img_size + MARGIN
+        if preprocess != "crop" and load_size < img_size:
             raise UserError(f"pictures of {load_size} pixels have no windows of {img_size}: "
                             f"use a load_size of at least the img_size, {img_size}")
         self.paths = {domain: list(paths[domain]) for domain in "AB"}
         self.img_size, self.channels, self.seed = img_size, channels, seed
-        self.load_size, self.resample = load_size, resample  # L below
+        self.load_size, self.resample, self.preprocess, self.flip = load_size, resample, preprocess, flip
+        if sampling == "drit":
+            counted = "B" if len(self.paths["B"]) > len(self.paths["A"]) else "A"
+        self.counted = None if sampling == "shuffle" else counted  # the domain that is not drawn with replacement
         self.scales = scales or {domain: measured(paths[domain]) for domain in "AB"}
-        self.cache = {}  # domain: pixels (n,L,L,C) uint8, filled (n,) bool
+        self.cache = {}  # domain: pixels (H,W,C) uint8 of each picture, or None until it is read
 
     def batch(self, size, start):
         """Samples start, ..., start + size - 1 of both domains: (size,2,S,S,C) uint8."""
@@ -183,43 +215,62 @@ class Samples:
 
     def sample(self, domain, k):
         """Sample k of one domain, a pure function: (S,S,C) uint8."""
+        return self.view(domain, self.index(domain, k), np.random.default_rng((self.seed, ord(domain), 1, k)))
+
+    def index(self, domain, k):
+        """The number of the picture that sample k of a domain shows."""
         n = self.count(domain)
-        epoch, place = divmod(k, n)
-        index = _order(self.seed, domain, epoch, n)[place]
-        return self.view(domain, index, np.random.default_rng((self.seed, ord(domain), 1, k)))
+        if self.counted and domain != self.counted:
+            return np.random.default_rng((self.seed, ord(domain), 2, k)).integers(n)
+        length = max(map(self.count, "AB")) if self.counted else n
+        epoch, place = divmod(k, length)
+        return _order(self.seed, domain, epoch, length)[place] % n
 
     def count(self, domain):
-        """Samples in an epoch of a domain; each epoch has every one once."""
+        """Pictures, or other things to show, of a domain."""
         return len(self.paths[domain])
 
     def view(self, domain, index, rng):
-        """A random view of sample `index` of an epoch: (S,S,C) uint8."""
-        return crop_and_flip(self.pixels(domain, index), self.img_size, rng)
+        """A random view of picture `index`: (S,S,C) uint8."""
+        return crop_and_flip(self.pixels(domain, index), self.img_size, rng, self.flip)
+
+    def scaled(self, size):
+        """(width, height) of a picture of that size after the resize."""
+        return scaled_size(size, self.preprocess, self.load_size, self.img_size)
 
     def pixels(self, domain, index):
-        """Picture `index` of a domain, resized: (L,L,C) uint8."""
-        kept, filled = self.cache.get(domain, (None, None))
-        if self.cache and filled[index]:
-            return kept[index]
+        """Picture `index` of a domain, resized: (H,W,C) uint8."""
+        if self.cache and self.cache[domain][index] is not None:
+            return self.cache[domain][index]
         picture = read_image(self.paths[domain][index], self.scales[domain])
-        pixels = resize(picture, self.load_size, self.channels, self.resample)
-        if self.cache:  # two threads may come here at once: they write the same bytes
-            kept[index] = pixels
-            filled[index] = True  # only now, when the pixels are there
+        pixels = resize(picture, self.scaled(picture.size), self.channels, self.resample)
+        if self.cache:  # two threads may come here at once: they keep the same bytes
+            self.cache[domain][index] = pixels
         return pixels
 
     def make_cache(self, copies, quiet):
-        """Allocate a cache of every picture, filled on first use, if `copies` of it fit half the free memory."""
-        side = self.load_size
-        needed = copies * side * side * self.channels * sum(map(len, self.paths.values()))
+        """Prepare a cache of every picture, filled on first use, if `copies` of it fit half the free memory."""
+        files = [path for paths in self.paths.values() for path in paths]
+        if self.preprocess == "resize_and_crop":
+            pixels = len(files) * self.load_size**2
+        else:
+            pixels = sum(width * height for width, height in map(self.scaled, map(size_of, files)))
+        needed = copies * self.channels * pixels
         _, free = machine_memory()
         if needed <= free / 2:
-            for domain, paths in self.paths.items():
-                pixels = np.empty((len(paths), side, side, self.channels), np.uint8)
-                self.cache[domain] = pixels, np.zeros(len(paths), bool)
+            self.cache = {domain: [None] * len(paths) for domain, paths in self.paths.items()}
         elif not quiet:
             print(f"pictures are not kept in memory: they take {needed / 2**30:.1f} GiB, more than half of "
                   f"the {free / 2**30:.1f} GiB free", file=sys.stderr)
+
+
+def report_enlarged(paths, img_size):
+    """Print how many of the pictures {"A": paths, "B": paths} have a side too short for the crop."""
+    for files in paths.values():
+        small = [path for path in files if min(size_of(path)) < img_size]
+        if small:
+            print(f"{len(small)} of the {len(files)} pictures in {shown(small[0].parent)} have a side shorter than the "
+                  f"crop, {img_size} pixels: they are enlarged", file=sys.stderr)
 
 
 @lru_cache(maxsize=8)

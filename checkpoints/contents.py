@@ -140,9 +140,27 @@ def architecture_of(state: dict, path: Path, method: type) -> dict:
     return found
 
 
+def stored_options(state: dict) -> dict:
+    """All options of a checkpoint; those that did not exist when it was written, as the program then worked."""
+    if "args" not in state:  # a released one
+        return {}
+    before = {"preprocess": "resize_and_crop", "sampling": "shuffle"}
+    if state.get("method") in ("gcgan", "drit"):
+        before["early_decay"] = True
+    return {**before, **state["args"]}
+
+
+def newer_options(state: dict, parser, args) -> str:
+    """The options that a checkpoint does not name and whose defaults have changed since, as words, or ""."""
+    new = {k: v for k, v in stored_options(state).items() if k not in state["args"] and k not in args.given}
+    if args.phase != "train":
+        new = {k: v for k, v in new.items() if k == "preprocess"}
+    return " ".join(f"--{k} {v}" for k, v in new.items() if hasattr(args, k) and parser.get_default(k) != v)
+
+
 def saved_options(state: dict) -> dict:
     """The options that continuing a checkpoint's run takes over: none that says where to read or write."""
-    saved = {k: v for k, v in state.get("args", {}).items() if k not in (*NOT_SAVED, "dataset")}
+    saved = {k: v for k, v in stored_options(state).items() if k not in (*NOT_SAVED, "dataset")}
     return {**saved, "method": state["method"]}
 
 
@@ -150,7 +168,7 @@ def option(name: str, args, state: dict):
     """An option as given on the command line, else as the checkpoint has it, else its default."""
     if name in args.given:
         return getattr(args, name)
-    return state.get("args", {}).get(name, getattr(args, name))
+    return stored_options(state).get(name, getattr(args, name))
 
 
 def learned_direction(state: dict, method: type) -> str | None:
@@ -173,7 +191,7 @@ def scales_in(state: dict) -> dict[str, dict]:
 
 def refuse_contradictions(state: dict, path: Path, trainer):
     """UserError listing the options in which a checkpoint's run differs; report changed hyper-parameters."""
-    args, stored = trainer.args, state.get("args", {})
+    args, stored = trainer.args, stored_options(state)
     same = state["method"] == args.method  # of another method nothing else is comparable
     architecture = architecture_of(state, path, type(trainer)) if same else {}
     identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})

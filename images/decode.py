@@ -194,6 +194,16 @@ def from_pil(image, scale=None):
     return to_rgb(image), _alpha(image)
 
 
+def size_of(path):
+    """(width, height) of an upright picture, from its header alone.  Errors as read_image."""
+    with _reading(path) as source:
+        size, tags = (source.tags.get(256), source.tags.get(257)) if source.tags else source.image.size, source.tags
+        orientation = None
+        with suppress(Exception):
+            orientation = (tags or source.image.getexif()).get(ExifTags.Base.Orientation)
+        return size[::-1] if orientation in (5, 6, 7, 8) else size
+
+
 def is_picture(path):
     """Whether a file counts as a picture: by its name, else by its first bytes."""
     suffix = path.suffix.lower()
@@ -301,10 +311,11 @@ def _transform(profile, mode):
 def resize(image, side, channels=3, resample="bilinear"):
     """A PIL image to (side, side, channels) uint8, antialiased; one channel is luma.
 
-    side: None keeps the size, (height, width, channels).  resample: "bilinear" or "bicubic".
+    side: or (width, height); None keeps the size.  resample: "bilinear" or "bicubic".
     """
     image = image.convert("L") if channels == 1 else image
-    image = image.resize((side, side), Image.Resampling[resample.upper()]) if side else image
+    size = (side, side) if isinstance(side, int) else side
+    image = image.resize(size, Image.Resampling[resample.upper()]) if size else image
     return np.array(image).reshape(image.height, image.width, channels)
 
 

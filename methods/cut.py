@@ -190,10 +190,10 @@ def nce(q: Tensor, k: Tensor, temperature: float) -> Tensor:
 class Samples(dataset.Samples):
     """Random crops of larger pictures; from sample number `whole_from` on, whole pictures resized to the same size."""
 
-    def __init__(self, paths, img_size, *rest, whole_from: float):
-        channels, seed, load_size, resample, scales = rest
-        super().__init__(paths, img_size, *rest)
-        self.whole = dataset.Samples(paths, img_size, channels, seed, img_size, resample, self.scales)
+    def __init__(self, paths, img_size, *rest, whole_from: float, **pictures):
+        super().__init__(paths, img_size, *rest, **pictures)
+        pictures |= {"load_size": img_size, "scales": self.scales}
+        self.whole = dataset.Samples(paths, img_size, *rest, **pictures)
         self.whole_from = whole_from
 
     def sample(self, domain, k):
@@ -222,7 +222,7 @@ class CUT(EpochSchedule):
                choices=("exact", "torch")),
     )  # fmt: skip
     # horse2zebra: 400 epochs of 1334 pictures
-    defaults = {"lr": 2e-4, "iteration": 533_600, "n_epochs": 200, "n_epochs_decay": 200}
+    defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 533_600, "n_epochs": 200, "n_epochs_decay": 200}
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G",)}
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import Conv2d, ConvTranspose2d, InstanceNorm, ReflectionPad2d
-from options import Option, bounded, natural, weight
+from options import Option, boolean, bounded, natural, weight
 from training.method import Update, epoch_at
 from training.random_draws import Draw
 from training.trainer import Trainer
@@ -29,6 +29,9 @@ SCHEDULE = (
     Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch; 0: --iteration / number of epochs"),
     Option("optimisation", "beta1", bounded(float, 0, 0.999999), 0.5, "Adam's beta1"),
 )
+
+EARLY = Option("optimisation", "early_decay", boolean, False, "let the learning rate fall one epoch earlier, and reach "
+               "0, as CycleGAN's program does since 2020, and those of GcGAN and DRIT on PyTorch 1.1 and newer")
 
 # ------------------------------------------------------------------------------------------ networks
 
@@ -166,12 +169,12 @@ class EpochSchedule(Trainer):
     def betas(self):
         return self.args.beta1, 0.999
 
-    @property
-    def load_side(self) -> int:
-        return round(self.args.img_size * 286 / 256)
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return round(args.img_size * 286 / 256)
 
     def lr(self, step: int) -> float:
-        return epoch_lr(self.args, step)
+        return epoch_lr(self.args, step, shift=int(getattr(self.args, "early_decay", False)))
 
     @classmethod
     def check(cls, args) -> str | None:
@@ -191,8 +194,9 @@ class CycleGAN(EpochSchedule):
                "disables it"),
         Option("loss", "pool_size", natural, 50, "earlier fakes kept per domain for the discriminators; 0: none"),
         *SCHEDULE,
+        EARLY,
     )  # fmt: skip
-    defaults = {"lr": 2e-4, "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
+    defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
     inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     first, inner = "model.1.weight", "conv_block.1.weight"  # keys of a generator: its first layer, and one per block
 
@@ -286,7 +290,9 @@ class CycleGAN(EpochSchedule):
 def epoch_lr(args, step: int, shift: int = 0, beyond: int = 1) -> float:
     """The learning rate in epoch E: lr (1 - max(0, E + shift - n_epochs) / (n_epochs_decay + beyond)).
 
-    CycleGAN's defaults do not reach 0 in the last epoch; programs derived from it shift the start and the end.
+    With CycleGAN's defaults the rate is lr in epoch 100 and lr / 101 in epoch 200, as in its program until 2020, which
+    updated the rate at the end of an epoch.  Its later program updates it at the beginning (shift 1, --early_decay
+    true): lr 100/101 in epoch 100, and 0 in epoch 200.  Programs derived from it shift the start and the end.
     """
     if not args.decay_flag:
         return args.lr

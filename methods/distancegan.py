@@ -13,9 +13,10 @@ translations, normalised by B's.  This needs no way back, so that either directi
 
 mu and sigma are the mean and std of d between batches of training pictures, measured once before training.
 Self-distance (--self_distance true) compares the upper half of each picture with its lower half instead.  Everything
-not mentioned here is CycleGAN's, on which the authors' program is built.  Unlike that program, which distorts the
-aspect of training pictures and flips whole batches, training pictures are prepared as for all methods.  The file holds
-the networks, the distances with their statistics, and the method.
+not mentioned here is CycleGAN's, on which the authors' program is built.  As there, training pictures keep their
+proportions.  Unlike there, each picture is mirrored by a coin of its own, not a step's two batches together; and the
+test translates every whole picture, not random crops of the first 50.  The file holds the networks, the distances with
+their statistics, and the method.
 """
 
 import torch
@@ -161,6 +162,7 @@ class DistanceGAN(CycleGAN):
         *SCHEDULE,
     )  # fmt: skip
     defaults = {"lr": 2e-4, "batch_size": 2, "iteration": 133_400}  # horse2zebra: 200 epochs of 667 steps
+    defaults |= {"preprocess": "scale_and_crop"}
     resample = "bilinear"
     first, inner = "model.0.weight", "conv_block.0.weight"
     statistics = {}  # expectation_A, std_A, expectation_B, std_B: mu and sigma; empty: no normalisation
@@ -209,10 +211,8 @@ class DistanceGAN(CycleGAN):
             return
         counts = {d: min(len(paths[d]) // args.batch_size, args.max_items) for d in "AB"}
         stream = UnpairedStream(
-            paths, args.img_size, args.batch_size, args.seed, workers=args.num_workers, channels=args.img_ch,
-            load_size=self.load_side, resample=self.resample, samples=self.samples,
-            scales=self.domain_scales(),
-        )  # fmt: skip
+            paths, args.img_size, args.batch_size, args.seed, workers=args.num_workers, **self.picture_options()
+        )
         batches, found = {"A": [], "B": []}, {}
         with stream:
             for k in trange(max(counts.values()), desc="measuring distances", leave=False, disable=self.rank != 0):
@@ -235,6 +235,7 @@ class DistanceGAN(CycleGAN):
     def _measured(self) -> list:
         """The options that the statistics depend on."""
         names = ("self_distance", "unnormalized_distances", "img_size", "batch_size", "max_items")
+        names += ("preprocess", "load_size", "flip")
         return [getattr(self.args, name) for name in names]
 
     def extra_state(self):

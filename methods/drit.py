@@ -18,15 +18,16 @@ and the same with A and B swapped.  Of every --d_iter steps all but one are D^c 
 batch is encoded; the others serve only as real pictures for D_A2.  --concat 1 concatenates z to the content as constant
 maps, for domains of similar shapes (seasons); with --concat 0 z modulates it (cats and dogs).
 
-Translation takes whole pictures, resized to img_size.  The authors train and test on 216 of 256 pixels, cropped from
-the centre in the test; `--phase test --img_size 256` translates whole pictures at that scale.  The networks are in
-drit_networks.py.
+As with the authors, pictures are resized to 256 pixels; training takes random crops of 216 pixels, and the test folders
+are translated on the crop in the centre.  `--phase test --img_size 256 --load_size 256` translates whole pictures at
+that scale.  The networks are in drit_networks.py.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.cyclegan import EARLY
 from methods.drit_networks import (
     NZ,
     ContentDiscriminator,
@@ -80,12 +81,14 @@ class DRIT(Styled, Trainer):
                ("lambda", "step")),
         Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch, of which the last two are full; "
                "0: --iteration / n_ep, without such steps"),
+        EARLY,
         *STYLES,
     )  # fmt: skip
     # 1200 epochs of horse2zebra's 1334 pictures; D^c has a fraction of --lr
-    defaults = {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "iteration": 800_400}
+    defaults = {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "sampling": "drit", "iteration": 800_400}
     inference_networks = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
     resample = "bicubic"
+    tests_at_load_size = tests_centre = True
     lr_scale, max_grad_norm = {"disContent": 1 / 2.5}, {"disContent": 5.0}
 
     def build(self, a) -> dict[str, nn.Module]:
@@ -119,12 +122,13 @@ class DRIT(Styled, Trainer):
         return self.args.d_iter
 
     def lr(self, step: int) -> float:
+        """As on the authors' PyTorch, 0.4; on 1.1 and newer their program changes it an epoch earlier."""
         a, decay = self.args, self.args.n_ep_decay
-        epoch = epoch_at(step, a.iteration, a.n_ep, a.steps_per_epoch) - 1
+        epoch = epoch_at(step, a.iteration, a.n_ep, a.steps_per_epoch) - 1 - (not a.early_decay)
         if decay < 0 or not a.decay_flag:
             return a.lr
         if a.lr_policy == "step":
-            return a.lr * 0.1 ** (epoch // max(1, decay))
+            return a.lr * 0.1 ** (max(0, epoch) // max(1, decay))
         return a.lr * max(0.0, 1 - max(0, epoch - decay) / max(1, a.n_ep - decay + 1))
 
     def updates(self):
@@ -217,9 +221,9 @@ class DRIT(Styled, Trainer):
 
     # ---------------------------------------------------------------------------- pictures, files
 
-    @property
-    def load_side(self) -> int:
-        return round(self.args.img_size * 256 / 216)
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return round(args.img_size * 256 / 216)
 
     def inference_keys(self, s, t):
         return {"enc_c": ("conv_share.", f"conv{s}."), "gen": ("dec_share.", f"dec{t}", f"mlp{t}.")}

@@ -12,9 +12,10 @@ geometry-consistent).
                                   + lambda_AB identity [|G(x_B) - x_B| + |G(f(x_B)) - f(x_B)|]
     D step: min over D_B, D_gc_B  (lsgan(D_B(x_B), 1) + lsgan(D_B(old fake), 0)) / 2     and the same transformed
 
-Each D sees fakes from a pool of its own.  Networks, pools and everything not mentioned here are CycleGAN's.  As in the
-authors' program, the learning rate begins to fall one epoch earlier, and is 0 in the last one.  The file holds f, the
-initialisation and the method.
+Each D sees fakes from a pool of its own.  Networks, pools and everything not mentioned here are CycleGAN's, as is
+the law of the learning rate on the authors' PyTorch, 0.4.1; on newer ones their program lets it fall an epoch earlier
+(--early_decay true).  The generators have no dropout, as in the authors' scripts; by default their program has dropout,
+in the test too.  The file holds f, the initialisation and the method.
 """
 
 from functools import partial
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods import cyclegan
-from methods.cyclegan import SCHEDULE, CycleGAN, Discriminator, Generator, ImagePool, epoch_lr, lsgan
+from methods.cyclegan import EARLY, SCHEDULE, CycleGAN, Discriminator, Generator, ImagePool, lsgan
 from options import Option, boolean, natural, weight
 from training.method import Update
 
@@ -50,8 +51,10 @@ class GcGAN(CycleGAN):
         Option("loss", "identity", weight, 0.5, "weight of the identity terms within lambda_AB; 0 disables them"),
         Option("loss", "pool_size", natural, 50, "earlier fakes kept for each discriminator; 0: none"),
         *SCHEDULE,
+        EARLY,
     )  # fmt: skip
-    defaults = {"lr": 2e-4, "batch_size": 8, "iteration": 33_400}  # horse2zebra: 200 epochs of 167 steps
+    # horse2zebra: 200 epochs of 167 steps
+    defaults = {"lr": 2e-4, "batch_size": 8, "sampling": "cyclegan", "iteration": 33_400}
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G_AB",)}
 
@@ -65,12 +68,9 @@ class GcGAN(CycleGAN):
         generators = {"G_AB": self.G} if a.share else {"G_AB": self.G, "G_gc_AB": self.G_gc}
         return generators | {"D_B": self.D, "D_gc_B": self.D_gc}
 
-    @property
-    def load_side(self) -> int:
-        return round(self.args.img_size * 288 / 256)
-
-    def lr(self, step: int) -> float:
-        return epoch_lr(self.args, step, shift=1)
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return round(args.img_size * 288 / 256)
 
     # ----------------------------------------------------------------------------- one training step
 

@@ -234,7 +234,8 @@ class SharedContent(Trainer):
         Option("optimisation", "step_size", positive, 100_000, "steps between drops of the learning rate"),
         Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor of each drop"),
     )
-    defaults = {"iteration": 1_000_000, "weight_decay": 1e-4}
+    defaults = {"iteration": 1_000_000, "weight_decay": 1e-4, "preprocess": "scale_and_crop"}
+    tests_at_load_size = True
     inference_networks = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
     encoder = ""  # the content encoder's name in a generator
 
@@ -253,9 +254,9 @@ class SharedContent(Trainer):
         drops = (step - 1) // self.args.step_size if self.args.decay_flag else 0
         return self.args.lr * self.args.gamma**drops
 
-    @property
-    def load_side(self) -> int:
-        return self.args.img_size
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return args.img_size
 
     def updates(self):
         return (

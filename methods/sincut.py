@@ -101,8 +101,8 @@ class Crops(Samples):
 
     EPOCH = 100_000
 
-    def __init__(self, *args, batch_size: int, scale_max: float):
-        super().__init__(*args)
+    def __init__(self, *args, batch_size: int, scale_max: float, **pictures):
+        super().__init__(*args, **pictures)
         self.batch_size, self.pictures, self.zooms, self.patches = batch_size, {}, {}, {}
         for d, (path,) in self.paths.items():
             picture = read_image(path, self.scales[d])
@@ -169,6 +169,7 @@ class SinCUT(EpochSchedule):
     min_size = 4
     size_bound = True  # the widths depend on it
     tiles_itself = True
+    makes_own_crops = True
     test_split = "train"
     resample = "bilinear"
 
@@ -243,9 +244,12 @@ class SinCUT(EpochSchedule):
     def samples(self):
         return partial(Crops, batch_size=self.args.batch_size, scale_max=self.args.random_scale_max)
 
-    @property
-    def load_side(self) -> int:
-        return self.args.img_size  # unused
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return args.img_size  # unused
+
+    def read_sample(self, path, scale=None):
+        return self.read_input(path, None, scale)
 
     def check_images(self, pictures):
         for paths in pictures.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import methods
-from checkpoints.contents import architecture_of, is_network, learned_direction, saved_options
+from checkpoints.contents import architecture_of, is_network, learned_direction, newer_options, saved_options
 from checkpoints.files import candidates, newest_checkpoint
 from options import COMMON, Help, Option, Parser, as_argv, expanded
 from training.cost import dry_run
@@ -90,7 +90,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     args.command = resume_command(argv)
 
     complaint = _out_of_phase(args) or _format_of_output(args) or _split_dataset(args) or _choose_device(args)
-    complaint = complaint or too_large(args, methods.load(method))
+    complaint = complaint or too_large(args, methods.load(method)) or methods.load(method).check_pictures(args)
     if args.graphs and args.phase == "train" and not complaint:
         reason = refusal(args)
         complaint = reason and f"--graphs true {reason}"
@@ -203,4 +203,8 @@ def options_and_checkpoint(argv: list[str]):
     elif first.phase == "test":  # Pipeline.load reads the architecture
         method = saved["method"]
         saved = {"method": method, "direction": learned_direction(found[0], methods.load(method))}
-    return parse_args(argv, saved), found
+    args = parse_args(argv, saved)
+    if kept := newer_options(found[0], build_parser(args.method), args):
+        print(f"{shown(found[1])} was written before these options, and keeps what it was trained with: {kept}",
+              file=sys.stderr)  # fmt: skip
+    return args, found

@@ -9,6 +9,7 @@ from options.option import (
     natural,
     positive,
     positive_float,
+    preprocess,
     resuming,
     weight,
 )
@@ -47,6 +48,16 @@ COMMON = (
     Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32"),
     Option("data", "dataset_dir", folder, "dataset", "folder of the data sets", metavar="DIR"),
     Option("data", "img_ch", positive, 3, "channels of a picture: 3 for colour, 1 for grey", choices=(1, 3)),
+    Option("data", "preprocess", preprocess, "resize_and_crop", "scale of training pictures before the random crop of "
+           "img_size: resize_and_crop, a square of load_size; scale_and_crop, the shorter side load_size and the "
+           "proportions kept; crop, their own scale"),
+    Option("data", "load_size", positive, None, "side of training pictures before the crop (default: the method's)"),
+    Option("data", "flip", boolean, True, "mirror half of the training pictures; false: for letters or traffic, whose "
+           "left and right differ"),
+    Option("data", "sampling", str, "shuffle", "order of training pictures: shuffle, each once an epoch in both "
+           "domains; cyclegan, an epoch of the larger domain's length, A by number modulo its count, B with "
+           "replacement; drit, the larger domain shuffled, the smaller with replacement",
+           choices=("shuffle", "cyclegan", "drit")),
     Option("data", "num_workers", bounded(int, 0, 256), 2,
            "threads that read and decode pictures; 0: the main thread"),
     Option("data", "cache", boolean, False, "keep decoded pictures in memory, if they fit"),

@@ -81,6 +81,18 @@ def data_set(text: str) -> str:
     return folder(path)
 
 
+PREPROCESS = ("resize_and_crop", "scale_and_crop", "crop")
+OF_CYCLEGAN = {"none": "crop", "scale_width": "scale_and_crop", "scale_width_and_crop": "scale_and_crop"}
+
+
+def preprocess(text: str) -> str:
+    """One of PREPROCESS; for CycleGAN's names the complaint says ours."""
+    if text in PREPROCESS:
+        return text
+    hint = f"; here that is {OF_CYCLEGAN[text]}" if text in OF_CYCLEGAN else ""
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(PREPROCESS)}{hint}")
+
+
 class Option(NamedTuple):
     """One option: `--name VALUE`, parsed by `kind`; group: one of GROUPS.
 

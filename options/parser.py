@@ -24,7 +24,10 @@ OTHER_PROGRAMS = {
     "starting_epoch which_epoch",
     "--iteration": "niter n_epochs epochs num_epochs n_iters max_iter iterations steps total_iters epoch niter_decay "
     "n_epochs_decay epoch_decay",
-    "--img_size": "load_size loadSize crop_size fineSize image_size imageSize imsize size resolution",
+    "--img_size": "crop_size fineSize image_size imageSize imsize size resolution",
+    "--load_size": "loadSize resize_size new_size",
+    "--flip false": "no_flip",
+    "--sampling shuffle": "serial_batches",
     "--img_ch": "input_nc output_nc channels in_channels",
     "--ch": "ngf ndf n_filters dim",
     "--method": "model trainer netG",

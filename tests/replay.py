@@ -39,6 +39,7 @@ def argv_of(method: str, config: dict) -> list[str]:
     tests/outputs/METHOD.py, which reproduces the recorded program's peculiarities."""
     renamed = RENAMED | getattr(outputs_of(method), "RENAMED", {})
     known = {o.name for o in (*COMMON, *methods.load(method).options)} - {"phase", "direction", "seed"}
+    known -= {"preprocess", "load_size"}  # the pictures were recorded as the step saw them
     argv = {}
     for key, value in config.items():
         name = renamed.get(key, key)

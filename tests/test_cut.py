@@ -255,7 +255,7 @@ def test_while_the_learning_rate_falls_pictures_are_not_cropped(cache, folders):
     found = data_set_pictures(model.args, "trainA", "trainB")
     paths = {d: found[f"train{d}"] for d in "AB"}
     whole = {d: [np.asarray(Image.open(p).resize((32, 32), Image.Resampling.BICUBIC)) for p in paths[d]] for d in "AB"}
-    cropped = UnpairedStream(paths, 32, 2, workers=0, load_size=36, resample="bicubic")
+    cropped = UnpairedStream(paths, 32, 2, workers=0, load_size=36, resample="bicubic", sampling="cyclegan")
     with model.stream(paths) as stream:
         for step in range(1, 9):
             now, otherwise = next(stream), next(cropped)

@@ -309,7 +309,7 @@ def test_impossible_settings(text, capsys):
 
 @pytest.mark.parametrize("policy, table", [("lambda", "lr_table"), ("step", "lr_table_step")])
 def test_learning_rates_of_the_authors_schedule(policy, table):
-    model = create(f"--steps_per_epoch 2 --lr_policy {policy}")
+    model = create(f"--steps_per_epoch 2 --lr_policy {policy} --early_decay true")  # recorded on a newer PyTorch
     for epoch, rate, rate_of_content in RECORDING[f"config/{table}"]:
         assert model.lr(2 * int(epoch) + 2) == pytest.approx(rate)
         assert model.lr(2 * int(epoch) + 1) * model.lr_scale["disContent"] == pytest.approx(rate_of_content)

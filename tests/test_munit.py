@@ -342,12 +342,11 @@ def test_the_style_of_an_example(styled):
     for net in styled.model.networks().values():
         net.eval()
     for i in range(2):
-        x, y = (prepared(styled.model, path, 16)[0] for path in (styled.inputs / f"{i}.png", example))
+        (x, h, w), (y, *_) = (prepared(styled.model, path, 16) for path in (styled.inputs / f"{i}.png", example))
         with torch.no_grad():
             G = styled.model.G
             picture = G["B"].decode(G["A"].enc_content(x), G["B"].enc_style(y))
-        expected = to_uint8(picture[0])
-        assert np.array_equal(found[f"{i}.png"], expected)
+        assert np.array_equal(found[f"{i}.png"], to_uint8(picture[0])[:h, :w])
     assert found.keys() == {"0.png", "1.png"}
 
 

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoints.files import candidates
+from dataset import report_enlarged
 from training.distributed import agree_on, average_over_processes, max_over_processes
 from training.log import Log, TensorBoardLog, check_tensorboard
 from training.run_record import record
@@ -69,6 +70,8 @@ class Loop:
         with ExitStack() as self.stack:
             if main:
                 self.stack.enter_context(locked(trainer.results))
+            if main and trainer.args.preprocess == "crop":
+                report_enlarged(paths, trainer.args.img_size)
             trainer.measure_training_set(paths)
             self.signals = self.stack.enter_context(Signals())
             self.stream = self.stack.enter_context(trainer.stream(paths))

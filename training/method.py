@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from checkpoints.contents import by_name
-from dataset import MARGIN, Samples
+from dataset import MARGIN, Samples, centre, scaled_size
 from images.decode import read_image, resize, to_tensor
 
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
+PICTURE_OPTIONS = ("preprocess", "load_size", "flip", "sampling")
 
 
 class Update(NamedTuple):
@@ -71,7 +73,10 @@ class Method:
                         "model" inferred from the shapes
     summary_modules()   for --phase info, per kind of network: (lower-case title, names, one of them, the function
                         to call, its input or a tuple of inputs)
-    load_side, resample  training pictures are resized to this side by this filter, then cropped to img_size
+    default_load_size(args), resample  training pictures are resized to --load_size, by default this, by this filter
+    makes_own_crops     training samples take no notice of --preprocess, --load_size, --flip and --sampling
+    tests_at_load_size  test pictures are resized to load_size, not to img_size
+    tests_centre        then the test takes their centre, a square of img_size
     samples             the class that makes training samples, a dataset.Samples
     check_images(pictures)  UserError if it cannot learn from the pictures {folder: paths}
     inference_keys(s, t)  the part of the inference networks in a model file: {network: prefixes of keys}
@@ -94,6 +99,7 @@ class Method:
     period = 1
     resample = "bilinear"
     samples = Samples
+    makes_own_crops = tests_at_load_size = tests_centre = False
     test_split = "test"
     size_multiple, min_size = 4, 16
     size_bound = False  # whether the networks accept only one img_size
@@ -149,16 +155,65 @@ class Method:
     def check_images(self, pictures: dict[str, list[Path]]):
         pass
 
-    @property
-    def load_side(self) -> int:
-        return self.args.img_size + MARGIN
+    @classmethod
+    def default_load_size(cls, args) -> int:
+        return args.img_size + MARGIN
+
+    @classmethod
+    def check_pictures(cls, args) -> str | None:
+        """A message why the options about training pictures cannot work, or None."""
+        given = [name for name in PICTURE_OPTIONS if name in args.given]
+        if cls.makes_own_crops and given:
+            return f"{args.method} makes crops of its own: leave out --{given[0]}"
+        if args.preprocess == "crop" and "load_size" in given:
+            return "--preprocess crop leaves pictures at their own scale: leave out --load_size"
+        if args.preprocess != "crop" and args.load_size and args.load_size < args.img_size:
+            return f"--load_size {args.load_size} is smaller than the crop: give at least --img_size, {args.img_size}"
+        return None
+
+    def picture_options(self) -> dict:
+        """How training pictures are prepared and drawn, for an UnpairedStream."""
+        args = self.args
+        return dict(
+            channels=args.img_ch,
+            load_size=args.load_size or self.default_load_size(args),
+            resample=self.resample,
+            preprocess=args.preprocess,
+            flip=args.flip,
+            sampling=args.sampling,
+            counted=self.folder["A"],  # the authors' programs swap the domains after drawing
+            samples=self.samples,
+            scales=self.domain_scales(),
+        )
 
     def read_input(self, path: Path, size: int | None, scale=None) -> Tensor:
-        """(C,h,w) in [-1,1], resized to a square of side `size`; None: at its own height and width."""
+        """(C,h,w) in [-1,1], at the scale of the test; None: at its own height and width."""
         return self.to_input(read_image(path, scale), size)
 
     def to_input(self, picture, size: int | None) -> Tensor:
-        return to_tensor(resize(picture, size, self.architecture["img_ch"], self.resample))
+        pixels = resize(picture, self.test_size(picture.size, size), self.architecture["img_ch"], self.resample)
+        return to_tensor(centre(pixels, size) if size and self.tests_centre else pixels)
+
+    def test_size(self, own: tuple[int, int], size: int | None) -> tuple[int, int] | None:
+        """The (width, height) that a picture of the size `own` is resized to in the test; None: it keeps its own."""
+        if size is None:
+            return None
+        preprocess, load_size = self.preparation
+        if self.size_bound or preprocess == "crop":  # the latter comes here only where a size is asked for
+            return size, size
+        if self.tests_at_load_size:
+            at_size = SimpleNamespace(**{**vars(self.args), "img_size": size})
+            return scaled_size(own, preprocess, load_size or self.default_load_size(at_size), size)
+        return scaled_size(own, preprocess, size, size)
+
+    def read_sample(self, path: Path, scale=None) -> Tensor:
+        """(C,S,S) in [-1,1], S = img_size: the centre of a picture at the scale of the test, for sample grids."""
+        size, picture = self.args.img_size, read_image(path, scale)
+        if self.preparation[0] == "crop":
+            scaled = scaled_size(picture.size, "crop", 0, size)
+        else:
+            scaled = self.test_size(picture.size, size)
+        return to_tensor(centre(resize(picture, scaled, self.architecture["img_ch"], self.resample), size))
 
     def visuals(self, x: Tensor, s: str, t: str) -> list[Tensor]:
         return [x, self.translate(x, s, t)]

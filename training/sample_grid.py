@@ -49,7 +49,7 @@ def save_sample_grids(trainer, pictures: dict[str, list[Path]]) -> dict[str, np.
             columns = []
             paths = [path for kind in ("train", trainer.test_split) for path in pictures[f"{kind}{source}"][:COLUMNS]]
             for path in dict.fromkeys(paths):
-                x = trainer.read_input(path, args.img_size, trainer.scales.get(source))[None].to(trainer.device)
+                x = trainer.read_sample(path, trainer.scales.get(source))[None].to(trainer.device)
                 with seeded_by(path, args.seed), trainer._autocast():
                     visuals = trainer.visuals(x, s, t)
                 columns.append(np.concatenate([to_uint8(y[0]) for y in visuals], axis=0))

@@ -43,6 +43,7 @@ class Trainer(Method):
         self.draw = Draw(self.device)
         self.guard = Guard(args.on_nan, self.device)
         self.results = Path(args.result_dir) / args.dataset
+        self.preparation = args.preprocess, args.load_size  # decides the scale of test pictures
         self.trained_directions = self.directions
         # a method with one direction learns B to A by swapping the folders
         backwards = args.direction == "BtoA" and len(self.directions) == 1
@@ -227,11 +228,7 @@ class Trainer(Method):
             rank=self.rank,
             world=self.world,
             pin_memory=self.device.type == "cuda",
-            channels=args.img_ch,
-            load_size=self.load_side,
-            resample=self.resample,
-            samples=self.samples,
-            scales=self.domain_scales(),
+            **self.picture_options(),
         )
 
     # ---------------------------------------------------------------------------------- checkpoints

@@ -109,6 +109,7 @@ def write_weights(trainer, s: str, t: str, about: dict, place: Path):
         chosen = {k: v for k, v in net.state_dict().items() if k.startswith(parts)}
         state[name] = {k: v.half() if trainer.args.half and v.is_floating_point() else v for k, v in chosen.items()}
     args = {**trainer.architecture, "method": trainer.args.method, "img_size": about["img_size"]}
+    args["preprocess"], args["load_size"] = trainer.preparation
     state |= {"args": args, "scales": about["scales"], "start_iter": about["step"], "metadata": about}
     save_checkpoint(state, place)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of
+from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
 from images.encode import save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
 from translation.pipeline import Pipeline, answer_suffixes, scale_of, with_suffix
@@ -38,6 +38,8 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     places = [[with_suffix(output / name, suffix) for suffix in suffixes] for name in names]
     refuse_overwriting(files, places, root, output)
     pipeline.load(own_size=True)
+    if trainer.rank == 0:
+        report_scale(pipeline, files[0])
     mine = slice(trainer.rank, None, trainer.world)
     bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
     with pipeline.translating(s, t):
@@ -47,6 +49,17 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
                 save_picture(with_alpha(picture, alpha), place)
     if trainer.rank == 0:
         print(f"translated {len(files)} pictures with {pipeline.path} into {args.output}")
+
+
+def report_scale(pipeline: Pipeline, file: Path):
+    """Print the difference if the first picture is translated at another scale than the training's."""
+    trainer, own = pipeline.trainer, size_of(file)
+    if pipeline.side or trainer.makes_own_crops or trainer.preparation[0] == "crop":
+        return
+    w, h = trainer.test_size(own, pipeline.size)
+    if (w, h) != own:
+        print(f"{shown(file.name)} keeps its {own[0]} x {own[1]} pixels; at the scale of the training it would have "
+              f"{w} x {h}: --keep_size false resizes pictures so", file=sys.stderr)  # fmt: skip
 
 
 def list_inputs(text: str) -> tuple[Path, list[Path]]:

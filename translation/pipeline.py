@@ -91,6 +91,7 @@ class Pipeline:
         verify(state, path, (*needed, "args", "ema", "scales"))
         architecture = architecture_of(state, path, type(trainer))
         self.size = option("img_size", trainer.args, state)  # of training pictures
+        trainer.preparation = tuple(option(name, trainer.args, state) for name in ("preprocess", "load_size"))
         if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
             with fitting(path, "args"):
                 trainer.build_model(**architecture)
@@ -107,7 +108,7 @@ class Pipeline:
         """None, unless pictures must be resized: --keep_size false, or networks for one size only."""
         args = self.trainer.args
         if not is_size_bound(self.trainer):
-            return self.size if "keep_size" in args.given and not args.keep_size else None
+            return test_side(self.trainer, self.size) if "keep_size" in args.given else None
         if self.trainer.rank == 0:
             size = f"{self.size} x {self.size}"
             print(f"these networks are bound to their size: pictures are resized to {size}", file=sys.stderr)
@@ -162,10 +163,12 @@ def is_size_bound(trainer) -> bool:
 
 
 def test_side(trainer, size: int) -> int | None:
-    """The side that test pictures are resized to; None: they keep their sizes.  UserError: they cannot."""
+    """The side that test pictures are resized to; None: they keep their sizes, as after training on crops at their own
+    scale.  UserError: they cannot."""
     if trainer.args.keep_size and is_size_bound(trainer):
         raise UserError("--keep_size true is impossible: the networks of this checkpoint are bound to their size")
-    return None if trainer.args.keep_size else size
+    own = trainer.args.keep_size or (trainer.preparation[0] == "crop" and not is_size_bound(trainer))
+    return None if own else size
 
 
 def translate_file(trainer, source: Path, s: str, t: str, size: int | None) -> list[tuple[str, np.ndarray]]:

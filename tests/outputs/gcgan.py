@@ -1,5 +1,7 @@
 """What eval/* of gcgan.npz are."""
 
+AS_RECORDED = {"early_decay": "true"}  # on a newer PyTorch than the authors'
+
 
 def evaluate(model, A, B, data) -> dict:
     G, D_B, D_gc_B = (model.networks()[name] for name in ("G_AB", "D_B", "D_gc_B"))
