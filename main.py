@@ -21,8 +21,14 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
 # torch reads this when it is imported.  Large pages for large tensors: faulting in fresh 4 kB pages
 # takes a tenth of a step on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# OpenMP reads these when torch is imported.  A thread waits at thousands of barriers a step: it spins briefly, then
+# yields its core, which another process may need (docs/performance.md).
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ |= {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 
 from pathlib import Path
+
+import torch
 
 import demo
 import methods
@@ -30,6 +36,7 @@ from layers import keep_freed_memory, use_definitions
 from nicegan.command_line import build_parser, options_and_checkpoint, parse_args, too_large
 from training import cost
 from training.distributed import process_group
+from training.threads import threads_for
 from translation.export import export
 from translation.files import translate_inputs
 
@@ -47,6 +54,7 @@ def main(argv: list[str] | None = None):
     root, results = Path(args.dataset_dir) / args.dataset, Path(args.result_dir) / args.dataset
     if args.phase == "train":
         cost.refuse_what_cannot_fit(method, args)
+        torch.set_num_threads(threads_for(args))
     with process_group(args.device):
         trainer = method(args)
         if args.dataset == "demo":

@@ -6,6 +6,7 @@
     python benchmarks/bench.py --old ../before          against our own step in another checkout of the program
     python benchmarks/bench.py --methods cyclegan cut   each method in units of NICE-GAN
     python benchmarks/bench.py --scaling --plot f.png   our step over batch and picture size, with exponents
+    python benchmarks/bench.py --busy 0 1 2             our step beside so many busy processes
     python benchmarks/bench.py --profile --cases 128    the operations that take most of our step's time
     python benchmarks/bench.py --ours "--amp bf16"      our step with these options, the reference without
 
@@ -28,6 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import busy  # noqa: E402
 
 CASES = {  # name: options; the first three have bars to pass
     "128": "--img_size 128",
@@ -67,6 +70,10 @@ def serve(side: str, options: str, least: float = 1.0):
         sys.exit("bench.py: the reference is eager and in float32: give --amp and --compile to our side by --ours")
     if side == "ours":
         layers.keep_freed_memory()
+        if hasattr(args, "threads"):  # --old: a program without the option
+            from training.threads import threads_for
+
+            torch.set_num_threads(threads_for(args))
         model = methods.create(args)
     else:
         from reference import Reference
@@ -332,6 +339,7 @@ def main():
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--plot", help="file for the plot of --scaling (needs matplotlib)")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--busy", nargs="+", type=int, metavar="N", help="our step beside N busy processes")
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--extra", default="", help="options for both sides, e.g. '--benchmark_flag true'")
     parser.add_argument("--ours", default="", help="options for our side only, e.g. '--amp bf16 --compile true'")
@@ -355,7 +363,10 @@ def main():
     gpu = torch.cuda.is_available() and (args.device or "cuda").startswith("cuda")
     device = torch.cuda.get_device_name(args.device or "cuda") if gpu else f"CPU, {os.cpu_count()} cores"
     print(f"{device}, torch {torch.__version__}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}\n")
-    if args.start:
+    if args.busy:
+        sides = {name: Side("ours", f"{CASES[name]} {args.extra} {args.ours}") for name in args.cases}
+        busy.table(sides, args.busy, args.rounds)
+    elif args.start:
         start_up()
     elif args.scaling:
         scaling(args.rounds, args.extra, args.plot)

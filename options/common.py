@@ -83,6 +83,8 @@ COMMON = (
     Option("logging", "best", str, None, "score whose best step is kept as results/NAME_params_best.pt, such as "
            "kid_B2A (default: the mean KID, or the mean KD if Inception's weights are missing)", metavar="SCORE"),
     Option("logging", "tensorboard", boolean, False, "write losses, scores and samples for TensorBoard as well"),
+    Option("scale", "threads", natural, 0, "CPU threads of a training; 0: one for small pictures and networks, else "
+           "all cores; the number of threads changes how sums are rounded", metavar="N"),
     Option("scale", "amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16")),
     Option("scale", "benchmark_flag", boolean, False, "let cuDNN time its algorithms and use the fastest; pays off "
            "when sizes are fixed"),
