@@ -18,19 +18,24 @@ def pointwise(x: Map, function, channels: int | None = None) -> Map:
 
 
 def _parts(x: Map) -> tuple:
-    """x as base * scale + shift."""
-    return x.affine or (x, torch.ones(1, 1, 1, 1).double(), torch.zeros(1, 1, 1, 1).double())
+    """x as (base - centre) * scale + shift."""
+    zero = torch.zeros(1, 1, 1, 1).double()
+    return x.affine or (x, zero, zero + 1, zero)
 
 
-def _scaled(base: Map, scale: Tensor, shift: Tensor) -> Map:
-    """base * scale + shift; consecutive ones are merged into one."""
+def _scaled(base: Map, centre: Tensor, scale: Tensor, shift: Tensor) -> Map:
+    """(base - centre) * scale + shift; consecutive ones are merged into one.
+
+    The mean is subtracted first: a large scale would magnify the rounding of base * scale - centre * scale.
+    """
     def compute(a, b):
         x = base.rows(a, b)
-        return torch.addcmul(shift.to(x.device, x.dtype), x, scale.to(x.device, x.dtype))
+        z, f, s = (t.to(x.device, x.dtype) for t in (centre, scale, shift))
+        return torch.addcmul(s, x - z if centre.any() else x, f)
 
-    C = max(base.shape[1], scale.shape[1], shift.shape[1])
+    C = max(t.shape[1] for t in (base, centre, scale, shift))
     y = TiledMap(base.plan, (1, C, *base.shape[2:]), (base,), compute)
-    y.affine = base, scale, shift
+    y.affine = base, centre, scale, shift
     return y
 
 
@@ -47,12 +52,16 @@ def add(x, y, *, alpha=1):
     if not isinstance(x, Map):
         x, y = mul(y, alpha), x
         alpha = 1
-    base, scale, shift = _parts(x)
+    base, centre, scale, shift = _parts(x)
     if not isinstance(y, Map):
-        return _scaled(base, scale, shift + alpha * _of_channels(y))
-    base_y, scale_y, shift_y = _parts(y)
+        value = alpha * _of_channels(y)
+        if x.affine is None:
+            return _scaled(base, -value, scale, shift)
+        return _scaled(base, centre, scale, shift + value)
+    base_y, centre_y, scale_y, shift_y = _parts(y)
     if base is base_y:
-        return _scaled(base, scale + alpha * scale_y, shift + alpha * shift_y)
+        apart = (centre - centre_y) * alpha * scale_y
+        return _scaled(base, centre, scale + alpha * scale_y, shift + alpha * shift_y + apart)
     both = TiledMap(x.plan, x.shape, (x, y), lambda a, b: torch.add(x.rows(a, b), y.rows(a, b), alpha=alpha))
     return both.keep()  # it is read twice: by the next layer and by the next sum
 
@@ -62,8 +71,8 @@ def mul(x, y):
         x, y = y, x
     if isinstance(y, Map):
         raise NotTileable("a product of two maps cannot be computed in tiles; use --tile 0")
-    base, scale, shift = _parts(x)
-    return _scaled(base, scale * _of_channels(y), shift * _of_channels(y))
+    base, centre, scale, shift = _parts(x)
+    return _scaled(base, centre, scale * _of_channels(y), shift * _of_channels(y))
 
 
 def sub(x, y, *, alpha=1):

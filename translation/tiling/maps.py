@@ -190,9 +190,11 @@ class Sums:
 
     def add(self, x: Tensor):
         n, x = x.shape[2] * x.shape[3], x.float() if x.dtype.itemsize < 4 else x
-        m = x.mean((2, 3), keepdim=True)
-        S = (x - m).square_().sum((2, 3), keepdim=True).double()
-        m, most = m.double(), x.amax((2, 3))
+        rough = x.mean((2, 3), keepdim=True)
+        d = x - rough
+        error = d.mean((2, 3), keepdim=True).double()  # so that the mean of equal numbers is just that number
+        S = d.square_().sum((2, 3), keepdim=True).double().sub(n * error.square()).clamp_min(0)
+        m, most = rough.double() + error, x.amax((2, 3))
         if self.n:  # combine both parts (Chan et al. 1979)
             apart, total = m - self.m, self.n + n
             S = self.S + S + apart.square() * (self.n * n / total)
