@@ -40,7 +40,8 @@ FLAT = 2.0**-40  # variance over squared mean of a channel that is constant but 
 
 def _flat(x: Tensor, m: Tensor, S: Tensor) -> Tensor:
     """Whether a channel is constant but for rounding: (N,C,1,1) bool."""
-    return (S <= m * m * (FLAT * x.shape[2] * x.shape[3])).view(*x.shape[:2], 1, 1)
+    rounding = m * m * (FLAT * x.shape[2] * x.shape[3])
+    return (rounding >= S).view(*x.shape[:2], 1, 1)
 
 
 def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, flat: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, flat: Tensor
     scale is about 1/sqrt(eps) there, which would magnify the rounding of x, m and the product: layer after layer, a
     picture of one colour would become noise.  Other channels keep every bit.
     """
-    at_mean = shift + scale * m.view(scale.shape)  # without a fused product, so that shift = -m * scale leaves exactly 0
+    at_mean = shift + scale * m.view(scale.shape)  # not fused, so that shift = -m * scale leaves exactly 0
     return _affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
 
 
