@@ -15,6 +15,7 @@ import shlex
 from pathlib import Path
 
 import costs
+import counterparts
 import tables
 import torch
 import trainings
@@ -29,10 +30,12 @@ from images.data_sets import hint
 from images.files import list_images
 from options import Help, Parser, bounded
 from scoring import inception
+from scoring.lpips import LPIPS
 from utils import RunError, UserError, run, shown
 
 FEATURES = {
     "fid": "FID and KID are computed on the FID Inception's features.",
+    "l1": "L1 (of values in 0 to 1), SSIM and LPIPS are to the true counterpart.",
     "fd": "FD and KD are distances in EfficientNet-Lite0's features (lower is better); they are not FID and KID.",
 }
 
@@ -81,10 +84,11 @@ class Run(Training):
 def scorer(args) -> Scorer:
     """A scorer of FID and KID if Inception's weights are present, else of FD and KD.  UserError: neither network."""
     root = args.dataset_dir / args.dataset
+    lpips = LPIPS(args.lpips_weights) if args.lpips_weights else None
     if args.weights or inception.cached_weights().exists():
-        return Scorer(root, fid_kid.InceptionV3(args.weights), kernel=True)
+        return Scorer(root, fid_kid.InceptionV3(args.weights), True, lpips)
     print("Inception's weights are not present: FD and KD in EfficientNet-Lite0's features replace FID and KID")
-    return Scorer(root, kernel=True)
+    return Scorer(root, kernel=True, lpips=lpips)
 
 
 def train(args, runs: list[Run], score: Scorer) -> list[str]:
@@ -123,7 +127,7 @@ def check_sizes(args, contestants: list[Contestant]):
     """UserError: translations would be smaller than their true counterparts."""
     root = args.dataset_dir / args.dataset
     for s in "AB":
-        if has_counterparts(root, s):
+        if has_counterparts(root, s) or counterparts.there(root, s):
             with Image.open(list_images(root / f"test{s}")[0]) as picture:
                 side = max(picture.size)
             for c in contestants:
@@ -149,7 +153,7 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
     each = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes"
     one_way = [c.title for c in contestants if len(c.directions) == 1]
     both = "a training of its own for each way" if args.both_ways else "trained for one way"
-    notes = [FEATURES[c] for c in ("fid", "fd") if c in tables.columns_of(rows)]
+    notes = [FEATURES[c] for c in ("l1", "fid", "fd") if c in tables.columns_of(rows)]
     notes += [demo.bars()] * any(name in tables.columns_of(rows) for name in demo.BARS)
     notes += [f"{', '.join(one_way)}: {both}."] * bool(one_way)
     text = f"""Table 1 on {args.dataset}, {each} a training, mean ± standard deviation over seeds:
@@ -183,7 +187,9 @@ def command(args) -> str:
     words += ["--methods", *args.methods] if args.methods else []
     words += ["--img_size", args.img_size] if args.img_size else []
     words += ["--both-ways"] if args.both_ways else []
-    for text in args.outputs:
+    words += ["--baselines"] if args.baselines else []
+    words += ["--lpips-weights", Path(args.lpips_weights).name] if args.lpips_weights else []
+    for text in args.outputs[: len(args.outputs) - len(counterparts.BASELINES) * args.baselines]:
         name, folder = tables.compare.method(text)
         words += ["--outputs", f"{name}={folder.name}"]
     return "python benchmarks/table1.py " + shlex.join(map(str, words))
@@ -208,6 +214,10 @@ def parse_args(argv=None):
     add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
     add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
     add("--weights", help="Inception's weights, instead of the cached ones", metavar="FILE")
+    add("--lpips-weights", help="also LPIPS, where there are true counterparts, with the network in this file",
+        metavar="FILE")  # fmt: skip
+    add("--baselines", action="store_true", help="add the input itself, the input with matched colours, and another "
+        "picture as rows")  # fmt: skip
     add("--outputs", action="append", default=[], metavar="NAME=DIR", help="also score and show pictures of other "
         "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
     add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
@@ -229,6 +239,8 @@ def main(argv=None):
     torch.set_num_threads(trainings.threads(args.jobs))  # scoring runs beside the trainings
     tables.common.pyplot()  # a missing package fails before hours of training
     check_data(args)
+    if args.baselines:
+        args.outputs += counterparts.baselines(args.dataset_dir / args.dataset, args.result_dir / "baselines")
     others = [tables.others_row(text, args.dataset_dir / args.dataset) for text in args.outputs]
     contestants = entrants(args.methods, args.dataset, args.img_size)
     check_sizes(args, contestants)

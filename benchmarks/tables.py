@@ -19,7 +19,7 @@ import compare
 
 WAYS = {f"{s}2{t}": (s, t) for s, t in demo.DIRECTIONS}
 # distances of different networks have different columns: only Inception's are FID and KID
-COLUMNS = {"fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
+COLUMNS = {"l1": "L1", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
 COLUMNS |= {name: name.replace("_", " ") for name in demo.BARS}
 DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2}  # 3 in all others
 NONE = "–"

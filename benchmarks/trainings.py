@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import counterparts  # noqa: E402
+
 import demo  # noqa: E402
 import fid_kid  # noqa: E402
 import methods  # noqa: E402
@@ -154,17 +156,24 @@ class Scorer:
     """Scores of translations of a data set's test folders, for each direction: {"fd_A2B": value, ...}.
 
     The Fréchet distance to the target's test pictures in net's features (fid with Inception, fd otherwise); with
-    `kernel` also the kernel distance x100 (kid or kd).  If the data set has true counterparts and masks, as the demo
-    does, also the demo's three measures.
+    `kernel` also the kernel distance x100 (kid or kd).  If the data set has true counterparts, also distances to them:
+    the demo's three measures if it has masks, too, as the demo does; else l1, ssim and, with a network, lpips.
     """
 
-    def __init__(self, root: Path, net=None, kernel: bool = False):
+    def __init__(self, root: Path, net=None, kernel: bool = False, lpips=None):
         self.root, self.net, self.kernel, self.real = root, net or fid_kid.EfficientNetLite0(), kernel, {}
+        self.lpips = lpips
 
     def columns(self, s: str) -> list[str]:
         """Names of the scores for translations of domain s, without the direction."""
         fid, kid = ("fid", "kid") if self.net.name == "inception" else ("fd", "kd")
-        return [*(demo.BARS if has_counterparts(self.root, s) else ()), fid, *[kid] * self.kernel]
+        return [*self.to_truth(s), fid, *[kid] * self.kernel]
+
+    def to_truth(self, s: str) -> tuple[str, ...]:
+        """Names of the scores against true counterparts."""
+        if has_counterparts(self.root, s):
+            return tuple(demo.BARS)
+        return counterparts.MEASURES[: 3 if self.lpips else 2] if counterparts.there(self.root, s) else ()
 
     def features(self, folder: Path):
         """(n,d) of the pictures in a folder."""
@@ -175,9 +184,11 @@ class Scorer:
         found = {}
         if has_counterparts(self.root, s):
             found |= demo.measure(fake, *(self.root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
+        elif counterparts.there(self.root, s):
+            found |= counterparts.measure(fake, self.root / f"truth{s}", self.lpips)
         if t not in self.real:
             self.real[t] = self.features(self.root / f"test{t}")
-        fid, *kid = (name for name in self.columns(s) if name not in demo.BARS)
+        fid, *kid = (name for name in self.columns(s) if name not in self.to_truth(s))
         features = self.features(fake)
         found[fid] = fid_kid.frechet_distance(features, self.real[t])
         for name in kid:

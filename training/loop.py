@@ -10,6 +10,7 @@ from tqdm import tqdm
 from checkpoints.files import candidates
 from dataset import report_enlarged
 from training.distributed import agree_on, average_over_processes, max_over_processes
+from training.forecast import Forecast
 from training.log import Log, TensorBoardLog, check_tensorboard
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
@@ -87,7 +88,7 @@ class Loop:
         """Train from the trainer's step on; returns 0, or the number of the signal that asked for a stop."""
         trainer, args, evaluation, signals = self.trainer, self.trainer.args, self.evaluation, self.signals
         show_every = 20 if trainer.device.type == "cuda" else 1  # reading a loss waits for the GPU
-        self.interval, stop = Interval(), 0
+        self.interval, forecast, stop = Interval(), Forecast(args.iteration), 0
         if evaluation and evaluation.missing():
             self.begin(trainer.step)
             stop = self.score()
@@ -127,6 +128,8 @@ class Loop:
             # Log.
             self.interval.add(terms, waited)
             self.bar.update()
+            if (line := forecast(step)) and trainer.rank == 0:
+                self.bar.write(line, file=sys.stderr)
             if show:
                 self.postfix |= {update.total: f"{terms[update.total].item():.3f}" for update in trainer.updates()}
                 self.bar.set_postfix(self.postfix, refresh=False)
