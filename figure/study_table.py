@@ -2,10 +2,10 @@
 
     python figure/study_table.py study answers-*.json
 
-The first table shows how often each method was chosen, with Wilson's 95% interval.  The second compares the methods in
-pairs by the exact two-sided sign test: over answers (those that chose one of the two) and over participants (which of
-the two each chose more often, without ties).  Answers of one person are not independent: with few participants trust
-the test over participants.
+The first table shows how often each method was chosen, and how often none was preferred, with Wilson's 95% interval.
+The second compares the methods in pairs by the exact two-sided sign test: over answers (those that chose one of the
+two) and over participants (which of the two each chose more often, without ties).  Answers of one person are not
+independent: with few participants trust the test over participants.
 """
 
 import json
@@ -19,6 +19,8 @@ from scipy.stats import binomtest
 
 from utils import shown
 
+NONE = "none"  # a choice in the participants' files: no preference
+
 
 def read(path: Path, wanted: type) -> dict:
     """The object in a JSON file with `answers` (a list) or `questions` (a dict).  UserError: it has none."""
@@ -27,14 +29,14 @@ def read(path: Path, wanted: type) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not isinstance(found.get(name), wanted) or "study" not in found:
             raise ValueError(f"it has no {name}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {shown(path)}: {reason}; give a study's folder and its page's files") from None
     return found
 
 
-def choices(key: dict, path: Path) -> tuple[str, dict[str, str]]:
-    """The participant's name, and the method chosen in each answered question.
+def choices(key: dict, path: Path) -> tuple[str, dict[str, str | None]]:
+    """The participant's name, and the method chosen in each answered question; None: no preference.
 
     UserError: the file belongs to another study, or its page cannot have written it.
     """
@@ -44,13 +46,14 @@ def choices(key: dict, path: Path) -> tuple[str, dict[str, str]]:
     chosen = {}
     try:
         for answer in found["answers"]:
-            chosen[answer["question"]] = key["questions"][answer["question"]]["answers"][answer["choice"]]
+            methods = {NONE: None, **key["questions"][answer["question"]]["answers"]}
+            chosen[answer["question"]] = methods[answer["choice"]]
         return str(found["participant"]), chosen
     except (KeyError, TypeError):
         raise UserError(f"{shown(path)} was changed: an answer fits no question of this study; leave it out") from None
 
 
-def collect(key: dict, paths: list[Path]) -> dict[str, dict[str, str]]:
+def collect(key: dict, paths: list[Path]) -> dict[str, dict[str, str | None]]:
     """{participant: {question: chosen method}}; of several files of one participant the one with most answers."""
     people = {}
     for path in paths:
@@ -72,17 +75,18 @@ def sign_test(k: int, n: int) -> float:
     return float(binomtest(k, n).pvalue) if n else 1.0
 
 
-def table(methods: list[str], people: dict[str, dict[str, str]]) -> str:
+def table(methods: list[str], people: dict[str, dict[str, str | None]]) -> str:
     """Both tables as Markdown.  UserError: nobody answered anything."""
     counts = {person: {m: list(chosen.values()).count(m) for m in methods} for person, chosen in people.items()}
     total = {m: sum(count[m] for count in counts.values()) for m in methods}
+    total[None] = sum(list(chosen.values()).count(None) for chosen in people.values())
     n = sum(total.values())
     if not n:
         raise UserError("these files hold no answer")
     rows = [("method", "chosen", "share", "95% interval")]
-    for m in sorted(methods, key=lambda m: -total[m]):
+    for m in [*sorted(methods, key=lambda m: -total[m]), None]:
         low, high = wilson(total[m], n)
-        rows.append((m, f"{total[m]} of {n}", f"{total[m] / n:.1%}", f"{low:.1%} to {high:.1%}"))
+        rows.append((m or "no preference", f"{total[m]} of {n}", f"{total[m] / n:.1%}", f"{low:.1%} to {high:.1%}"))
     pairs = [("pair", "answers", "p", "participants", "p")]
     for a, b in combinations(sorted(methods, key=lambda m: -total[m]), 2):
         signs = [(c[a] > c[b]) - (c[a] < c[b]) for c in counts.values()]

@@ -35,13 +35,15 @@ def browser():
 
 
 @contextmanager
-def opened(folder: Path, width=1280, height=900, confirm=False, **context):
-    """The folder's index.html in a fresh profile; confirm: its questions get a yes.
+def opened(folder: Path, width=1280, height=900, confirm=False, clock=False, **context):
+    """The folder's index.html in a fresh profile; confirm: its questions get a yes; clock: page.clock can be moved.
 
     context: as of Playwright's new_context.
     """
     profile = browser().new_context(viewport={"width": width, "height": height}, offline=True, **context)
     profile.set_default_timeout(10_000)
+    if clock:
+        profile.clock.install()
     page, bad = profile.new_page(), []
     page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or bad.append(request.url))
     # ABORTED: the test went on, or reloaded, while a picture was on its way

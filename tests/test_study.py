@@ -1,6 +1,7 @@
 """The user study: its page answered in a real browser, and the table of the saved files."""
 
 import json
+import random
 import sys
 from math import comb, sqrt
 from pathlib import Path
@@ -18,6 +19,7 @@ from utils import UserError, run
 
 METHODS = ('NICE-GAN "light"', "<script>alert(1)</script>", "a | b")
 QUESTIONS = 12
+PAUSE = 501  # milliseconds after which a new view takes a click
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def made(tmp_path_factory):
 
 def answered(page) -> dict:
     """The file that the page saves at its end."""
+    page.clock.fast_forward(PAUSE)
     with page.expect_download() as download:
         page.get_by_role("button", name="Save my answers").click()
     assert download.value.suggested_filename.startswith("answers-")
@@ -60,12 +63,16 @@ def whose(folder: Path) -> dict[str, str]:
     return {word: name for question in key["questions"].values() for word, name in question["answers"].items()}
 
 
-def choose(page, folder: Path, wanted: list[str], keyboard=False) -> list[list[str]]:
-    """Answer the next questions with these methods; return the order of methods in each question."""
+def choose(page, folder: Path, wanted: list[str | None], keyboard=False) -> list[list[str]]:
+    """Answer the next questions with these methods (None: no preference); return the order of methods in each."""
     methods, orders = whose(folder), []
     for method in wanted:
         page.wait_for_function("[...document.querySelectorAll('#asking img')].every(i => i.complete && i.naturalWidth)")
         orders.append([methods[word] for word in words(page)[1:]])
+        page.clock.fast_forward(PAUSE)
+        if method is None:
+            page.keyboard.press("0") if keyboard else page.get_by_role("button", name="No preference").click()
+            continue
         place = orders[-1].index(method)
         if keyboard and len(orders) % 2:
             page.keyboard.press(str(place + 1))
@@ -80,17 +87,17 @@ def choose(page, folder: Path, wanted: list[str], keyboard=False) -> list[list[s
 
 def test_answers_by_clicks_and_keys_make_the_right_table(made, tmp_path, capsys):
     A, B, C = METHODS
-    wanted = [[A] * 8 + [B] * 3 + [C], [B] * 2 + [A] * 10]
+    wanted = [[A] * 7 + [None] + [B] * 3 + [C], [B] * 2 + [A] * 9 + [None]]
     orders, files = [], []
     for keyboard, methods in enumerate(wanted):
-        with opened(made / "page") as page:  # a fresh profile: another participant
+        with opened(made / "page", clock=True) as page:  # a fresh profile: another participant
             assert page.title() == METHODS[1] and page.locator("h1").inner_text() == METHODS[1]
             assert "12 pictures" in page.locator("#task").inner_text()
             page.get_by_role("button", name="Start").click()
             orders.append(choose(page, made, methods, keyboard=bool(keyboard)))
             found = answered(page)
         assert len(found["answers"]) == QUESTIONS == len({a["question"] for a in found["answers"]})
-        assert all(a["choice"] in a["shown"] and a["seconds"] >= 0 for a in found["answers"])
+        assert all(a["choice"] in [*a["shown"], "none"] and a["seconds"] >= 0 for a in found["answers"])
         files.append(tmp_path / f"{keyboard}.json")
         files[-1].write_text(json.dumps(found))
     assert all(sorted(order) == sorted(METHODS) for order in sum(orders, []))
@@ -104,14 +111,15 @@ def test_answers_by_clicks_and_keys_make_the_right_table(made, tmp_path, capsys)
         if line.startswith("| ")
     ]
     escaped = "a ¦ b"
-    assert lines[2:5] == [
-        [A, "18 of 24", "75.0%", percent(18, 24)],
+    assert lines[2:6] == [
+        [A, "16 of 24", "66.7%", percent(16, 24)],
         [B, "5 of 24", "20.8%", percent(5, 24)],
         [escaped, "1 of 24", "4.2%", percent(1, 24)],
+        ["no preference", "2 of 24", "8.3%", percent(2, 24)],
     ]
-    assert lines[7:] == [
-        [f"{A} : {B}", "18 : 5", f"{exact(18, 23):.2g}", "2 : 0", "0.5"],
-        [f"{A} : {escaped}", "18 : 1", f"{exact(18, 19):.2g}", "2 : 0", "0.5"],
+    assert lines[8:] == [
+        [f"{A} : {B}", "16 : 5", f"{exact(16, 21):.2g}", "2 : 0", "0.5"],
+        [f"{A} : {escaped}", "16 : 1", f"{exact(16, 17):.2g}", "2 : 0", "0.5"],
         [f"{B} : {escaped}", "5 : 1", f"{exact(5, 6):.2g}", "2 : 0", "0.5"],
     ]
 
@@ -142,7 +150,7 @@ def test_intervals_and_signs(k, n):
 
 def test_choices_are_kept_and_can_be_changed(made):
     A, B, _ = METHODS
-    with opened(made / "page", confirm=True) as page:
+    with opened(made / "page", confirm=True, clock=True) as page:
         page.get_by_role("button", name="Start").click()
         assert page.get_by_role("button", name="Back").is_disabled()
         choose(page, made, [A, A, A])
@@ -166,9 +174,74 @@ def test_choices_are_kept_and_can_be_changed(made):
         assert [whose(made)[a["choice"]] for a in found["answers"]] == [A, A] + [B] * 10
         first = found["participant"]
         page.get_by_role("button", name="Another participant").click()
+        page.clock.fast_forward(PAUSE)
         page.get_by_role("button", name="Start").click()
         choose(page, made, [A] * 12)
         assert answered(page)["participant"] != first
+
+
+def centre(button) -> tuple[float, float]:
+    box = button.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_double_click_answers_one_question(made):
+    with opened(made / "page", clock=True) as page:
+        page.clock.fast_forward(PAUSE)
+        page.mouse.dblclick(*centre(page.get_by_role("button", name="Start")))
+        for number in range(1, QUESTIONS + 1):
+            assert page.locator("#place").inner_text() == f"{number} of {QUESTIONS}"
+            page.clock.fast_forward(PAUSE)
+            x, y = centre(page.locator("#answers button").nth(1))
+            if number % 3 == 0:  # keys
+                page.keyboard.press("2")
+                page.keyboard.press("2")
+            elif number % 3 == 1:
+                page.mouse.dblclick(x, y)
+            else:  # slowly
+                page.mouse.click(x, y)
+                page.clock.fast_forward(PAUSE // 2)
+                page.mouse.click(x, y, click_count=2)
+        found = answered(page)
+        assert [a["shown"].index(a["choice"]) for a in found["answers"]] == [1] * QUESTIONS
+
+
+def test_two_tabs_keep_all_answers(made):
+    A, B, C = METHODS
+    with opened(made / "page", confirm=True, clock=True) as page:
+        other = page.context.new_page()
+        other.goto(page.url)
+        page.clock.fast_forward(PAUSE)
+        page.get_by_role("button", name="Start").click()
+        for number, (tab, method) in enumerate(zip((page, other) * 6, (A, B, None, C) * 3, strict=True), 1):
+            tab.bring_to_front()
+            tab.wait_for_function(f"document.getElementById('place').textContent === '{number} of {QUESTIONS}'")
+            choose(tab, made, [method])
+        found = answered(other)
+        given = [whose(made).get(a["choice"]) for a in found["answers"]]
+        assert given == [A, B, None, C] * 3 and [a["choice"] for a in found["answers"]].count("none") == 3
+        page.clock.fast_forward(PAUSE)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Another participant").click()
+        other.wait_for_selector("#welcome:not([hidden])")
+
+
+def test_a_tab_that_missed_the_others_answers_keeps_them(made):
+    """Browsers may deliver events of storage late, or to no page on the disk."""
+    deaf = "addEventListener('storage', (event) => event.stopImmediatePropagation(), true);"
+    with opened(made / "page", clock=True) as page:
+        page.context.add_init_script(deaf)
+        page.reload()
+        page.clock.fast_forward(PAUSE)
+        page.get_by_role("button", name="Start").click()
+        other = page.context.new_page()
+        other.goto(page.url)
+        choose(page, made, [METHODS[0]] * 3)
+        assert other.locator("#place").inner_text() == "1 of 12"
+        choose(other, made, [METHODS[1]])
+        state = json.loads(page.evaluate("localStorage.getItem(Object.keys(localStorage)[0])"))
+        given = [whose(made)[question["choice"]] for question in state["order"] if question["choice"]]
+        assert given == [METHODS[1], METHODS[0], METHODS[0]]
 
 
 def test_nothing_in_the_page_tells_whose_a_picture_is(made):
@@ -183,11 +256,58 @@ def test_nothing_in_the_page_tells_whose_a_picture_is(made):
     inside = json.loads(data.split('id="data">')[1].split("</script>")[0])
     ranks = {tuple(whose(made)[word] for word in question["answers"]) for question in inside["questions"]}
     assert len(ranks) > 1  # the order of words does not follow the methods
+    assert len(inside["study"]) == 32 and all(len(word) == 10 for word in inside["pictures"])
+
+
+def test_the_page_cannot_be_checked_against_a_guess(tmp_path, monkeypatch):
+    """Two studies of the same pictures share nothing, and swapping the methods' folders changes nothing but the key."""
+    monkeypatch.chdir(tmp_path)
+    for i, folder in enumerate(["in", "x", "y"]):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            Image.new("RGB", (8, 8), (80 * i, 40 * n, 0)).save(tmp_path / folder / f"{n}.png")
+    pages = []
+    for out in ("one", "two"):
+        random.seed(0)
+        study.main(["--input", "in", "x=x", "y=y", "--out", out])
+        pages.append((tmp_path / out / "page" / "index.html").read_text().split('id="data">')[1].split("</script>")[0])
+    first, second = map(json.loads, pages)
+    assert first["study"] != second["study"] and not first["pictures"].keys() & second["pictures"].keys()
+    # the page follows from its words and the pictures: with the key's methods exchanged it is the same to the byte
+    key = json.loads((tmp_path / "one" / "key.json").read_text())
+    for entry in key["questions"].values():
+        entry["answers"] = {word: {"x": "y", "y": "x"}[name] for word, name in entry["answers"].items()}
+    (tmp_path / "one" / "key.json").write_text(json.dumps(key))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "one" / "page").rglob("*") if p.is_file()}
+    study.main(["--input", "in", "x=y", "y=x", "--out", "one"])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "one" / "page").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "folder, wanted",
+    [
+        ("cat2dog/testA", "Which looks most like a real dog, and most like this cat turned into one?"),
+        ("cat2dog/testB", "Which looks most like a real cat, and most like this dog turned into one?"),
+        ("mine/photos", study.QUESTION),
+    ],
+)
+def test_the_question_says_what_the_task_is(folder, wanted, tmp_path):
+    assert study.question_of(tmp_path / folder) == wanted
+
+
+def test_answers_get_their_inputs_proportions(tmp_path):
+    for folder, size in (("in", (40, 20)), ("x", (16, 16)), ("y", (80, 40))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", size).save(tmp_path / folder / "1.png")
+    study.main([f"--input={tmp_path}/in", f"x={tmp_path}/x", f"y={tmp_path}/y", "--out", f"{tmp_path}/s", "--size=30"])
+    assert {Image.open(p).size for p in (tmp_path / "s/page/pictures").iterdir()} == {(30, 15)}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_schemes_and_phone(made, scheme):
-    with opened(made / "page", width=360, height=640, color_scheme=scheme, has_touch=True, is_mobile=True) as page:
+    with opened(
+        made / "page", clock=True, width=360, height=640, color_scheme=scheme, has_touch=True, is_mobile=True
+    ) as page:
         seen = contrasts(page)
         page.get_by_role("button", name="Start").tap()
         seen += contrasts(page)
@@ -288,4 +408,8 @@ def test_a_study_made_again_is_the_same(made, tmp_path):
     study.main(call)  # answers given in between stay valid
     assert (tmp_path / "study" / "key.json").read_bytes() == key
     with pytest.raises(UserError, match="another study"):
-        study.main([*call, "--seed", "1"])
+        study.main([*call[:2], f"z={folders[2]}", *call[2:]])
+    former = json.loads(key) | {"study": "0" * 16}  # of a version whose words come from a seed
+    (tmp_path / "study" / "key.json").write_text(json.dumps(former))
+    with pytest.raises(UserError, match="another study"):
+        study.main(call)

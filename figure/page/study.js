@@ -3,7 +3,11 @@
 const KEPT = `study ${data.study}`; // key of the answers in localStorage
 // participant, started, at: number of the question shown, order: [{id, shown, choice, seconds}]
 let state = restore() || begin();
+let stores = true; // whether localStorage holds the state
 let asked = 0; // when the present question appeared
+let turned = -Infinity; // when a click or key brought the present view
+const NONE = "none"; // the choice of those who prefer nothing
+const PAUSE = 500; // milliseconds in which a new view takes no answer: it would be the second of a double click
 
 $("title").textContent = document.title = data.title;
 $("task").textContent = `You will see ${data.questions.length} pictures, one after the other, and below each ` +
@@ -40,6 +44,7 @@ function keep() {
   try {
     localStorage.setItem(KEPT, JSON.stringify(state));
   } catch {
+    stores = false;
     $("memory").hidden = false;
   }
 }
@@ -51,7 +56,7 @@ function view(id) {
 }
 
 function show() {
-  keep();
+  asked = performance.now();
   if (!state.started) return view("welcome");
   const { at, order } = state;
   if (at >= order.length) {
@@ -67,29 +72,46 @@ function show() {
   $("input").replaceChildren(picture(data.pictures[id], "The picture to be translated", { loading: "eager" }));
   $("answers").replaceChildren(...shown.map((answer, i) =>
     el("button",
-      { type: "button", class: "answer", "aria-pressed": String(answer === choice), click: () => choose(answer) },
+      { type: "button", class: "answer", "aria-pressed": String(answer === choice), click: () => choose(id, answer) },
       picture(data.pictures[answer], `Answer ${i + 1}`, { loading: "eager" }), el("span", {}, String(i + 1)))));
+  $("none").setAttribute("aria-pressed", String(choice === NONE));
+  $("none").onclick = () => choose(id, NONE);
   for (const next of order.slice(at + 1, at + 3)) { // preload the next questions
     for (const word of [next.id, ...next.shown]) new Image().src = data.pictures[word].src;
   }
-  asked = performance.now();
   view("asking");
 }
 
-function choose(answer) {
-  const question = state.order[state.at];
-  question.choice = answer;
-  question.seconds = +((performance.now() - asked) / 1000).toFixed(1);
-  state.at += 1;
+/** Take what another tab has stored since; false: it is another participant's. */
+function follow() {
+  const { participant } = state;
+  if (stores) state = restore() || state;
+  return state.participant === participant;
+}
+
+/** Change the state by `edit`, keep it and show it; only show it if another participant has begun in another tab. */
+function change(edit) {
+  if (follow()) edit();
+  turned = performance.now();
+  keep();
   show();
+}
+
+function choose(id, choice) {
+  const seconds = +((performance.now() - asked) / 1000).toFixed(1);
+  change(() => {
+    const place = state.order.findIndex((question) => question.id === id);
+    Object.assign(state.order[place], { choice, seconds });
+    state.at = place + 1;
+  });
 }
 
 function back() {
-  state.at -= 1;
-  show();
+  change(() => { state.at = Math.max(0, state.at - 1); });
 }
 
 function save() {
+  follow();
   const { participant, started, order } = state;
   const answers = order.filter(({ choice }) => choice)
     .map(({ id, shown, choice, seconds }) => ({ question: id, choice, shown, seconds }));
@@ -101,22 +123,35 @@ function save() {
   link.remove();
 }
 
-$("start").addEventListener("click", () => {
-  state.started = new Date().toISOString();
-  show();
-});
+// the second click of a double click means the former view (its event.detail is 1, as the button is new); going back
+// twice is harmless
+document.addEventListener("click", (event) => {
+  const second = performance.now() - turned < PAUSE;
+  if (second && event.isTrusted && !event.target.closest("#back")) event.stopPropagation();
+}, true);
+$("start").addEventListener("click", () => change(() => { state.started ||= new Date().toISOString(); }));
 $("back").addEventListener("click", back);
 $("last").addEventListener("click", back);
 $("save").addEventListener("click", save);
 $("anew").addEventListener("click", () => {
   if (!confirm("Delete these answers and start again? Save them first.")) return;
   state = begin();
+  turned = performance.now();
+  keep();
+  show();
+});
+addEventListener("storage", (event) => {
+  if (event.key !== KEPT) return;
+  follow();
   show();
 });
 document.addEventListener("keydown", (event) => {
   if ($("asking").hidden || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
-  const answer = state.order[state.at].shown[Number(event.key) - 1];
-  if (answer) choose(answer);
+  if (performance.now() - turned < PAUSE) return;
+  const { id, shown } = state.order[state.at];
+  const answer = event.key === "0" ? NONE : shown[Number(event.key) - 1];
+  if (answer) choose(id, answer);
 });
 
+keep();
 show();
