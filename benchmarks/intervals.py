@@ -7,7 +7,6 @@ Each repetition draws two sets of features anew, as a rectified network would gi
 An interval holds if the mean of all repetitions' scores lies in it.  Sets differ by a shift and by other mixtures.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from options import bounded  # noqa: E402
+from options import Parser, bounded  # noqa: E402
 from scoring.intervals import intervals  # noqa: E402
 from scoring.metrics import frechet_distance, kid  # noqa: E402
 
@@ -53,7 +52,7 @@ def coverage(apart, n: int, d: int, repetitions: int):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="intervals.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="intervals.py", description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=bounded(int, 2), default=200)
     parser.add_argument("--sizes", type=bounded(int, 4), nargs="+", default=[20, 100, 500], help="pictures in each set")
     parser.add_argument("--dims", type=bounded(int, 1), default=512, help="dimension of the features")

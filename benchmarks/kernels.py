@@ -9,7 +9,6 @@ different strides; hidden copies, not counted in `all`, happen inside operations
 one layout, reflection padding into the contiguous one.  Fills make constants.  Views are not counted.
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch  # noqa: E402
 from fake_cuda import fake_cuda, watched  # noqa: E402
 
 import methods  # noqa: E402
+from options import Parser  # noqa: E402
 
 KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
          "fills", "optimizers and norms", "hidden copies")  # fmt: skip
@@ -110,7 +110,7 @@ def names(case: str):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--methods", nargs="+", default=["nice", "reference"], metavar="METHOD",
                         help="methods, each with its options in quotes; all: every method")  # fmt: skip
     parser.add_argument("--names", action="store_true", help="also list the operations by name")

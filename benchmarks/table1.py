@@ -169,7 +169,7 @@ NICE-GAN's, in turns with it:
 
 Settings, with the method's own in parentheses; each training has its own --seed:
 
-{"".join(f"- {line}{chr(10)}" for line in settings)}
+{"".join(f"- {line}{chr(10)}" for line in [*settings, *tables.makers(rows)])}
 Made with `{command(args)}`.
 """
     print(text)
@@ -213,7 +213,7 @@ def parse_args(argv=None):
     add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")
     add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
     add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
-    add("--weights", help="Inception's weights, instead of the cached ones", metavar="FILE")
+    add("--weights", type=options.folder, help="Inception's weights, instead of the cached ones", metavar="FILE")
     add("--lpips-weights", help="also LPIPS, where there are true counterparts, with the network in this file",
         metavar="FILE")  # fmt: skip
     add("--baselines", action="store_true", help="add the input itself, the input with matched colours, and another "

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainings import ROOT, mean_std
 
 import demo
+from images import maker
 from training.cost import short
 from utils import UserError, shown
 
@@ -79,6 +80,16 @@ def score(row: Row, scorer):
     """Add the scores of another program's pictures to its row."""
     for way, folder in row.pictures.items():
         row.scores |= {name: [value] for name, value in scorer.direction(folder, *WAYS[way]).items()}
+
+
+def makers(rows: list[Row]) -> list[str]:
+    """A line for each folder of other programs' pictures whose maker is known, and for each that is not of its run."""
+    lines = []
+    for row in rows:
+        for folder in row.pictures.values():
+            found = [text] if (text := maker.doubt(folder)) else [] if row.seeds else maker.lines(folder)
+            lines += [f"{row.title}: {text}" for text in found]
+    return lines
 
 
 # --------------------------------------------------------------------------------------- score table

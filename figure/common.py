@@ -41,9 +41,9 @@ def parser(description: str, model: bool = False) -> Parser:
     parser.add_argument("--out", type=Path, help="folder for the figure (default: results/NAME/figure)")
     if model:
         parser.add_argument("--dataset", required=True, type=options.name, help="data set of the training")
-        parser.add_argument("--dataset_dir", default="dataset", help="folder of the data sets")
-        parser.add_argument("--result_dir", default="results", help="folder of the training's results")
-        parser.add_argument("--checkpoint", help="use this checkpoint file instead of the newest", metavar="FILE")
+        parser.add_argument("--dataset_dir", default="dataset", type=options.folder, help="folder of the data sets")
+        parser.add_argument("--result_dir", default="results", type=options.folder, help="folder of the results")
+        parser.add_argument("--checkpoint", type=options.folder, metavar="FILE", help="use this file, not the newest")
         parser.add_argument("--device", help="cuda, mps or cpu (default: the best present)")
     return parser
 

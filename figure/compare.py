@@ -5,6 +5,7 @@
 Each row shows an input and the picture of the same name (any suffix) in each METHOD's folder.
 """
 
+import os
 from pathlib import Path
 
 import common
@@ -18,7 +19,7 @@ def method(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
         raise UserError(f"{text!r} is not of the form METHOD=DIR, such as NICE-GAN=results/cat2dog/fakeB")
-    return name, Path(folder)
+    return name, Path(os.path.expanduser(folder))
 
 
 def by_stem(folder: Path) -> dict[Path, Path]:

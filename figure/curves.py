@@ -7,6 +7,7 @@ RUN is a run's folder or its log; NAME=RUN gives it another name than the folder
 share a colour.  There is a panel for each quantity in any of the logs.
 """
 
+import os
 from pathlib import Path
 
 import common
@@ -63,9 +64,9 @@ def named(text: str) -> tuple[str, Path]:
     """Name and path of NAME=RUN or RUN (named after its folder)."""
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
-        path = Path(text)
+        path = Path(os.path.expanduser(text))
         return folder(path).resolve().name, path
-    return name, Path(path)
+    return name, Path(os.path.expanduser(path))
 
 
 def main(argv=None):

@@ -10,6 +10,7 @@ network nor server: open its index.html, or send the folder.
 import json
 import math
 import re
+import sys
 from datetime import date
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +22,7 @@ import webpage
 from common import UserError, bounded, run
 from PIL import Image
 
+from images import maker
 from images.decode import read_image
 from images.files import list_images
 from training.held_out import ON_TEST
@@ -167,7 +169,10 @@ def _distance(quantity: str, value: float) -> float:
 
 
 def facts(runs: list[Run]) -> list[dict]:
-    """Rows of run.json: name, group, and a text for each run; changes by later starts follow an arrow."""
+    """Rows of run.json: name, group, and a text for each run; changes by later starts follow an arrow.
+
+    The last rows say what made the translations.
+    """
     rows = {}
     for number, one in enumerate(runs):
         for start in one.starts:
@@ -175,6 +180,9 @@ def facts(runs: list[Run]) -> list[dict]:
                 cell = rows.setdefault(key, [[] for _ in runs])[number]
                 if cell[-1:] != [value]:
                     cell.append(value)
+    for way in ("A2B", "B2A"):
+        if any(cells := [maker.described(one.answers[way]) if way in one.answers else None for one in runs]):
+            rows["translations", WAYS[way]] = [[cell] if cell else [] for cell in cells]
     return [
         {"group": group, "name": name, "cells": [" → ".join(cell) for cell in cells]}
         for (group, name), cells in rows.items()
@@ -285,6 +293,8 @@ def main(argv=None):
     if len(set(names)) < len(names):
         raise UserError(f"two runs are named {shown(max(names, key=names.count))}; name them, such as first=results/a")
     runs = [Run(name, path) for name, path in args.runs]
+    for text in (text for one in runs for folder in one.answers.values() if (text := maker.doubt(folder))):
+        print(text, file=sys.stderr)
     data = args.data or runs[0].data()
     with webpage.folder(args.out or runs[0].path / "page") as folder:
         found = [translations(folder, runs, data, way, args.size) for way in ("A2B", "B2A")]

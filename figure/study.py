@@ -21,6 +21,7 @@ import webpage
 from common import UserError, bounded, run
 from PIL import Image
 
+from images import maker
 from images.decode import read_image
 from utils import atomic, shown
 
@@ -75,7 +76,10 @@ def main(argv=None):
         texts = {"title": args.title, "question": question}
         webpage.write(page, "study", {"study": study, **texts, "questions": questions, "pictures": pictures})
         with atomic(args.out / "key.json") as temporary:
-            temporary.write_text(json.dumps({"study": study, "methods": names, "questions": key}, indent=1), "utf-8")
+            made_by = {name: maker.read(folder) for name, folder in methods}
+            content = {"study": study, "methods": names, "made": made_by, "questions": key}
+            temporary.write_text(json.dumps(content, indent=1), "utf-8")
+    print("".join(f"{name}: {text}\n" for name, folder in methods for text in maker.lines(folder)), end="")
     if not args.question:
         print(f"the page asks {shown(question)!r}; --question changes it")
     print(f"and {shown(args.out / 'key.json')}: keep it, it tells which picture belongs to which method")

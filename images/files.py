@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from images import maker
 from images.data_sets import hint
 from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
 from images.scales import measured, say, say_beyond, scale_of, training_folder
@@ -17,8 +18,8 @@ def list_images(folder):
     """All pictures below `folder`, sorted by their path relative to it: list[Path], never empty.
 
     A file is a picture if its name or its first bytes say so. Other files are counted and named in one line
-    on stderr; hidden files are ignored. Links are followed, and each real directory is visited once, so loops
-    of links end. UserError: no such folder, or no picture in it.
+    on stderr; hidden files and made.json are ignored. Links are followed, and each real directory is visited
+    once, so loops of links end. UserError: no such folder, or no picture in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,7 +37,7 @@ def list_images(folder):
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for path in (Path(directory, name) for name in names if not name.startswith(".")):
+        for path in (Path(directory, name) for name in names if not name.startswith(".") and name != maker.NAME):
             # A dead link stays in the list, so that reading it fails. Pipes and devices are left out.
             if path.is_file() or path.is_symlink():
                 (found if is_picture(path) else others).append(path)

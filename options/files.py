@@ -1,5 +1,6 @@
 """Option files: @FILE on the command line is replaced by the words of that file."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def expanded(argv: list[str], around: tuple[Path, ...] = ()) -> list[str]:
     """
     words = []
     for word in argv:
-        words += _words(Path(word[1:]), around) if word.startswith("@") else [word]
+        words += _words(Path(os.path.expanduser(word[1:])), around) if word.startswith("@") else [word]
     return words
 
 

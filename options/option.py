@@ -66,17 +66,17 @@ def name(text: str) -> str:
 
 
 def folder(text: str) -> str:
-    """The path of a folder or file."""
+    """The path of a folder or file; ~ is the home folder, also where no shell has replaced it."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path; . is the working folder")
     if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(part)) > 255 for part in text.split(os.sep)):
         raise argparse.ArgumentTypeError(f"{text[:40]!r}... is too long for a path")
-    return text
+    return os.path.expanduser(text)
 
 
 def data_set(text: str) -> str:
     """A data set's name, or the path of its folder: its last part is the name."""
-    path = text.rstrip("/" + os.sep)
+    path = os.path.expanduser(text).rstrip("/" + os.sep)
     name(os.path.basename(path))
     return folder(path)
 

@@ -5,9 +5,10 @@ import difflib
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from options.files import OptionFileError, expanded
-from options.option import BASICS, GROUPS, boolean, resuming
+from options.option import BASICS, GROUPS, boolean, folder, resuming
 from utils import fail
 
 # our option, and what other programs of this field call it
@@ -66,6 +67,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, allow_abbrev=False, **more):
         super().__init__(*args, allow_abbrev=allow_abbrev, **more)
+        self.register("type", Path, lambda text: Path(folder(text)))
 
     def error(self, message):
         fail(self.prog, message)

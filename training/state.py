@@ -1,6 +1,5 @@
 """Saving and resuming a run: its state in checkpoints, archiving an earlier run, the lock on its folder."""
 
-import itertools
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import torch
 
 from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions, scales_in
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
-from utils import UserError, shown, writing
+from utils import UserError, move_aside, shown, writing
 
 
 @contextmanager
@@ -151,18 +150,6 @@ def archive_later_steps(trainer, step: int):
         if log.exists():
             shutil.copy2(log, folder / log.name)
         print(f"going back to step {step}; what was written after it is now in {shown(folder)}", file=sys.stderr)
-
-
-def move_aside(results: Path, paths: list[Path]) -> Path:
-    """Move these files and folders to a new folder results/NAME/previous_1, or _2, ..., which is returned."""
-    folder = next(p for n in itertools.count(1) if not (p := results / f"previous_{n}").exists())
-    with writing(folder):
-        folder.mkdir(parents=True)
-        for path in paths:
-            place = folder / (path.relative_to(results) if path.is_relative_to(results) else path.name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-    return folder
 
 
 def _number(path: Path) -> int:

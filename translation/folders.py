@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from images import maker
 from images.encode import save_picture
 from images.files import data_set_pictures, list_images, output_paths
 from images.scales import measured
-from translation.pipeline import Pipeline, with_suffix
+from translation.pipeline import Pipeline, answer_suffixes, with_suffix
 from utils import UserError, shown
 
 
@@ -16,7 +18,7 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
 
     found: the checkpoint (state, path), by default the newest valid one.  Only the networks that translate are loaded,
     with the architecture of the checkpoint, for the directions that it holds.  The EMA weights are used if it holds
-    them, unless --raw_weights true.
+    them, unless --raw_weights true.  made.json in fakeX says what made it; other translations there are moved aside.
     """
     args, pipeline = trainer.args, Pipeline(trainer, found)
     root = Path(args.dataset_dir) / args.dataset
@@ -26,21 +28,27 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     inputs = data_set_pictures(args, *_sources(trainer, pipeline.directions), scales=trainer.scales)
     trainer.check_images(inputs)
     pipeline.load()
-    places = []
+    jobs, claims, suffixes = [], {}, answer_suffixes(getattr(args, "styles", 1))
     for s, t in pipeline.directions:
-        source, target = f"{trainer.test_split}{trainer.folder[s]}", f"fake{trainer.folder[t]}"
-        files = inputs[source][trainer.rank :: trainer.world]
-        names = output_paths(files, root / source)
-        bar = tqdm(files, f"{source} -> {target}", disable=trainer.rank != 0)
+        source, target = f"{trainer.test_split}{trainer.folder[s]}", trainer.results / f"fake{trainer.folder[t]}"
+        names = output_paths(inputs[source], root / source)
+        jobs.append((s, t, source, inputs[source], target, names))
+        claims[target] = pipeline.record(s, t), {with_suffix(name, suffix) for name in names for suffix in suffixes}
+    if trainer.rank == 0:
+        maker.claim(trainer.results, claims)
+    if trainer.world > 1:
+        torch.distributed.barrier()  # no rank writes before the earlier translations are aside
+    mine = slice(trainer.rank, None, trainer.world)
+    for s, t, source, files, target, names in jobs:
+        bar = tqdm(files[mine], f"{source} -> {target.name}", disable=trainer.rank != 0)
         with pipeline.translating(s, t):
-            for file, name in zip(bar, names, strict=True):
+            for file, name in zip(bar, names[mine], strict=True):
                 for suffix, picture in pipeline.translate_file(file, s, t):
-                    save_picture(picture, with_suffix(trainer.results / target / name, suffix))
-        places.append(str(trainer.results / target))
+                    save_picture(picture, with_suffix(target / name, suffix))
     if trainer.rank == 0:
         best = pipeline.state.get("score")
         chosen = f" (best {best['name']}, {best.get('chosen', 'chosen on the test pictures')})" if best else ""
-        print(f"translated with {pipeline.weights}{chosen} into {' and '.join(places)}")
+        print(f"translated with {pipeline.weights}{chosen} into {' and '.join(map(str, claims))}")
 
 
 def _sources(trainer, directions) -> list[str]:

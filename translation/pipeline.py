@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option, scales_in
-from checkpoints.files import verify
+from checkpoints.files import digest, verify
+from images import maker
 from images.encode import to_uint8
 from layers import fold_spectral_norms
 from translation.tiling.maps import Map
@@ -130,6 +131,22 @@ class Pipeline:
         """The translations of one picture: pairs (suffix of its name, (H,W,3) uint8)."""
         return translate_file(self.trainer, source, s, t, self.side)
 
+    def record(self, s: str, t: str) -> dict:
+        """What translates s to t, for made.json: method, checkpoint, its step, a digest of the weights, options."""
+        trainer, state, args = self.trainer, self.state, self.trainer.args
+        keys, digests = ["ema"] if self.uses_ema else trainer.inference_networks[s, t], state.get("digest", {})
+        names = ("seed", "amp", "styles", "style_from")
+        return {
+            "method": state["method"],
+            "checkpoint": str(self.path),
+            "step": state.get("start_iter", 0),
+            "run": maker.run_of(self.path),
+            "direction": direction_name(trainer, s, t),
+            "weights": "averaged" if self.uses_ema else "raw",
+            "digest": digest({key: digests.get(key) or digest(state[key]) for key in keys}),
+            "options": {"size": self.side, **{name: getattr(args, name) for name in names if hasattr(args, name)}},
+        }
+
     @property
     def weights(self) -> str:
         """A description of the loaded weights for messages."""
@@ -143,9 +160,9 @@ def seeded_by(picture: Path | bytes, seed: int):
     The generator's state is restored afterwards.
     """
     content = picture if isinstance(picture, bytes) else picture.read_bytes()
-    digest = hashlib.sha256(b"%d " % seed + content).digest()
+    number = hashlib.sha256(b"%d " % seed + content).digest()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big"))
+        torch.default_generator.manual_seed(int.from_bytes(number[:8], "big"))
         yield
 
 
