@@ -7,13 +7,17 @@ RUN is a run's folder or its log; NAME=RUN gives it another name than the folder
 share a colour.  There is a panel for each quantity in any of the logs.
 """
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import common
 from common import UserError, run
 
-from training.log import Log
+import methods
+from training.log import Log, bare_and_weighted
 
 PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "d_loss": "discriminator's loss",
@@ -40,7 +44,23 @@ def read(path: Path) -> list[dict]:
     lines = Log.parsed(text.splitlines())
     if not lines:
         raise UserError(f"{path} has no line of a training yet; train first, or lower --log_freq")
-    return sorted(lines, key=lambda values: values["step"])
+    return bare(sorted(lines, key=lambda values: values["step"]), path.with_name("run.json"))
+
+
+def bare(lines: list[dict], record: Path) -> list[dict]:
+    """The lines with bare terms, where an earlier version logged them weighted: run.json does not say "bare" then."""
+    starts = []
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        for start in json.loads(record.read_text("utf-8")):
+            method, args = methods.load(start["method"]), SimpleNamespace(**start["options"])
+            old = start.get("terms") != "bare"
+            starts.append((start["step"], method.term_weights(args) if old else {}))
+    found = []
+    for line in lines:
+        weights = next((weights for step, weights in reversed(starts) if step < line["step"]), {})
+        terms = {k: v for k, v in line.items() if k in weights and isinstance(v, (int, float))}
+        found.append({k: v for k, v in line.items() if k not in terms} | bare_and_weighted(terms, weights))
+    return found
 
 
 def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
@@ -48,6 +68,7 @@ def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
     steps, values = [], []
     for line in lines:
         exact = [quantity] if quantity in line else [k for k in line if k.startswith(f"{quantity}_")]
+        exact = [k for k in exact if k == quantity or not k.endswith("_weighted")]
         found = [line[k] for k in exact if isinstance(line[k], (int, float))]
         if found:
             steps.append(line["step"])

@@ -91,8 +91,8 @@ class Run:
 
 def parted(key: str) -> tuple[str, str]:
     """Quantity and domain or direction of a key: "fid_B" is ("fid", "B"), "d_loss" is ("d_loss", "")."""
-    match = re.fullmatch(rf"(.+)_({'|'.join(WAYS)})", key)
-    return match.groups() if match else (key, "")
+    match = re.fullmatch(rf"(.+)_({'|'.join(WAYS)})(_weighted)?", key)
+    return (match[1] + (match[3] or ""), match[2]) if match else (key, "")
 
 
 def titled(quantity: str) -> str:

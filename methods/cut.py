@@ -306,6 +306,10 @@ class CUT(EpochSchedule):
         loss = adversarial + sum(contrasts.values()) / len(contrasts)
         return loss, {"G_GAN": adversarial, **contrasts}
 
+    @classmethod
+    def term_weights(cls, args):
+        return {"G_GAN": args.lambda_GAN, "NCE": args.lambda_NCE, "NCE_Y": args.lambda_NCE}
+
     def patch_nce(self, fake: Tensor, keys: list[Tensor], patch_ids: tuple[list[Tensor], list[Tensor]]) -> Tensor:
         """PatchNCE(x, fake); keys: features (N,C,H,W) of x by layer; patch_ids: of the keys and of the queries."""
         key_ids, query_ids = patch_ids

@@ -237,6 +237,11 @@ class CycleGAN(EpochSchedule):
         # G_A and idt_A belong to the generator from A to B
         return adversarial + cycle + identity, {f"G_{s}": adversarial, f"cycle_{s}": cycle, f"idt_{s}": identity}
 
+    @classmethod
+    def term_weights(cls, args):
+        idt = {"idt_A": args.lambda_B * args.lambda_identity, "idt_B": args.lambda_A * args.lambda_identity}
+        return {"cycle_A": args.lambda_A, "cycle_B": args.lambda_B, **idt}
+
     def discriminator_objective(self, batch, s, t):
         """Tell real from fake in domain t: 1 on real, 0 on fakes from the pool."""
         on_real, on_fake = self.D[t](torch.cat((batch[t], batch[f"old_{t}"]))).chunk(2)

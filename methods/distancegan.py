@@ -202,6 +202,11 @@ class DistanceGAN(CycleGAN):
             terms[f"cycle_{s}"] = getattr(args, f"lambda_{s}") * F.l1_loss(self.G[s](fake), batch[s])
         return sum(terms.values()), terms
 
+    @classmethod
+    def term_weights(cls, args):
+        distances = {f"distance_{d}": getattr(args, f"lambda_distance_{d}") for d in "AB"}
+        return distances | {"cycle_A": args.lambda_A, "cycle_B": args.lambda_B}
+
     # ------------------------------------------------------------------ statistics of the training set
 
     def measure_training_set(self, paths):

@@ -219,6 +219,11 @@ class DRIT(Styled, Trainer):
                 terms[f"lz_{o}{d}"] = 1 / (F.l1_loss(rand[1], rand[0]) / F.l1_loss(z[1], z[0]) + 1e-5)
         return sum(terms.values()), terms
 
+    @classmethod
+    def term_weights(cls, args):
+        tens = [f"l1_recon_{name}" for name in ("A_loss", "B_loss", "AA_loss", "BB_loss", "z_loss_a", "z_loss_b")]
+        return dict.fromkeys(tens, 10) | {f"kl_loss_{z}_{a}": 0.01 for z in ("zc", "za") for a in "ab"}
+
     # ---------------------------------------------------------------------------- pictures, files
 
     @classmethod

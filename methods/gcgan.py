@@ -108,6 +108,11 @@ class GcGAN(CycleGAN):
                 terms[name] = args.lambda_AB * args.identity * F.l1_loss(y, real)
         return sum(terms.values()), terms
 
+    @classmethod
+    def term_weights(cls, args):
+        found = {"G_AB": args.lambda_G, "G_gc_AB": args.lambda_G, "gc": 2 * args.lambda_AB * args.lambda_gc}
+        return found | dict.fromkeys(("idt", "idt_gc"), args.lambda_AB * args.identity)
+
     def discriminator_objective(self, batch, s, t):
         """Tell real from fake in B, original and transformed: 1 on real, 0 on fakes from the pools."""
         original = self.D, batch[t], batch["old"]

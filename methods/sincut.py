@@ -229,6 +229,11 @@ class SinCUT(EpochSchedule):
         terms = {"G_GAN": adversarial, "NCE": nce, "NCE_Y": nce_idt, "idt": identity}
         return adversarial + (nce + nce_idt) / 2 + identity, terms
 
+    @classmethod
+    def term_weights(cls, args):
+        contrasts = {"NCE": args.lambda_NCE, "NCE_Y": args.lambda_NCE}
+        return {"G_GAN": args.lambda_GAN, **contrasts, "idt": args.lambda_identity, "D_R1": args.lambda_R1 / 2}
+
     def contrast(self, queries: list[Tensor], keys: list[Tensor], name: str) -> Tensor:
         """PatchNCE of each layer's features (N,C,H,W) at random patches, compared across all N crops."""
         sizes = {layer: q[0, 0].numel() for layer, q in zip(self.layers, queries, strict=True)}

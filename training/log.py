@@ -66,6 +66,21 @@ class Log:
         self.file.close()
 
 
+def bare_and_weighted(values: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
+    """Each term that has a weight, bare under its name and weighted under NAME_weighted; the others as they are.
+
+    A weight of 0 or 1: a term of weight 0 has no bare value, one of weight 1 no weighted one.
+    """
+    found = {}
+    for name, value in values.items():
+        by = weights.get(name, 1)
+        if by:
+            found[name] = value / by
+        if by != 1:
+            found[f"{name}_weighted"] = value
+    return found
+
+
 RUN = ("lr", "dropped", "steps_per_second", "data_wait", "scoring_seconds")  # neither losses nor scores
 
 

@@ -11,7 +11,7 @@ from checkpoints.files import candidates
 from dataset import report_enlarged
 from training.distributed import agree_on, average_over_processes, max_over_processes
 from training.forecast import Forecast
-from training.log import Log, TensorBoardLog, check_tensorboard
+from training.log import Log, TensorBoardLog, bare_and_weighted, check_tensorboard
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
@@ -179,7 +179,9 @@ class Loop:
         if trainer.world > 1:
             average_over_processes([values], trainer.world)
         if self.log:
-            means = {name: round(value, 6) for name, value in zip(interval.sums, values.tolist(), strict=True)}
+            means = dict(zip(interval.sums, values.tolist(), strict=True))
+            means = bare_and_weighted(means, trainer.term_weights(trainer.args))
+            means = {name: round(value, 6) for name, value in means.items()}
             self.log.write(
                 step=trainer.step,
                 lr=trainer.lr(trainer.step),

@@ -64,6 +64,8 @@ class Method:
     max_grad_norm       the largest gradient norm, by optimizer
     period              the step pattern repeats every `period` steps (DRIT: --d_iter); the last step of a period is
                         the most expensive
+    term_weights(args)  weights of the terms that an objective returns weighted, as the authors' program prints them;
+                        the log holds such a term bare under its name, and weighted under NAME_weighted
     measure_training_set(paths)  computes statistics of all training pictures {"A": paths, "B": paths} before a run
     prepare(real_A, real_B)  builds what depends on the shape of the first batch
     extra_state(), load_extra_state(state)  a checkpoint's content beside weights: a dict of tensors and plain values
@@ -143,6 +145,10 @@ class Method:
 
     def lr(self, step: int) -> float:
         return lr_at(step, self.args.iteration, self.args.lr, self.args.decay_flag)
+
+    @classmethod
+    def term_weights(cls, args) -> dict[str, float]:
+        return {}
 
     def measure_training_set(self, paths: dict[str, list[Path]]):
         pass

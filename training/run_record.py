@@ -34,6 +34,7 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
     entry = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": step,
+        "terms": "bare",  # of its lines in log.jsonl; without this entry they are as the objectives return them
         "method": args.method,
         "seed": args.seed,
         "options": {k: v for k, v in vars(args).items() if k not in ("given", "command")},
