@@ -49,6 +49,9 @@ class Run(Training):
         name = f"{contestant.row}-{args.budget}-{seed}" + "-BtoA" * self.backwards
         words = ["--dataset", args.dataset, "--dataset_dir", args.dataset_dir.resolve(), "--seed", seed]
         words = [*contestant.words, *words, *["--direction=BtoA"] * self.backwards]
+        if args.hold_out:  # the best of ten steps, by pictures that are neither trained on nor tested
+            name += f"-held{args.hold_out:g}"
+            words += ["--hold_out", args.hold_out, "--score_freq", max(1, steps // 10)]
         super().__init__(name, args.result_dir / name, args.dataset, steps, words, trainings.threads(args.jobs))
 
     def refuse_others(self, note: bool):
@@ -159,7 +162,7 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
     text = f"""Table 1 on {args.dataset}, {each} a training, mean ± standard deviation over seeds:
 
 {tables.score_markdown(rows)}
-{" ".join(notes)}
+{chance(rows)}{" ".join(notes)}
 
 Costs: parameters and multiply-adds (one picture) of generators with encoders / discriminators; times in units of
 NICE-GAN's, in turns with it:
@@ -180,6 +183,15 @@ Made with `{command(args)}`.
     trainings.write(args.out / f"{name}.md", text)
 
 
+def chance(rows: list[tables.Row]) -> str:
+    """Which differences are more than chance, as a part of the report; empty with one seed."""
+    found = tables.differences(rows)
+    if not found:
+        return ""
+    over = "Differences over seeds (Welch's t-test at 5%); over pictures, fid_kid.py --against tests two methods:"
+    return f"{over}\n\n{found}\n"
+
+
 def command(args) -> str:
     """The command that made the tables, without folders."""
     budget = ["--steps", args.steps] if args.steps else ["--minutes", f"{args.minutes:g}"]
@@ -187,6 +199,7 @@ def command(args) -> str:
     words += ["--methods", *args.methods] if args.methods else []
     words += ["--img_size", args.img_size] if args.img_size else []
     words += ["--both-ways"] if args.both_ways else []
+    words += ["--hold_out", args.hold_out] if args.hold_out else []
     words += ["--baselines"] if args.baselines else []
     words += ["--lpips-weights", Path(args.lpips_weights).name] if args.lpips_weights else []
     for text in args.outputs[: len(args.outputs) - len(counterparts.BASELINES) * args.baselines]:
@@ -208,6 +221,8 @@ def parse_args(argv=None):
     add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
     add("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
     add("--img_size", type=bounded(int, 1), help="picture side, where a method can use it (default: each method's own)")
+    add("--hold_out", type=bounded(float, 0, 0.9), default=0.0, metavar="SHARE", help="share of the training pictures "
+        "that choose a best checkpoint, scored in a row of its own; without it the last checkpoint alone is scored")
     add("--both-ways", action="store_true", help="train one-way methods for the other direction, too")
     add("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
     add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")

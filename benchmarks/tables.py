@@ -2,16 +2,20 @@
 
 import csv
 import io
+import json
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from scipy.stats import ttest_ind
 from trainings import ROOT, mean_std
 
 import demo
 from images import maker
+from scoring.manifold import PRDC
 from training.cost import short
+from training.held_out import ON_TEST
 from utils import UserError, shown
 
 sys.path.append(str(ROOT / "figure"))
@@ -21,7 +25,9 @@ import compare
 WAYS = {f"{s}2{t}": (s, t) for s, t in demo.DIRECTIONS}
 # distances of different networks have different columns: only Inception's are FID and KID
 COLUMNS = {"l1": "L1", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
-COLUMNS |= {name: name.replace("_", " ") for name in demo.BARS}
+COLUMNS |= {name: name.replace("_", " ") for name in (*PRDC, *demo.BARS)}
+HIGHER_IS_BETTER = (*PRDC, "ssim")
+HELD_OUT = "best, held out"
 DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2}  # 3 in all others
 NONE = "–"
 
@@ -50,8 +56,26 @@ def rows_of(runs) -> list[Row]:
                 row.scores.setdefault(name, []).append(value)
             for way in r.ways:
                 row.pictures.setdefault(way, r.results / f"fake{WAYS[way][1]}")
-    order = dict.fromkeys(r.contestant.row for r in runs)
+            if best := held_out_scores(r.results, row.scores):
+                key = c.row + HELD_OUT
+                row = found.setdefault(key, Row(f"{c.title}, {HELD_OUT}", 0, c.args.img_size, r.steps, {}, {}))
+                row.seeds += not r.backwards
+                for name, value in best.items():
+                    row.scores.setdefault(name, []).append(value)
+    order = dict.fromkeys(name for r in runs for name in (r.contestant.row, r.contestant.row + HELD_OUT))
     return [found[name] for name in order if name in found]
+
+
+def held_out_scores(results: Path, names) -> dict[str, float]:
+    """Scores of the test pictures by the best checkpoint, of these names; empty where test pictures have chosen it."""
+    try:
+        best = json.loads((results / "test_scores.json").read_text("utf-8"))["best"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    if not best or best["chosen"] == ON_TEST:
+        return {}
+    scale = {name: 100 if name.startswith("k") else 1 for name in names}  # KID and KD are x100 here
+    return {name: scale[name] * best["scores"][name] for name in names if name in best["scores"]}
 
 
 # --------------------------------------------------------------------------- other programs' pictures
@@ -127,6 +151,32 @@ def score_markdown(rows: list[Row]) -> str:
         ]
         lines.append([row.title, *("" if v is None else v for v in (row.seeds, row.pixels, row.steps)), *cells])
     return markdown(header, lines)
+
+
+def differences(rows: list[Row]) -> str:
+    """A line a score: the best row, and those whose difference from it is beyond chance over seeds.
+
+    Welch's t-test at 5%, of rows with at least two seeds; it knows the spread over seeds alone, not over pictures.
+    """
+    lines = []
+    for name in (f"{column}_{way}" for column in columns_of(rows) for way in WAYS):
+        column = name.rpartition("_")[0]
+        known = [row for row in rows if len(row.scores.get(name, [])) > 1]
+        if column == "coat_texture" or len(known) < 2:  # best in the middle
+            continue
+        best = (max if column in HIGHER_IS_BETTER else min)(known, key=lambda row, name=name: statistics.fmean(row.scores[name]))
+        worse = [row.title for row in known if row is not best and beyond_chance(row.scores[name], best.scores[name])]
+        others = [row.title for row in known if row is not best and row.title not in worse]
+        said = f"worse beyond chance: {', '.join(worse) or 'none'}; not beyond chance: {', '.join(others) or 'none'}"
+        lines.append(f"- {COLUMNS[column]}, {name.rpartition('_')[2]}: best {best.title}; {said}\n")
+    return "".join(lines)
+
+
+def beyond_chance(a: list[float], b: list[float]) -> bool:
+    """Whether two rows' means over seeds differ, Welch's t-test at 5%."""
+    if not statistics.pvariance(a) + statistics.pvariance(b):
+        return statistics.fmean(a) != statistics.fmean(b)
+    return ttest_ind(a, b, equal_var=False).pvalue < 0.05
 
 
 def score_csv(rows: list[Row]) -> str:

@@ -28,6 +28,7 @@ import fid_kid  # noqa: E402
 import methods  # noqa: E402
 from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
 from images.files import list_images  # noqa: E402
+from scoring.manifold import NEIGHBOURS, PRDC, prdc  # noqa: E402
 from training.state import locked  # noqa: E402
 from utils import RunError, UserError, atomic  # noqa: E402
 
@@ -156,8 +157,9 @@ class Scorer:
     """Scores of translations of a data set's test folders, for each direction: {"fd_A2B": value, ...}.
 
     The Fréchet distance to the target's test pictures in net's features (fid with Inception, fd otherwise); with
-    `kernel` also the kernel distance x100 (kid or kd).  If the data set has true counterparts, also distances to them:
-    the demo's three measures if it has masks, too, as the demo does; else l1, ssim and, with a network, lpips.
+    `kernel` also the kernel distance x100 (kid or kd), precision, recall, density and coverage, if there are more
+    pictures than neighbours.  If the data set has true counterparts, also distances to them: the demo's three measures
+    if it has masks, too, as the demo does; else l1, ssim and, with a network, lpips.
     """
 
     def __init__(self, root: Path, net=None, kernel: bool = False, lpips=None):
@@ -167,7 +169,9 @@ class Scorer:
     def columns(self, s: str) -> list[str]:
         """Names of the scores for translations of domain s, without the direction."""
         fid, kid = ("fid", "kid") if self.net.name == "inception" else ("fd", "kd")
-        return [*self.to_truth(s), fid, *[kid] * self.kernel]
+        few = any(len(list_images(self.root / f"test{d}")) <= NEIGHBOURS for d in "AB")
+        diverse = PRDC if self.kernel and not few else ()
+        return [*self.to_truth(s), fid, *[kid] * self.kernel, *diverse]
 
     def to_truth(self, s: str) -> tuple[str, ...]:
         """Names of the scores against true counterparts."""
@@ -188,11 +192,13 @@ class Scorer:
             found |= counterparts.measure(fake, self.root / f"truth{s}", self.lpips)
         if t not in self.real:
             self.real[t] = self.features(self.root / f"test{t}")
-        fid, *kid = (name for name in self.columns(s) if name not in self.to_truth(s))
+        fid, *kid = (name for name in self.columns(s) if name not in (*self.to_truth(s), *PRDC))
         features = self.features(fake)
         found[fid] = fid_kid.frechet_distance(features, self.real[t])
         for name in kid:
             found[name] = 100 * fid_kid.kid(self.real[t], features, var=False)["kid"]
+        if PRDC[0] in self.columns(s):
+            found |= prdc(self.real[t], features)
         return {f"{name}_{s}2{t}": float(value) for name, value in found.items()}
 
     def __call__(self, results: Path) -> dict[str, float]:
