@@ -164,7 +164,8 @@ def differences(rows: list[Row]) -> str:
         known = [row for row in rows if len(row.scores.get(name, [])) > 1]
         if column == "coat_texture" or len(known) < 2:  # best in the middle
             continue
-        best = (max if column in HIGHER_IS_BETTER else min)(known, key=lambda row, name=name: statistics.fmean(row.scores[name]))
+        means = [statistics.fmean(row.scores[name]) for row in known]
+        best = known[means.index((max if column in HIGHER_IS_BETTER else min)(means))]
         worse = [row.title for row in known if row is not best and beyond_chance(row.scores[name], best.scores[name])]
         others = [row.title for row in known if row is not best and row.title not in worse]
         said = f"worse beyond chance: {', '.join(worse) or 'none'}; not beyond chance: {', '.join(others) or 'none'}"
