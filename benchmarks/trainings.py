@@ -169,8 +169,8 @@ class Scorer:
     def columns(self, s: str) -> list[str]:
         """Names of the scores for translations of domain s, without the direction."""
         fid, kid = ("fid", "kid") if self.net.name == "inception" else ("fd", "kd")
-        few = any(len(list_images(self.root / f"test{d}")) <= NEIGHBOURS for d in "AB")
-        diverse = PRDC if self.kernel and not few else ()
+        enough = self.kernel and all(len(list_images(self.root / f"test{d}")) > NEIGHBOURS for d in "AB")
+        diverse = PRDC if enough else ()
         return [*self.to_truth(s), fid, *[kid] * self.kernel, *diverse]
 
     def to_truth(self, s: str) -> tuple[str, ...]:
