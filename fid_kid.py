@@ -11,8 +11,12 @@ import argparse
 import json
 import math
 import os
-import sys
 from pathlib import Path
+
+from utils import UserError, at_once, atomic, run
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    at_once("fid_kid.py")
 
 # Read when torch is imported.  Large memory pages for large tensors: fewer page faults on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -33,7 +37,6 @@ from scoring.lpips import NAME as LPIPS_NAME
 from scoring.manifold import NEIGHBOURS, PRDC
 from scoring.metrics import frechet_distance, inception_score, kid, polynomial_mmd2
 from scoring.pairs import PROTOCOLS, diversity, paired_distances
-from utils import UserError
 
 __all__ = [  # public names; the rest is in scoring/
     "EfficientNetLite0",
@@ -286,16 +289,12 @@ def between(report, name, scale=1):
 def main(argv=None):
     args = parse_args(argv)
     keep_freed_memory()
-    try:
-        report = score(args)
-        print("\n".join(lines(report)))
-        if args.json:
-            text = json.dumps(report, indent=2, allow_nan=False)
-            Path(args.json).write_text(text + "\n", encoding="utf-8")
-    except (UserError, OSError) as error:
-        print(f"fid_kid.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    report = score(args)
+    print("\n".join(lines(report)))
+    if args.json:
+        with atomic(Path(args.json)) as temporary:
+            temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "fid_kid.py")

@@ -8,9 +8,11 @@ import hashlib
 import itertools
 import os
 import re
+import secrets
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -243,21 +245,82 @@ def writing(path: Path):
 def atomic(path: Path):
     """Write a file atomically: a temporary path, synced to disk and renamed to `path` at the end.
 
+    Its name cannot be guessed, and it is new: no link is followed.  What killed processes have left in the folder is
+    deleted.  Into a pipe or device, such as /dev/stdout, the finished content is copied.
     UserError, DiskError: it cannot be written; the temporary file is deleted and `path` is unchanged.
     """
-    # a short name: path.name may already have the 255 bytes that file systems allow
-    temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
+    handle = temporary = None
     with writing(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            special = path.exists() and (not path.is_file() or Path("/dev") in path.absolute().parents)
+            folder = Path(tempfile.gettempdir()) if special else path.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(folder)
+            handle, temporary = _temporary(folder, path.name)
             yield temporary
-            with open(temporary, "rb+") as f:
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
+            if special:
+                path.write_bytes(temporary.read_bytes())
                 temporary.unlink()
+            else:
+                os.fsync(handle)
+                os.replace(temporary, path)
+        except BaseException:
+            if temporary:
+                with suppress(OSError):
+                    temporary.unlink()
             raise
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}(\.[0-9a-f]{16})?\.tmp")  # the part in brackets was not there at first
+_cleared = set()  # folders, by this process
+
+
+def _temporary(folder: Path, name: str) -> tuple[int, Path]:
+    """A new file for one of this name, locked as long as this process has it open: its descriptor and path."""
+    # a short name: it may already have the 255 bytes that file systems allow
+    digest = hashlib.sha1(os.fsencode(name)).hexdigest()[:16]
+    while True:
+        path = folder / f".{digest}.{secrets.token_hex(8)}.tmp"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(ImportError, OSError):  # Windows and some network file systems have no such locks
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # another process has cleared it in between
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle, path
+        os.close(handle)
+
+
+def _clear(folder: Path):
+    """Delete temporary files in a folder that nobody has locked; once in a process, as folders may be large."""
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        for path in [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]:
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                finally:
+                    os.close(handle)
+
+
+def parse_json(text: str | bytes):
+    """The value in a JSON text.  ValueError: it is none, or nested too deeply."""
+    import json
+
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def move_aside(results: Path, paths: list[Path]) -> Path:

@@ -299,6 +299,8 @@ def draw(found, path):
     """Plot one panel for each axis of `found`, {label: [(x, time)]}: points and fitted power."""
     from matplotlib import pyplot
 
+    from utils import atomic
+
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, (axis, points) in zip(axes, found.items(), strict=True):
         x, y = columns(points)
@@ -310,7 +312,8 @@ def draw(found, path):
         ax.set_ylabel("time a picture, relative")
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with atomic(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=110, format=Path(path).suffix[1:] or "png")
 
 
 def start_up():
@@ -381,4 +384,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if "--serve" in sys.argv:  # with the modules of another checkout
+        main()
+    else:
+        from utils import run
+
+        run(main, "bench.py")

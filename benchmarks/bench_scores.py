@@ -29,6 +29,7 @@ from images.files import list_images
 from layers import keep_freed_memory
 from options import Parser
 from scoring import inception, metrics
+from utils import run
 
 
 def seconds(function):
@@ -116,4 +117,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "bench_scores.py")

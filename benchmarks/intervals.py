@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:
 from options import Parser, bounded  # noqa: E402
 from scoring.intervals import intervals  # noqa: E402
 from scoring.metrics import frechet_distance, kid  # noqa: E402
+from utils import run  # noqa: E402
 
 APART = {"same": (0, 0), "near": (0.05, 0.2), "between": (0.1, 0.5), "apart": (0.2, 1), "far": (0.7, 2)}
 
@@ -66,4 +67,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "intervals.py")

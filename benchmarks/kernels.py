@@ -23,6 +23,7 @@ from fake_cuda import fake_cuda, watched  # noqa: E402
 
 import methods  # noqa: E402
 from options import Parser  # noqa: E402
+from utils import run  # noqa: E402
 
 KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
          "fills", "optimizers and norms", "hidden copies")  # fmt: skip
@@ -123,4 +124,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "kernels.py")

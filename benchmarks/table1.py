@@ -20,13 +20,13 @@ import tables
 import torch
 import trainings
 from contestants import ROWS, Contestant, enter, entrants
-from PIL import Image
 from trainings import ROOT, Scorer, Training, has_counterparts
 
 import demo
 import fid_kid
 import options
 from images.data_sets import hint
+from images.decode import read_image
 from images.files import list_images
 from options import Help, Parser, bounded
 from scoring import inception
@@ -131,8 +131,7 @@ def check_sizes(args, contestants: list[Contestant]):
     root = args.dataset_dir / args.dataset
     for s in "AB":
         if has_counterparts(root, s) or counterparts.there(root, s):
-            with Image.open(list_images(root / f"test{s}")[0]) as picture:
-                side = max(picture.size)
+            side = max(read_image(list_images(root / f"test{s}")[0]).size)
             for c in contestants:
                 if c.args.img_size < side:
                     raise UserError(f"{c.row} at --img_size {c.args.img_size} is smaller than the pictures of "

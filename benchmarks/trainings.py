@@ -30,7 +30,7 @@ from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
 from images.files import list_images  # noqa: E402
 from scoring.manifold import NEIGHBOURS, PRDC, prdc  # noqa: E402
 from training.state import locked  # noqa: E402
-from utils import RunError, UserError, atomic  # noqa: E402
+from utils import RunError, UserError, atomic, parse_json  # noqa: E402
 
 PATIENCE = 10  # seconds for trainings to end that received the stop signal themselves
 
@@ -46,7 +46,7 @@ class Training:
     def scores(self) -> dict | None:
         """{step: {score: value}} of a complete training, else None."""
         try:
-            return json.loads((self.folder / "scores.json").read_text())
+            return parse_json((self.folder / "scores.json").read_text())
         except (OSError, ValueError):
             return None
 

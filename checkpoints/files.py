@@ -7,7 +7,6 @@ authors' programs keep less, in one file or in one per network: a method's `from
 """
 
 import hashlib
-import json
 import re
 import sys
 from contextlib import suppress
@@ -18,7 +17,7 @@ import torch
 
 from checkpoints.contents import fitting, is_network, refuse_strange
 from checkpoints.weights import read_weights
-from utils import UserError, atomic, brief, shown
+from utils import UserError, atomic, brief, parse_json, shown
 
 
 def latest_path(results: Path) -> Path:
@@ -53,7 +52,7 @@ def _last_possible_step(log: Path) -> float:
     with suppress(OSError):
         for line in log.read_bytes().splitlines():
             with suppress(ValueError, LookupError, TypeError):
-                steps.append(int(json.loads(line)["step"]))
+                steps.append(int(parse_json(line)["step"]))
     gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
     return steps[-1] + max(gaps) if gaps else inf
 

@@ -4,6 +4,6 @@
 """
 
 from demo.data import DIRECTIONS, ROOT, ensure
-from demo.measures import BARS, bars, measure, passes, report
+from demo.measures import BARS, bars, counterparts, measure, passes, report
 
-__all__ = ["BARS", "DIRECTIONS", "ROOT", "bars", "ensure", "measure", "passes", "report"]
+__all__ = ["BARS", "DIRECTIONS", "ROOT", "bars", "counterparts", "ensure", "measure", "passes", "report"]

@@ -7,7 +7,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from demo.data import DIRECTIONS, ROOT
-from utils import UserError
+from images.decode import read_image
+from utils import UserError, shown
 
 BARS = {  # measure: at least, at most, meaning
     "background": (0, 0.04, "change outside the animal"),
@@ -38,11 +39,9 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
         raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: python -m demo")
     sums = np.zeros(5)
     for name in names:
-        source, truth = (_read(Path(d) / name, "RGB") for d in (source_dir, truth_dir))
-        fake = _read(Path(fake_dir) / name, "RGB", source.shape)
-        mask = _read(Path(mask_dir) / name, "L")
-        if fake.shape != source.shape:
-            raise UserError(f"{Path(fake_dir) / name}: is smaller than its source; translate with --img_size 64")
+        pictures = counterparts(name, source_dir, truth_dir, mask_dir)
+        source, truth, mask = map(_values, pictures)
+        fake = _fake(Path(fake_dir) / name, pictures[0].size)
         inside, outside = mask >= 0.5, mask == 0
 
         def blur(picture, inside=inside):
@@ -69,16 +68,36 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     }
 
 
-def _read(path: Path, mode: str, shape=None) -> np.ndarray:
-    """The picture as floats in [0, 1], reduced to `shape` (h, w, ...) if larger."""
-    try:
-        with Image.open(path) as image:
-            image = image.convert(mode)
-            if shape and image.height >= shape[0] and image.width >= shape[1]:
-                image = image.resize(shape[1::-1], Image.Resampling.LANCZOS)  # blurs texture least
-            return np.asarray(image, float) / 255
-    except OSError:
-        raise UserError(f"{path}: missing or unreadable; translate the test folders again with: {TRANSLATE}") from None
+def counterparts(name: str, source_dir, truth_dir, mask_dir) -> list[Image.Image]:
+    """Source, truth (RGB) and mask (L) of a scene, upright.  UserError: one is unreadable, or their sizes differ."""
+    paths = [Path(folder) / name for folder in (source_dir, truth_dir, mask_dir)]
+    found = [_picture(path) for path in paths]
+    for path, picture in zip(paths, found, strict=True):
+        if picture.size != found[0].size:
+            sizes = [f"{w} x {h}" for w, h in (picture.size, found[0].size)]
+            raise UserError(f"{shown(path)} is {sizes[0]} pixels large, {shown(paths[0])} {sizes[1]}: make them equal, "
+                            "or remove the folder of masks")  # fmt: skip
+    return [*found[:2], found[2].convert("L")]
+
+
+def _picture(path: Path) -> Image.Image:
+    """A picture, RGB.  UserError: it is missing or unreadable."""
+    if not path.exists():
+        raise UserError(f"{shown(path)}: missing; generate the demo data set, or translate its test folders with: "
+                        f"{TRANSLATE}")  # fmt: skip
+    return read_image(path)
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, float) / 255
+
+
+def _fake(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A translation as floats in [0, 1], reduced to `size` if larger.  UserError: it is smaller."""
+    image = _picture(path)
+    if image.width < size[0] or image.height < size[1]:
+        raise UserError(f"{shown(path)}: is smaller than its source; translate with --img_size {max(size)}")
+    return _values(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))  # blurs texture least
 
 
 def passes(name: str, value: float) -> bool:

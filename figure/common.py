@@ -118,6 +118,7 @@ def pyplot():
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 10, "figure.titlesize": 12, "axes.titlesize": 10, "savefig.dpi": 100})
+    pyplot.rcParams["text.parse_math"] = False  # a $ in a name is a $
     pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
     return pyplot
 
@@ -165,6 +166,8 @@ def save(figure, out: Path | None, results: Path, name: str):
     path = (out or results / "figure") / f"{name}.png"
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"--out {path.parent} is not a folder; name another")
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_text")):  # names may be no UTF-8
+        text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
     print(f"wrote {relative(path)}")

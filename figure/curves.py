@@ -84,7 +84,7 @@ def folder(run: Path) -> Path:
 def named(text: str) -> tuple[str, Path]:
     """Name and path of NAME=RUN or RUN (named after its folder)."""
     name, equals, path = text.partition("=")
-    if not equals or Path(text).exists():
+    if not equals or os.path.exists(text):
         path = Path(os.path.expanduser(text))
         return folder(path).resolve().name, path
     return name, Path(os.path.expanduser(path))

@@ -8,7 +8,6 @@ two) and over participants (which of the two each chose more often, without ties
 independent: with few participants trust the test over participants.
 """
 
-import json
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +16,7 @@ import webpage
 from common import UserError, run
 from scipy.stats import binomtest
 
-from utils import shown
+from utils import parse_json, shown
 
 NONE = "none"  # a choice in the participants' files: no preference
 
@@ -26,7 +25,7 @@ def read(path: Path, wanted: type) -> dict:
     """The object in a JSON file with `answers` (a list) or `questions` (a dict).  UserError: it has none."""
     name = {list: "answers", dict: "questions"}[wanted]
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not isinstance(found.get(name), wanted) or "study" not in found:
             raise ValueError(f"it has no {name}")
     except (OSError, ValueError, RecursionError) as error:
@@ -49,7 +48,7 @@ def choices(key: dict, path: Path) -> tuple[str, dict[str, str | None]]:
             methods = {NONE: None, **key["questions"][answer["question"]]["answers"]}
             chosen[answer["question"]] = methods[answer["choice"]]
         return str(found["participant"]), chosen
-    except (KeyError, TypeError):
+    except (LookupError, TypeError):
         raise UserError(f"{shown(path)} was changed: an answer fits no question of this study; leave it out") from None
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
 from images import deep, tiff
-from utils import UserError, shown
+from images.in_flight import budget
+from utils import UserError, open_regular, shown
 
 # Formats that are also written, without loss or as JPEG: results keep these names.
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
@@ -100,7 +101,7 @@ def contents(path) -> Contents:
 
 def deep_contents(path) -> Contents | None:
     """The same for a picture of more than 8 bits a band alone, which are told without decoding the others."""
-    with suppress(OSError), open(path, "rb") as file:
+    with suppress(OSError), open_regular(path) as file:
         head = file.read(25)
         if head[:2] == b"\xff\xd8" or (head[:4] == b"\x89PNG" and head[24:] != b"\x10"):  # a JPEG; a PNG of 8 bits
             return None
@@ -186,6 +187,20 @@ def _alpha(image):
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
+def read_stored(path) -> Image.Image:
+    """The picture as its file holds it, for maps of labels: palette, depth and orientation are kept.
+
+    Errors and limits as read_image.
+    """
+    with _reading(path) as source:
+        if source.image is None:
+            source.file.seek(0)
+            with Image.open(source.file, formats=("TIFF",)) as image:
+                return image.copy()
+        source.image.load()
+        return source.image.copy()
+
+
 def from_pil(image, scale=None):
     """A PIL image as upright sRGB in mode RGB, and its opacity, in mode L, or None."""
     tags = image.tag_v2 if image.format == "TIFF" and getattr(image, "tile", None) else None  # not decoded yet
@@ -213,7 +228,7 @@ def is_picture(path):
         return READ_ONLY[suffix][0] in FORMATS
     with suppress(Exception):  # a dead link, or a file that only begins like a picture
         if path.is_file():  # opening a pipe would wait
-            with open(path, "rb") as file, Image.open(file, formats=FORMATS):
+            with open_regular(path) as file, Image.open(file, formats=FORMATS):
                 return True
     return False
 
@@ -229,19 +244,18 @@ def _reading(path):
     """The picture in a file, of a size we accept, not decoded yet: a Source.  UserError: of all that fails inside."""
     try:
         # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
             tags = tiff.tags_of(file)
             if tags is not None and tiff.is_ours(tags):
-                _check_size(tags.get(256, 0), tags.get(257, 0))
-                yield Source(None, file, tags)
+                with budget.hold(_check_size(tags.get(256, 0), tags.get(257, 0))):
+                    yield Source(None, file, tags)
                 return
             file.seek(0)
             # TGA has no mark of its own
             formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS
-            with Image.open(file, formats=formats) as image:
-                _check_size(*image.size)
+            with Image.open(file, formats=formats) as image, budget.hold(_check_size(*image.size)):
                 yield Source(image)
     except Exception as error:  # anything at all: parsers of damaged files trip in many ways
         if isinstance(error, UnidentifiedImageError):
@@ -251,19 +265,21 @@ def _reading(path):
         raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
 
 
-def _check_size(width: int, height: int):
+def _check_size(width: int, height: int) -> int:
+    """The number of pixels.  ValueError: too many."""
     if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
         limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
         raise ValueError(f"its size {width} x {height} is outside {limits}")
+    return width * height
 
 
 def _unknown(path):
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(12)
     kind = {b"heic": ".heic", b"heix": ".heic", b"mif1": ".heic", b"avif": ".avif"}.get(head[8:])
     if head[4:8] == b"ftyp" and kind and READ_ONLY[kind][0] not in FORMATS:
         return f"{READ_ONLY[kind][0]} is read once you pip install {READ_ONLY[kind][1]}"
-    with suppress(Exception), open(path, "rb") as file:
+    with suppress(Exception), open_regular(path) as file:
         if tags := tiff.tags_of(file):
             return f"a TIFF of a kind that nothing here reads ({tiff.described(tags)})"
     return f"not a picture we can read ({', '.join(FORMATS)})"

@@ -38,8 +38,8 @@ def list_images(folder):
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for path in (Path(directory, name) for name in names if not name.startswith(".") and name != maker.NAME):
-            # A dead link stays in the list, so that reading it fails. Pipes and devices are left out.
-            if path.is_file() or path.is_symlink():
+            # A dead link stays in the list, so that reading it fails. Pipes and devices, bare or linked, are left out.
+            if path.is_file() or not path.exists():
                 (found if is_picture(path) else others).append(path)
     if not found:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS.union(READ_ONLY)))

@@ -5,6 +5,8 @@ Features stay in float32: Inception's take 8 KB a picture, 400 MB for 50,000.
 
 import hashlib
 import json
+import math
+import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +21,9 @@ from images.decode import read_image
 from images.files import list_images
 from scoring.inception import resized
 from scoring.metrics import moments
-from utils import UserError, shown
+from utils import UserError, atomic, brief, open_regular, parse_json, shown
+
+GROWTH = 100  # the most that an entry of an .npz may unfold; features are noise, and zeros shrink a thousandfold
 
 
 @dataclass
@@ -123,14 +127,18 @@ def open_source(path, kind, dim):
 def read_npz(path, kind, dim):
     """The arrays of an .npz: features (n, dim), or mu (dim,) and sigma (dim, dim); logits, scale if present."""
     try:
+        _refuse_bombs(path, dim)
         with np.load(path, allow_pickle=False) as archive:
             wanted = ("kind", "features", "mu", "sigma", "logits", "scale")  # a foreign entry may be anything
             arrays = {name: archive[name] for name in wanted if name in archive.files}
-            scale = {k: tuple(v) for k, v in json.loads(str(arrays.pop("scale", "{}"))).items()}
+            scale = {k: tuple(v) for k, v in parse_json(str(arrays.pop("scale", "{}"))).items()}
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: name a folder or an .npz made with --save") from error
+        raise UserError(f"{shown(path)} does not exist: name a folder or an .npz made with --save") from error
+    except PermissionError as error:
+        raise UserError(f"no permission to read {shown(path)}: change it, or name another file") from error
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged archives
-        raise UserError(f"{path} is damaged or not an .npz of plain arrays: make it again with --save") from error
+        raise UserError(f"{shown(path)} is damaged or not an .npz of plain arrays ({brief(error)}): make it again with "
+                        "--save") from error
     made_as = str(arrays.get("kind", kind))
     if made_as != kind:
         raise UserError(f"{path} holds {made_as} features, not {kind}: give its --features, --dims, --resize")
@@ -149,14 +157,29 @@ def read_npz(path, kind, dim):
     return arrays | ({"scale": scale} if scale else {})
 
 
+def _refuse_bombs(path, dim):
+    """ValueError: an entry of an .npz would unfold to far more than the file, or than its shape may be.
+
+    Reads no array: the archive's directory and the arrays' headers tell.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.file_size > GROWTH * member.compress_size + (1 << 20):
+                raise ValueError(f"{member.filename} unfolds more than {GROWTH}-fold")
+            if member.filename in ("features.npy", "mu.npy", "sigma.npy", "logits.npy", "kind.npy", "scale.npy"):
+                with archive.open(member) as data:
+                    version = np.lib.format.read_magic(data)
+                    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                    shape, _, dtype = read(data)
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"{member.filename} is shorter than its shape")
+
+
 def write_npz(path, source, kind):
     """Write an .npz: features, logits, moments under pytorch-fid's names (mu, sigma), and their kind."""
     arrays = dict(zip(("mu", "sigma"), source.moments(), strict=True), kind=kind)
     arrays |= {k: v for k, v in vars(source).items() if k in ("features", "logits") and v is not None}
     if source.scale:
         arrays["scale"] = json.dumps(source.scale)
-    try:
-        with open(path, "wb") as file:  # np.savez would append .npz to a path
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"--save {path}: {error.strerror}") from error
+    with atomic(Path(path)) as temporary, open(temporary, "wb") as file:  # np.savez would append .npz to a path
+        np.savez(file, **arrays)

@@ -1,8 +1,8 @@
 """Label maps against their truth: pixel accuracy, class accuracy, mean IoU, whoever made the maps."""
 
 import numpy as np
-from PIL import Image
 
+from images.decode import read_stored
 from scoring.pairs import counterparts
 from utils import UserError, shown
 
@@ -47,12 +47,8 @@ def label_scores(truth, predicted, ignore=None):
 
 def read_labels(path):
     """The labels (H, W) int64 of a map; colours as 65536 R + 256 G + B."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, pixels = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{shown(path)} is no readable label map: replace it") from error
+    image = read_stored(path)
+    mode, pixels = image.mode, np.asarray(image)
     if mode in PLAIN:
         return pixels.astype(np.int64)
     if mode in ("RGB", "RGBA") and (mode == "RGB" or (pixels[..., 3] == 255).all()):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from checkpoints import weights
 from images.download import sha256_of
 from utils import UserError, shown
 
@@ -72,7 +73,7 @@ def read_weights(path):
         with open(path, "rb") as file:
             torch_file = file.read(2) == b"PK"
         if torch_file:
-            arrays = torch.load(path, map_location="cpu", weights_only=True)
+            arrays = weights.read_weights(path)
         else:
             with open(path, "rb") as file:
                 arrays = _from_flax(_OfArrays(file).load())
@@ -132,8 +133,8 @@ def _installed_weights():
     if not heads or not cached.exists():
         lacks = "the package lpips" if not heads else f"torchvision's AlexNet ({cached.name} in torch.hub's cache)"
         raise UserError(f"{NAME} lacks its weights: {lacks} is not there; {REMEDY}")
-    net = torch.load(cached, map_location="cpu", weights_only=True)
-    head = torch.load(heads, map_location="cpu", weights_only=True)
+    net = weights.read_weights(cached)
+    head = weights.read_weights(heads)
     found = {}
     for i, layer in enumerate((0, 3, 6, 8, 10)):
         found |= {f"kernel{i}": net[f"features.{layer}.weight"], f"bias{i}": net[f"features.{layer}.bias"],

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fid_kid
+import utils
 from scoring import inception
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -62,7 +63,7 @@ def run(capsys, *argv):
 def fails(capsys, *argv):
     """Check that main() ends with status 2 and one line on stderr; return the line."""
     with pytest.raises(SystemExit) as stop:
-        fid_kid.main([*map(str, argv)])
+        utils.run(lambda: fid_kid.main([*map(str, argv)]), "fid_kid.py")
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and err.startswith("fid_kid.py: error: ")
     assert err.count("\n") == 1 and "Traceback" not in err

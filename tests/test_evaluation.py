@@ -290,10 +290,10 @@ def dying(moment: str, count: int, argv: list[str]):
         distances = evaluation.distances
         evaluation.distances = lambda *a: at_the_moment(True) or distances(*a)
     elif moment == "writing":
-        save, name = _CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}.tmp"
+        save, name = _CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}."
 
         def write(self, data):
-            at_the_moment(Path(self.file.name).name == name)
+            at_the_moment(Path(self.file.name).name.startswith(name))
             return save(self, data)
 
         _CheckedFile.write = write

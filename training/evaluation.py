@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import demo
 from checkpoints.contents import fitting
@@ -306,15 +305,15 @@ def _direction(trainer, s: str, t: str, side: int | None, kind: str) -> Directio
 
 
 def _measurable(source: Path, truth: Path, mask: Path, side: int | None) -> bool:
-    """Whether demo.measure can compare translations of this side: every mask has its source and truth, none larger."""
+    """Whether demo.measure can compare translations of this side: every mask has its source and truth, none larger.
+
+    UserError: a scene's pictures are of different sizes, or unreadable.
+    """
     names = [path.name for path in mask.glob("*.png")]
     if not names or not all((folder / name).is_file() for folder in (source, truth) for name in names):
         return False
-    sizes = set()
-    for name in names:
-        with Image.open(source / name) as picture:
-            sizes |= {*picture.size}
-    return side is None or max(sizes) <= side
+    larger = [max(demo.counterparts(name, source, truth, mask)[0].size) for name in names]  # checks them all
+    return side is None or max(larger) <= side
 
 
 def _network(inception_cached: bool, direction: Direction) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, atomic, writing
+from utils import UserError, atomic, parse_json, writing
 
 
 class Log:
@@ -21,7 +21,7 @@ class Log:
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
                 with suppress(ValueError, KeyError, TypeError):
-                    if line.endswith(b"\n") and json.loads(line)["step"] <= start:
+                    if line.endswith(b"\n") and parse_json(line)["step"] <= start:
                         kept.append(line)
         with atomic(path) as temporary:
             temporary.write_bytes(b"".join(kept))
@@ -38,7 +38,7 @@ class Log:
         found = []
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):
-                values = json.loads(line)
+                values = parse_json(line)
                 values["step"] = int(values["step"])
                 found.append(values)
         return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from utils import atomic
+from utils import atomic, parse_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
 
@@ -28,7 +28,7 @@ def record(trainer, step: int, pictures: dict[str, list[Path]]):
     entries = []
     if step and path.exists():
         try:
-            entries = [entry for entry in json.loads(path.read_text("utf-8")) if isinstance(entry, dict)]
+            entries = [entry for entry in parse_json(path.read_text("utf-8")) if isinstance(entry, dict)]
         except (ValueError, TypeError):
             entries = []
     entry = {

@@ -1,6 +1,5 @@
 """Saving and resuming a run: its state in checkpoints, archiving an earlier run, the lock on its folder."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ import torch
 
 from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions, scales_in
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
-from utils import UserError, move_aside, shown, writing
+from utils import UserError, move_aside, parse_json, shown, writing
 
 
 @contextmanager
@@ -120,7 +119,7 @@ OF_A_RUN = ("log.jsonl", "run.json", "test_scores.json", "model", "tensorboard",
 def refuse_another_method(results: Path, method: str):
     """UserError: this folder holds the run of another method, whose results would mix with those of a new run."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        other = json.loads((results / "run.json").read_text("utf-8"))[-1]["method"]
+        other = parse_json((results / "run.json").read_text("utf-8"))[-1]["method"]
         if other != method:
             folder = shown(results.parent / method)
             raise UserError(f"{shown(results)} holds a run of --method {other}: give --result_dir {folder}")

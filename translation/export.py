@@ -27,7 +27,7 @@ from torch.nn.utils import parametrize
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
 from translation.pipeline import Pipeline, direction_name, is_size_bound
-from utils import UserError, atomic, evaluating, shown
+from utils import UserError, atomic, evaluating, parse_json, shown
 
 SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
 LICENCE = "MIT, of the program; the weights are their trainer's"
@@ -96,7 +96,7 @@ def fingerprint(path: Path) -> dict | None:
     name = path.stem.split("_params_")[0]
     for record in (path.parent / name / "run.json", path.parent.parent / "run.json"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            return json.loads(record.read_text("utf-8"))[-1]["data"]
+            return parse_json(record.read_text("utf-8"))[-1]["data"]
     return None
 
 
