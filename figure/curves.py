@@ -7,7 +7,6 @@ RUN is a run's folder or its log; NAME=RUN gives it another name than the folder
 share a colour.  There is a panel for each quantity in any of the logs.
 """
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from common import UserError, run
 
 import methods
 from training.log import Log, bare_and_weighted
+from utils import parse_json
 
 PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "d_loss": "discriminator's loss",
@@ -51,7 +51,7 @@ def bare(lines: list[dict], record: Path) -> list[dict]:
     """The lines with bare terms, where an earlier version logged them weighted: run.json does not say "bare" then."""
     starts = []
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        for start in json.loads(record.read_text("utf-8")):
+        for start in parse_json(record.read_text("utf-8")):
             method, args = methods.load(start["method"]), SimpleNamespace(**start["options"])
             old = start.get("terms") != "bare"
             starts.append((start["step"], method.term_weights(args) if old else {}))
