@@ -107,8 +107,8 @@ def _out_of_phase(args) -> str | None:
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
         return "--output goes with --input or --phase export; --result_dir is the folder for other results"
-    if args.phase != "export" and {"half", "format"} & set(args.given):
-        return "--half and --format are options of --phase export; --amp is mixed precision in training"
+    if args.phase != "export" and {"half", "format", "ort"} & set(args.given):
+        return "--half, --format and --ort are options of --phase export; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
         return f"--best {shown(args.best)} needs scores: give --score_freq"
     return None
@@ -118,12 +118,12 @@ def _format_of_output(args) -> str | None:
     """With --phase export: take the format from the suffix of --output where --format is not given; a complaint."""
     formats = {suffix: name for name, suffix in SUFFIXES.items()}
     wanted = formats.get(os.path.splitext(args.output or "")[1].lower())
-    if args.phase != "export" or wanted is None or os.path.isdir(args.output):
-        return None
-    if "format" in args.given and args.format != wanted:
-        suffix = SUFFIXES[args.format]
-        return f"--output {shown(args.output)} names a file of --format {wanted}, not {args.format}: end it in {suffix}"
-    args.format = wanted
+    if args.phase == "export" and wanted is not None and not os.path.isdir(args.output):
+        if "format" in args.given and args.format != wanted:
+            named, suffix = f"--output {shown(args.output)} names a file of --format {wanted}", SUFFIXES[args.format]
+            return f"{named}, not {args.format}: end it in {suffix}"
+        args.format = wanted
+    args.half = args.half or args.format == "html"
     return None
 
 

@@ -43,9 +43,13 @@ COMMON = (
     Option("run", "tile", natural, None, "number of rows of a picture to translate at a time; 0: all rows; the "
            "result differs by rounding only, since statistics are computed over the whole picture (default: as many as "
            "fit in memory)", metavar="ROWS"),
-    Option("run", "format", str, "weights", "with --phase export: weights for this program, onnx, or pt2 for "
-           "torch.export", choices=("weights", "onnx", "pt2")),
-    Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32"),
+    Option("run", "format", str, "weights", "with --phase export: weights for this program, onnx, pt2 for "
+           "torch.export, or html for a page that translates in a browser",
+           choices=("weights", "onnx", "pt2", "html")),
+    Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32; html "
+           "always has them"),
+    Option("run", "ort", folder, None, "with --format html: the folder dist of the npm package onnxruntime-web "
+           "(default: npm fetches it once)"),
     Option("data", "dataset_dir", folder, "dataset", "folder of the data sets", metavar="DIR"),
     Option("data", "img_ch", positive, 3, "channels of a picture: 3 for colour, 1 for grey", choices=(1, 3)),
     Option("data", "preprocess", preprocess, "resize_and_crop", "scale of training pictures before the random crop of "

@@ -1,4 +1,4 @@
-"""--phase export --direction AtoB --format weights|onnx|pt2: write a stand-alone model file.
+"""--phase export --direction AtoB --format weights|onnx|pt2|html: write a stand-alone model file.
 
 It holds only what translation needs: of NICE-GAN the generator and the discriminator's first layers, which encode.
 Spectral norms are folded into the weights.  Layers are computed by their definitions, so an exported graph contains
@@ -7,6 +7,7 @@ no kernel of this program.
     weights   networks for this program: --phase test --checkpoint FILE, Translator(FILE)
     onnx      for onnxruntime and the like; the model's metadata_props describe it
     pt2       torch.export.load(FILE).module()(picture); its extra file metadata.json describes it
+    html      a page that translates in a browser (translation/export_page.py); of both directions without --direction
 
 --half applies to the stored weights only: they are converted to float32 when the model is loaded or run, and all
 computation, inputs and outputs are float32.
@@ -26,19 +27,24 @@ from torch.nn.utils import parametrize
 
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
+from translation.export_page import write_page
 from translation.pipeline import Pipeline, direction_name, is_size_bound
 from utils import UserError, atomic, evaluating, parse_json, shown
 
-SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
+SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2", "html": ".html"}
 LICENCE = "MIT, of the program; the weights are their trainer's"
 
 
 def export(trainer, found: tuple[dict, Path]):
     """Write the networks of a checkpoint (state, path) for one direction in the format --format."""
     args = trainer.args
-    if args.format == "onnx" and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
-        raise UserError("--format onnx needs the packages onnx and onnxscript: pip install -r requirements-export.txt")
+    if args.format in ("onnx", "html") and not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
+        needs = f"--format {args.format} needs the packages onnx and onnxscript"
+        raise UserError(f"{needs}: pip install -r requirements-export.txt")
     pipeline = Pipeline(trainer, found)
+    if args.format == "html":
+        export_page(pipeline)
+        return
     s, t = pipeline.only_direction()
     place = output_path(args, pipeline.path, direction_name(trainer, s, t))
     size = pipeline.load(own_size=True).size
@@ -47,16 +53,38 @@ def export(trainer, found: tuple[dict, Path]):
         if args.format == "weights":
             write_weights(trainer, s, t, about, place)
         else:
-            write_graph(trainer, s, t, about, place)
+            content = graph(trainer, s, t, about)
+            with atomic(place) as temporary:
+                temporary.write_bytes(content)
     size = place.stat().st_size / 2**20
     print(f"wrote {shown(place)}: {about['method']} {about['direction']}, step {about['step']}, "
           f"{about['parameters']:,} parameters, {about['precision']}, {size:.1f} MiB")
     print(f"pictures: {about['sizes']}")
 
 
+def export_page(pipeline: Pipeline):
+    """Write the page of a checkpoint, with the directions that it is asked for."""
+    trainer, title = pipeline.trainer, pipeline.path.stem.split("_params_")[0]
+    names = [direction_name(trainer, *d) for d in pipeline.directions]
+    place = output_path(trainer.args, pipeline.path, names[0] if len(names) == 1 else "")
+
+    def model(s: str, t: str) -> tuple[dict, bytes]:
+        fresh = type(trainer)(trainer.args)  # as an export prunes networks that both directions may use
+        own = Pipeline(fresh, (pipeline.state, pipeline.path)).load(own_size=True)
+        about = metadata(fresh, own.state, own.path, s, t, own.size)
+        with evaluating(fresh.networks().values()), definitions():
+            return about, graph(fresh, s, t, about)
+
+    pipeline.load()
+    write_page(trainer, pipeline.directions, model, title, place)
+    size = place.stat().st_size / 2**20
+    print(f"wrote {shown(place)}: {' and '.join(names)}, {size:.1f} MiB; open it in a browser")
+
+
 def output_path(args, path: Path, direction: str) -> Path:
     """The file to write.  UserError: it is the checkpoint."""
-    name = f"{path.stem.split('_params_')[0]}_{direction}{'_half' * args.half}{SUFFIXES[args.format]}"
+    half = "_half" * (args.half and args.format != "html")  # a page's weights are always half ones
+    name = f"{path.stem.split('_params_')[0]}{'_' * bool(direction)}{direction}{half}{SUFFIXES[args.format]}"
     place = Path(args.output) if args.output else path.parent / name
     if place.is_dir() or (args.output or "").endswith("/"):
         place /= name
@@ -175,8 +203,8 @@ def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[T
     return names, examples, dict(zip(("picture", "extra"), free, strict=False))
 
 
-def write_graph(trainer, s: str, t: str, about: dict, place: Path):
-    """A graph of torch.export or ONNX; in ONNX metadata, values other than text are written as JSON."""
+def graph(trainer, s: str, t: str, about: dict) -> bytes:
+    """A file of torch.export or ONNX; in ONNX metadata, values other than text are written as JSON."""
     model = ExportedModel(trainer, s, t, trainer.args.half).eval()
     names, examples, dynamic = graph_inputs(trainer, s, t, about["img_size"])
     encoded = io.BytesIO()
@@ -196,8 +224,7 @@ def write_graph(trainer, s: str, t: str, about: dict, place: Path):
             texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
             program.model.metadata_props.update(texts)
             encoded.write(program.model_proto.SerializeToString())
-    with atomic(place) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+    return encoded.getvalue()
 
 
 @contextlib.contextmanager
