@@ -227,6 +227,8 @@ def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts
         for key, value in weights.items():
             if value.is_floating_point() and not (value.sum().isfinite() or value.isfinite().all()):
                 raise ValueError(f"{key} holds values that are not finite numbers; name an earlier checkpoint")
+            if key in own and value.is_floating_point() != own[key].is_floating_point():
+                raise ValueError(f"{key} holds numbers of the kind {value.dtype}")
         net.load_state_dict({k: v for k, v in own.items() if not k.startswith(parts)} | weights)
 
 

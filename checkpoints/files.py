@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.contents import fitting, is_network, refuse_strange
+from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
 from utils import UserError, atomic, brief, parse_json, shown
 
@@ -125,6 +126,12 @@ def load_checkpoint(path: Path, recognise) -> dict:
     Returns the state, with an entry "method".  UserError: missing, damaged, foreign.
     """
     files = [path]
+    if path.is_dir() and is_model_folder(path):
+        state = _read(path, read_model_folder)
+        refuse_strange(state, path)
+        if recognise(state) is None:
+            raise UserError(f"{shown(path)} is no model of a method that is known here; name another")
+        return {**state, "method": state["metadata"]["method"]}
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
     if not path.exists():
@@ -145,10 +152,10 @@ def load_checkpoint(path: Path, recognise) -> dict:
     return state
 
 
-def _read(path: Path) -> dict:
-    """The dict in a file.  UserError: damaged or unsafe."""
+def _read(path: Path, reader=read_weights) -> dict:
+    """The dict in a file, or folder.  UserError: damaged or unsafe."""
     try:
-        state = read_weights(path)
+        state = reader(path)
         if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
             raise ValueError("it holds no dict of names")
         return state

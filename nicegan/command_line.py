@@ -116,7 +116,7 @@ def _out_of_phase(args) -> str | None:
 
 def _format_of_output(args) -> str | None:
     """With --phase export: take the format from the suffix of --output where --format is not given; a complaint."""
-    formats = {suffix: name for name, suffix in SUFFIXES.items()}
+    formats = {suffix: name for name, suffix in SUFFIXES.items() if suffix}
     wanted = formats.get(os.path.splitext(args.output or "")[1].lower())
     if args.phase == "export" and wanted is not None and not os.path.isdir(args.output):
         if "format" in args.given and args.format != wanted:

@@ -43,9 +43,9 @@ COMMON = (
     Option("run", "tile", natural, None, "number of rows of a picture to translate at a time; 0: all rows; the "
            "result differs by rounding only, since statistics are computed over the whole picture (default: as many as "
            "fit in memory)", metavar="ROWS"),
-    Option("run", "format", str, "weights", "with --phase export: weights for this program, onnx, pt2 for "
-           "torch.export, or html for a page that translates in a browser",
-           choices=("weights", "onnx", "pt2", "html")),
+    Option("run", "format", str, "weights", "with --phase export: weights for this program, folder (the same in "
+           "safetensors, with a model card), onnx, pt2 for torch.export, or html for a page that translates in a "
+           "browser", choices=("weights", "folder", "onnx", "pt2", "html")),
     Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32; html "
            "always has them"),
     Option("run", "ort", folder, None, "with --format html: the folder dist of the npm package onnxruntime-web "

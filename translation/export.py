@@ -1,10 +1,11 @@
-"""--phase export --direction AtoB --format weights|onnx|pt2|html: write a stand-alone model file.
+"""--phase export --direction AtoB --format weights|onnx|pt2|html|folder: write a model file.
 
 It holds only what translation needs: of NICE-GAN the generator and the discriminator's first layers, which encode.
 Spectral norms are folded into the weights.  Layers are computed by their definitions, so an exported graph contains
 no kernel of this program.
 
     weights   networks for this program: --phase test --checkpoint FILE, Translator(FILE)
+    folder    the same as model.safetensors and config.json, with a model card: what model hubs expect
     onnx      for onnxruntime and the like; the model's metadata_props describe it
     pt2       torch.export.load(FILE).module()(picture); its extra file metadata.json describes it
     html      a page that translates in a browser (translation/export_page.py); of both directions without --direction
@@ -28,10 +29,11 @@ from torch.nn.utils import parametrize
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
 from translation.export_page import write_page
+from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
 from utils import UserError, atomic, evaluating, parse_json, shown
 
-SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2", "html": ".html"}
+SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2", "html": ".html", "folder": ""}
 LICENCE = "MIT, of the program; the weights are their trainer's"
 
 
@@ -51,12 +53,14 @@ def export(trainer, found: tuple[dict, Path]):
     about = metadata(trainer, pipeline.state, pipeline.path, s, t, size)
     with evaluating(trainer.networks().values()), definitions():
         if args.format == "weights":
-            write_weights(trainer, s, t, about, place)
+            save_checkpoint(weights_state(trainer, s, t, about), place)
+        elif args.format == "folder":
+            write_folder(trainer, weights_state(trainer, s, t, about), pipeline, place)
         else:
             content = graph(trainer, s, t, about)
             with atomic(place) as temporary:
                 temporary.write_bytes(content)
-    size = place.stat().st_size / 2**20
+    size = sum(file.stat().st_size for file in (place.iterdir() if place.is_dir() else [place])) / 2**20
     print(f"wrote {shown(place)}: {about['method']} {about['direction']}, step {about['step']}, "
           f"{about['parameters']:,} parameters, {about['precision']}, {size:.1f} MiB")
     print(f"pictures: {about['sizes']}")
@@ -86,7 +90,7 @@ def output_path(args, path: Path, direction: str) -> Path:
     half = "_half" * (args.half and args.format != "html")  # a page's weights are always half ones
     name = f"{path.stem.split('_params_')[0]}{'_' * bool(direction)}{direction}{half}{SUFFIXES[args.format]}"
     place = Path(args.output) if args.output else path.parent / name
-    if place.is_dir() or (args.output or "").endswith("/"):
+    if args.format != "folder" and (place.is_dir() or (args.output or "").endswith("/")):
         place /= name
     if place.exists() and place.samefile(path):
         raise UserError(f"--output {shown(place)} is the checkpoint itself: name another file")
@@ -96,7 +100,8 @@ def output_path(args, path: Path, direction: str) -> Path:
 def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dict:
     """The description of a model file, in plain values."""
     _, extra = trainer.export_function(s, t)
-    parts = trainer.all_inference_keys(s, t) if trainer.args.format == "weights" else trainer.inference_keys(s, t)
+    stored = trainer.args.format in ("weights", "folder")
+    parts = trainer.all_inference_keys(s, t) if stored else trainer.inference_keys(s, t)
     nets = trainer.networks()
     any_size = f"any height and width divisible by {trainer.size_multiple}, from {trainer.min_size}; "
     any_size += f"trained at {size} x {size}"
@@ -128,8 +133,8 @@ def fingerprint(path: Path) -> dict | None:
     return None
 
 
-def write_weights(trainer, s: str, t: str, about: dict, place: Path):
-    """A file that checkpoints.load_checkpoint reads: parts of networks under their names, args, metadata."""
+def weights_state(trainer, s: str, t: str, about: dict) -> dict:
+    """What checkpoints.files.load_checkpoint reads: parts of networks under their names, args, metadata."""
     state = {}
     for name, parts in trainer.all_inference_keys(s, t).items():
         net = trainer.networks()[name]
@@ -138,8 +143,7 @@ def write_weights(trainer, s: str, t: str, about: dict, place: Path):
         state[name] = {k: v.half() if trainer.args.half and v.is_floating_point() else v for k, v in chosen.items()}
     args = {**trainer.architecture, "method": trainer.args.method, "img_size": about["img_size"]}
     args["preprocess"], args["load_size"] = trainer.preparation
-    state |= {"args": args, "scales": about["scales"], "start_iter": about["step"], "metadata": about}
-    save_checkpoint(state, place)
+    return state | {"args": args, "scales": about["scales"], "start_iter": about["step"], "metadata": about}
 
 
 class ExportedModel(nn.Module):

@@ -1,0 +1,107 @@
+"""--phase export --format folder: a folder with a model in safetensors, its model card and a preview.
+
+The card (README.md) says what run.json, log.jsonl and the checkpoint say: method, paper, data, steps, scores.
+"""
+
+import json
+import re
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from checkpoints.model_folder import CONFIG, WEIGHTS, write_model_folder
+from utils import UserError, atomic, shown, writing
+
+CARD, PREVIEW = "README.md", "preview.png"
+
+
+def write_folder(trainer, state: dict, pipeline, place: Path):
+    """Write model.safetensors, config.json, README.md and, if the run has a sample grid, preview.png.
+
+    UserError: the folder holds something else.
+    """
+    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / WEIGHTS).exists())):
+        raise UserError(f"{shown(place)} holds something other than a model: name another folder with --output")
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+    results = results_of(pipeline.path)
+    preview = newest_grid(results, state["metadata"]["direction"])
+    write_model_folder(state, place)
+    if preview:
+        with atomic(place / PREVIEW) as temporary:
+            shutil.copyfile(preview, temporary)
+    text = card(trainer, state["metadata"], newest_scores(pipeline.state, results), preview is not None, results.name)
+    with atomic(place / CARD) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def results_of(path: Path) -> Path:
+    """The folder results/NAME of the run that wrote a checkpoint."""
+    return path.parent.parent if path.parent.name == "model" else path.parent / path.stem.split("_params_")[0]
+
+
+def newest_grid(results: Path, direction: str) -> Path | None:
+    """The newest sample grid img/A2B_0001000.png of a direction AtoB."""
+    return max((results / "img").glob(f"{direction.replace('to', '2')}_*.png"), default=None)
+
+
+def newest_scores(state: dict, results: Path) -> dict:
+    """{"step": n, name: score, ...}: those kept with the best checkpoint, else the log's at the checkpoint's step."""
+    if "score" in state:
+        return {"step": state["score"]["step"], **state["score"]["scores"]}
+    found = {}
+    with suppress(OSError):
+        for line in (results / "log.jsonl").read_text("utf-8", "replace").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                if "scoring_seconds" in entry and entry["step"] <= state.get("start_iter", 0):
+                    found = entry
+    return {key: value for key, value in found.items() if key != "scoring_seconds"}
+
+
+def paper(trainer) -> str:
+    """The first paragraph of the method's file, which names its paper."""
+    first = sys.modules[type(trainer).__module__].__doc__.split("\n\n")[0]
+    return " ".join(first.split())
+
+
+def card(trainer, about: dict, scores: dict, preview: bool, title: str) -> str:
+    """The text of README.md; its first lines are what model hubs read."""
+    title = re.sub(r"[^\w.\- ]", " ", title)
+    method, direction = about["method"], about["direction"]
+    lines = [
+        "---", "tags:", "- image-to-image", f"- {method}", "pipeline_tag: image-to-image", "---",
+        "", f"# {title}, {direction}, by {method}", "", paper(trainer), "",
+    ]  # fmt: skip
+    if preview:
+        lines += [f"![samples of the training: the top row of each block is the input]({PREVIEW})", ""]
+    lines += ["| | |", "|---|---|", f"| method | `{method}` |", f"| direction | {direction} |"]
+    lines += [f"| steps | {about['step']:,} |", f"| parameters | {about['parameters']:,} |"]
+    lines += [f"| weights | {about['precision']} |", f"| pictures | {about['sizes']} |"]
+    lines += [f"| input | {about['input']} |", f"| licence | {about['licence']} |", ""]
+    lines += ["## Training data", ""]
+    if about["data"]:
+        lines += ["| folder | pictures | SHA-256 of names and sizes |", "|---|---|---|"]
+        lines += [f"| {k} | {v.get('pictures')} | `{v.get('digest')}` |" for k, v in about["data"].items()]
+    else:
+        lines += ["Not recorded: the checkpoint had no run.json beside it."]
+    lines += ["", "## Scores", ""]
+    if scores:
+        values = {k: v for k, v in scores.items() if k != "step" and not isinstance(v, dict)}
+        lines += [f"At step {scores.get('step')}, over the translated test pictures:", ""]
+        lines += ["| score | value |", "|---|---|"]
+        lines += [f"| {k} | {shown_score(v)} |" for k, v in values.items()]
+    else:
+        lines += ["None were computed in this run (`--score_freq`)."]
+    call = "python main.py --phase test --checkpoint FOLDER --input cat.jpg --output translated"
+    use = ["## How to use", "", f"    {call}", ""]
+    use += ["    from nicegan import Translator", '    Translator("FOLDER")(picture).save("translated.png")', ""]
+    use += [f"`{WEIGHTS}` holds numbers alone, `{CONFIG}` the options of the networks."]
+    return "\n".join([*lines, "", *use]) + "\n"
+
+
+def shown_score(value) -> str:
+    if isinstance(value, (list, tuple)):  # a 95% interval
+        return " to ".join(map(shown_score, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
