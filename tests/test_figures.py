@@ -33,6 +33,7 @@ GOOD = {  # figure: call
     "latent_toy": f"latent.py {OF_MODEL}",
     "shared_latent_toy": f"shared_latent.py {OF_MODEL}",
     "curves": "curves.py {results}/toy again={results}/toy/log.jsonl",
+    "toy": "answers.py --dataset toy --dataset_dir {data} --result_dir {results} --pictures 4",
     "compare": "compare.py --input {data}/toy/testA ours={results}/toy/fakeB same={data}/toy/testA",
 }
 BAD = {  # script: bad call, part of the message
@@ -40,6 +41,7 @@ BAD = {  # script: bad call, part of the message
     "latent": (f"latent.py {OF_MODEL} --checkpoint {{data}}/toy/testA/0.png", "0.png"),
     "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{results}}", "testA"),
     "curves": ("curves.py {data}", "log.jsonl"),
+    "answers": ("answers.py --dataset toy --dataset_dir {data} --result_dir {data}", "fakeB"),
     "compare": ("compare.py --input {data}/toy/testA ours={data}/toy/trainB", "has no picture"),
 }
 
@@ -50,7 +52,7 @@ def calls(tmp_path_factory):
     top = tmp_path_factory.mktemp("figures")
     at = {name: str(top / name) for name in ("data", "results")}
     rng = np.random.default_rng(0)
-    for folder, count in (("trainA", 2), ("trainB", 2), ("testA", 3), ("testB", 4)):
+    for folder, count in (("trainA", 2), ("trainB", 2), ("testA", 3), ("testB", 4), ("truthA", 3), ("truthB", 4)):
         for i in range(count):
             path = top / "data" / "toy" / folder / f"{i}{folder[-1] if folder == 'trainB' else ''}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def test_picture(name, calls):
     assert f"wrote {path}\n" in said
     picture = Image.open(Path(at["results"]).parent / path)
     picture.load()
-    assert 600 <= picture.width <= 1000 and 150 <= picture.height <= 1200
+    assert 600 <= picture.width <= 1000 and 150 <= picture.height <= 1300
     assert np.asarray(picture.convert("L")).std() > 5  # not blank
 
 

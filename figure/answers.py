@@ -1,0 +1,43 @@
+"""Input, translation and true answer of test pictures, both ways, for data sets with truthA and truthB.
+
+    python figure/answers.py --dataset world
+
+Pictures are spread evenly over the test folders, not chosen.
+"""
+
+from pathlib import Path
+
+import common
+from common import UserError, bounded, run
+from compare import by_stem
+
+
+def main(argv=None):
+    parser = common.parser(__doc__)
+    parser.add_argument("--dataset", required=True, type=common.options.name, help="data set of the training")
+    parser.add_argument("--dataset_dir", default="dataset", type=Path, help="folder of the data sets")
+    parser.add_argument("--result_dir", default="results", type=Path, help="folder of the training's results")
+    parser.add_argument("--pictures", type=bounded(int, 1), default=10, help="number of columns")
+    parser.add_argument("--size", type=bounded(int, 16), default=64, help="side in pixels, to which all are scaled")
+    args = parser.parse_args(argv)
+    data, results = args.dataset_dir / args.dataset, args.result_dir / args.dataset
+    rows, labels = [], []
+    for s, t in "AB", "BA":
+        folders = {f"{s}": data / f"test{s}", f"{s} to {t}": results / f"fake{t}", f"true {t}": data / f"truth{s}"}
+        found = {label: by_stem(folder) for label, folder in folders.items()}
+        stems = common.evenly(list(found[s]), args.pictures)
+        for label, pictures in found.items():
+            missing = [stem for stem in stems if stem not in pictures]
+            if missing:
+                raise UserError(f"{common.shown(folders[label])} has no picture {missing[0]}; translate the test "
+                                "folders with main.py --phase test")  # fmt: skip
+            rows.append([common.read_square(pictures[stem], args.size) for stem in stems])
+        labels += list(found)
+    width = max(map(len, rows))
+    rows = [row + [None] * (width - len(row)) for row in rows]
+    figure = common.grid(rows, [""] * width, f"{args.dataset}: input, translation, true answer", labels)
+    common.save(figure, args.out, results, args.dataset)
+
+
+if __name__ == "__main__":
+    run(main, "answers.py")
