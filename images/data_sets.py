@@ -9,7 +9,10 @@ used instead of a download. Those with true answers are made by images/made.py.
 """
 
 import argparse
+import bz2
+import gzip
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -96,16 +99,53 @@ def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str
     UserError: the download fails, the archive is wrong, or root/name holds something else; nothing is left
     half-written. RunError: no space.
     """
-    target, by_hand = root / name, _by_hand(name, root, source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        wrong = _miscount(target, source)
-        if wrong:
-            raise UserError(f"{shown(target)} exists and {wrong}: move it away, then run this again")
-        return f"{shown(target)} is there and complete"
+    if there := _there(root / name, source):
+        return there
     if sha256:
         source = source._replace(size=None, sha256=sha256.lower())
     with writing_below(root):
         root.mkdir(parents=True, exist_ok=True)
+    with _alone(name, root):
+        return _there(root / name, source) or _make(name, root, source)  # another call may just have made it
+
+
+def _there(target, source) -> str:
+    """A line that the data set is there; "": it is not.  UserError: something else is."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return ""
+    wrong = _miscount(target, source)
+    if wrong:
+        raise UserError(f"{shown(target)} exists and {wrong}: move it away, then run this again")
+    return f"{shown(target)} is there and complete"
+
+
+@contextmanager
+def _alone(name, root):
+    """UserError: another call makes this data set.  The kernel frees the lock when the process ends."""
+    path = root / f".{name}.lock"
+    with writing_below(root):
+        file = open(path, "a+")  # noqa: SIM115
+    with file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except (BlockingIOError, PermissionError):
+            taken = True
+        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
+            taken = False
+        if taken:
+            raise UserError(f"another call is fetching {name} into {shown(root)}: wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _make(name, root, source):
+    """Fetch and unpack the data set.  Returns and raises as get."""
+    target, by_hand = root / name, _by_hand(name, root, source)
     archive = next((path for ending in ENDINGS if (path := root / (name + ending)).is_file()), None)
     fetched = None if archive else root / f".{name}.part"
     if fetched:
@@ -200,6 +240,44 @@ def _damage(source):
         raise UserError(f"the archive of {source.page} is damaged ({said}): run this again") from error
 
 
+def _decompressed(archive):
+    """The archive, open for reading what a tar's compression holds."""
+    with open(archive, "rb") as file:
+        head = file.read(6)
+    kinds = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    return kinds.get(head[:2], open)(archive, "rb")
+
+
+class _Bounded:
+    """A file for tarfile that yields no more than an archive may grow to, headers included.  ValueError: more."""
+
+    def __init__(self, file, archive):
+        self.file, self.room = file, MAX_GROWTH * archive.stat().st_size + (1 << 20)
+
+    def _use(self, size):
+        if size < 0 or size > self.room:
+            raise ValueError(f"its headers and files grow more than {MAX_GROWTH}-fold")
+        self.room -= size
+
+    def read(self, size=-1):
+        self._use(size)
+        return self.file.read(size)
+
+    def seek(self, position):
+        self._use(max(0, position - self.file.tell()))
+        return self.file.seek(position)
+
+    def tell(self):
+        return self.file.tell()
+
+
+def _opened_tar(file):
+    try:
+        return tarfile.open(fileobj=file, mode="r:")
+    except (tarfile.ReadError, EOFError):
+        raise ValueError("it is neither zip nor tar") from None
+
+
 def _members(archive):
     """(path, size, function that opens it) of each file in a zip or tar.  UserError: links, devices."""
     if zipfile.is_zipfile(archive):
@@ -209,15 +287,14 @@ def _members(archive):
                 if not member.is_dir():
                     yield _safe(member.filename, kind in (0, stat.S_IFREG)), member.file_size, \
                         lambda member=member: file.open(member)
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as file:
+    else:
+        with _decompressed(archive) as data, _opened_tar(_Bounded(data, archive)) as file:
             for member in file:
                 if not member.isdir():
                     yield _safe(member.name, member.isreg()), member.size, \
                         lambda member=member: file.extractfile(member)
-            file.fileobj.read(1 << 20)  # the end of the archive: a compressed one has its checksum there
-    else:
-        raise ValueError("it is neither zip nor tar")
+            while data.read(1 << 20):  # the end of the archive: a compressed one has its checksum there
+                pass
 
 
 def _safe(name, regular):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import RunError, UserError, parse_json, shown
+from utils import RunError, UserError, brief, parse_json, shown
 
 TIMEOUT = 30           # seconds that a server may be silent
 TRIES, PAUSE = 6, 1.0  # requests in a row without data, after some data; seconds before the second, then doubled
@@ -112,10 +112,10 @@ def _persist(name, url, file, size, room):
                 return
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
-            reason = f"HTTP {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
+            reason = f"HTTP {error.code} {shown(' '.join(str(error.reason).split()))}"
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a malformed redirect or length
             reason = getattr(error, "reason", None) or error
-            reason = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+            reason = getattr(reason, "strerror", None) or brief(reason)
         grown = os.path.getsize(file.name) > before
         progress, silent = progress or grown, 0 if grown else silent + 1
         if not progress or silent == TRIES:  # offline: fail at once
