@@ -3,6 +3,7 @@
 Importing this makes the program's modules, one folder up, importable.
 """
 
+import math
 import os
 import sys
 from contextlib import suppress
@@ -29,7 +30,10 @@ from utils import UserError, atomic, run, shown
 __all__ = ["UserError", "bounded", "jet", "parser", "run"]
 
 INSTALL = "pip install -r requirements-figures.txt"
-WIDTH = 9.0  # maximum in inches, at 100 dots each: a README shows about 900 pixels
+DPI = 100
+WIDTH = 9.0  # maximum in inches: at DPI about the 900 pixels that a README shows
+TITLE, TEXT = 12, 10  # sizes of letters in points
+GAP = 0.04  # between pictures, as a share of their width
 
 
 # ------------------------------------------------------------------------------------------- options
@@ -39,6 +43,9 @@ def parser(description: str, model: bool = False) -> Parser:
     """A parser with --out and, for figures of a trained model, the options that select it."""
     parser = Parser(description=description.split("\n")[0], formatter_class=Help)
     parser.add_argument("--out", type=Path, help="folder for the figure (default: results/NAME/figure)")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="format of the figure")
+    parser.add_argument("--dpi", type=bounded(int, 20, 2400), default=DPI, help="resolution in dots per inch; grids of "
+                        "pictures take more where a picture would have fewer pixels than its own")  # fmt: skip
     if model:
         parser.add_argument("--dataset", required=True, type=options.name, help="data set of the training")
         parser.add_argument("--dataset_dir", default="dataset", type=options.folder, help="folder of the data sets")
@@ -117,10 +124,35 @@ def pyplot():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams.update({"font.size": 10, "figure.titlesize": 12, "axes.titlesize": 10, "savefig.dpi": 100})
+    pyplot.rcParams.update({"font.size": TEXT, "figure.titlesize": TITLE, "axes.titlesize": TEXT, "figure.dpi": DPI})
     pyplot.rcParams["text.parse_math"] = False  # a $ in a name is a $
     pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
     return pyplot
+
+
+def inches(text: str, points: float = TEXT) -> float:
+    """Width of the widest line of the text."""
+    from matplotlib.textpath import TextPath
+
+    lines = [line for line in text.split("\n") if line.strip()]
+    return max((TextPath((0, 0), line, size=points).get_extents().width / 72 for line in lines), default=0.0)
+
+
+def wrapped(text: str, width: float, points: float = TEXT) -> str:
+    """The text in lines of at most `width` inches, broken between words, or within a word that is wider."""
+    lines = []
+    for line in text.encode("utf-8", "backslashreplace").decode().split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if inches(longer, points) <= width:
+                lines[-1] = longer
+                continue
+            lines += [""] if lines[-1] else []
+            for letter in word:
+                lines += [""] if lines[-1] and inches(lines[-1] + letter, points) > width else []
+                lines[-1] += letter
+    return "\n".join(lines)
 
 
 def to_rgb(x: torch.Tensor) -> np.ndarray:
@@ -131,22 +163,27 @@ def to_rgb(x: torch.Tensor) -> np.ndarray:
 def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: list[str] | None = None):
     """A figure of rows of pictures, with titles above the columns and labels before the rows.
 
-    rows: pictures (H,W,3) in [0,1] or uint8, all of one shape; None leaves a gap.
+    rows: pictures (H,W,3) in [0,1] or uint8, all of one shape; None leaves a gap.  At `least_dpi`
+    of the figure the pictures have their own number of pixels.
     """
     plt = pyplot()
     height, width = next(p.shape[:2] for row in rows for p in row if p is not None)
     left = 0.0 if labels is None else 0.9  # inches
     wide = min(WIDTH, 0.2 + left + 2.2 * len(columns))
-    tall = len(rows) * (wide - 0.2 - left) / len(columns) * height / width
-    top = 0.36 + 0.2 * (1 + max(c.count("\n") for c in columns))
+    cell = (wide - 0.2 - left) / (len(columns) + GAP * (len(columns) - 1))
+    columns = [wrapped(text, 0.96 * cell) for text in columns]
+    title = wrapped(title, wide - 0.2, TITLE)
+    tall = cell * (len(rows) * height / width + GAP * (len(rows) - 1))
+    top = 0.36 + 0.2 * (title.count("\n") + 1 + max(text.count("\n") for text in columns))
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(wide, tall + top + 0.1), squeeze=False)
+    figure.least_dpi = math.ceil(width / cell)
     figure.subplots_adjust(
         left=(0.1 + left) / wide,
         right=1 - 0.1 / wide,
         bottom=0.1 / (tall + top + 0.1),
         top=1 - top / (tall + top + 0.1),
-        wspace=0.04,
-        hspace=0.04 * width / height,
+        wspace=GAP,
+        hspace=GAP * width / height,
     )
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
@@ -161,15 +198,15 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
     return figure
 
 
-def save(figure, out: Path | None, results: Path, name: str):
-    """Write the figure as name.png into `out` (default: results/figure), atomically, and print its path."""
-    path = (out or results / "figure") / f"{name}.png"
+def save(figure, out: Path | None, results: Path, name: str, format: str = "png", dpi: int = DPI):
+    """Write the figure as NAME.FORMAT into `out` (default: results/figure), atomically, and print its path."""
+    path = (out or results / "figure") / f"{name}.{format}"
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"--out {path.parent} is not a folder; name another")
     for text in figure.findobj(lambda artist: hasattr(artist, "set_text")):  # names may be no UTF-8
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+        figure.savefig(temporary, format=format, facecolor="white", dpi=max(dpi, getattr(figure, "least_dpi", 0)))
     print(f"wrote {relative(path)}")
 
 

@@ -2,15 +2,19 @@
 
     python figure/compare.py --input dataset/cat2dog/testA NICE-GAN=results/cat2dog/fakeB CycleGAN=../cyclegan/fakeB
 
-Each row shows an input and the picture of the same name (any suffix) in each METHOD's folder.
+Each row shows an input and the picture of the same name (any suffix) in each METHOD's folder, all in the proportions of
+the input.
 """
 
 import os
 from pathlib import Path
 
 import common
+import numpy as np
 from common import UserError, bounded, run
+from PIL import Image
 
+from images.decode import read_image
 from images.files import list_images
 
 
@@ -37,15 +41,32 @@ def choose(found: dict[Path, Path], names: list[str] | None, n: int, folder: Pat
     return [Path(name) if Path(name) in found else Path(name).with_suffix("") for name in names]
 
 
+def alike(rows: list[list[Image.Image]], longest: int) -> list[list[np.ndarray]]:
+    """Rows of pictures with their longest side scaled to `longest`, in the proportions of the first of their row, on
+    white squares or rectangles of one shape: (H,W,3) uint8."""
+    sizes = [[max(1, round(side * longest / max(row[0].size))) for side in row[0].size] for row in rows]
+    width, height = (max(sides) for sides in zip(*sizes, strict=True))
+    shown = []
+    for row, (w, h) in zip(rows, sizes, strict=True):
+        shown.append([])
+        for picture in row:
+            canvas = Image.new("RGB", (width, height), "white")
+            picture = picture.convert("RGB").resize((w, h), Image.Resampling.BICUBIC)
+            canvas.paste(picture, ((width - w) // 2, (height - h) // 2))
+            shown[-1].append(np.asarray(canvas))
+    return shown
+
+
 def main(argv=None):
     parser = common.parser(__doc__)
     parser.add_argument("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
     parser.add_argument("--pictures", type=bounded(int, 1), default=4, help="number of rows, spread over the folder")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="the pictures to show, instead of --pictures")
-    parser.add_argument("--size", type=bounded(int, 16), default=256, help="side in pixels, to which all are scaled")
+    parser.add_argument("--size", type=bounded(int, 16), help="longest side in pixels, to which all are scaled "
+                        "(default: that of the largest picture shown)")  # fmt: skip
     parser.add_argument("--title", help="title (default: the input's folder)")
-    parser.add_argument("--name", default="compare", help="name of the figure, without .png")
+    parser.add_argument("--name", default="compare", help="name of the figure, without suffix")
     args = parser.parse_args(argv)
     sources = {"input": by_stem(args.input)}
     for text in args.methods:
@@ -58,10 +79,11 @@ def main(argv=None):
         for text, (name, found) in zip(["", *args.methods], sources.items(), strict=True):
             if stem not in found:
                 raise UserError(f"{text.partition('=')[2]} has no picture {stem}; translate {args.input} with {name}")
-        rows.append([common.read_square(found[stem], args.size) for found in sources.values()])
+        rows.append([read_image(found[stem]) for found in sources.values()])
+    rows = alike(rows, args.size or max(max(picture.size) for row in rows for picture in row))
     title = args.title or f"{'/'.join(args.input.parts[-2:])}: the same pictures by each method"
     results = Path("results", args.input.resolve().parent.name)  # the data set's
-    common.save(common.grid(rows, list(sources), title), args.out, results, args.name)
+    common.save(common.grid(rows, list(sources), title), args.out, results, args.name, args.format, args.dpi)
 
 
 if __name__ == "__main__":

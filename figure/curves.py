@@ -95,7 +95,7 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
     parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot (default: all in the logs)")
     parser.add_argument("--title", default="Training curves", help="title of the figure")
-    parser.add_argument("--name", default="curves", help="name of the figure, without .png")
+    parser.add_argument("--name", default="curves", help="name of the figure, without suffix")
     args = parser.parse_args(argv)
     plt = common.pyplot()
     runs = [(name, read(path)) for name, path in args.runs]
@@ -105,14 +105,19 @@ def main(argv=None):
 
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    size = (common.WIDTH, 0.8 + 2.5 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    title = common.wrapped(args.title, common.WIDTH - 0.2, common.TITLE)
     names = list(dict.fromkeys(name for name, _ in runs))
+    legend = {name: common.wrapped(name, common.WIDTH - 1) for name in names}
+    beside = max(1, min(4, int(common.WIDTH / (max(map(common.inches, legend.values())) + 0.7))))
+    lines = title.count("\n") - (-len(names) // beside) * (1 + max(text.count("\n") for text in legend.values()))
+    size = (common.WIDTH, 0.6 + 2.5 * rows + 0.2 * lines)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis, quantity in zip(axes.flat, panels, strict=False):
         for name, lines in runs:
             steps, values = curve(lines, quantity)
             marker = "o" if 0 < len(steps) <= 12 else None
-            axis.plot(steps, values, color=f"C{names.index(name) % 10}", lw=1.3, marker=marker, ms=3.5, label=name)
+            colour = f"C{names.index(name) % 10}"
+            axis.plot(steps, values, color=colour, lw=1.3, marker=marker, ms=3.5, label=legend[name])
         axis.set_title(PANELS[quantity])
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(panels) :]:
@@ -120,9 +125,10 @@ def main(argv=None):
     for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("step")
     handles = dict(zip(*axes.flat[0].get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
-    figure.suptitle(args.title)
-    common.save(figure, args.out, folder(args.runs[0][1]), args.name)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(beside, len(handles)))
+    figure.suptitle(title)
+    results = folder(args.runs[0][1])
+    common.save(figure, args.out, results, args.name, args.format, args.dpi)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import common
 import torch
 from common import bounded, run
 
-TITLES = {"cam": "code\n(CAM head, $C^0$)", "local": "local head\n($C^1$)", "global": "global head\n($C^2$)"}
+TITLES = {"cam": "code\n(CAM head, C⁰)", "local": "local head\n(C¹)", "global": "global head\n(C²)"}
 
 
 @torch.no_grad()
@@ -43,8 +43,9 @@ def main(argv=None):
     for k in range(max(map(len, sides))):
         rows.append([picture for side in sides for picture in (side[k] if k < len(side) else blank).values()])
     columns = [TITLES.get(head, f"{d}\ninput") for d in "AB" for head in heads]
-    title = f"{args.dataset}: heatmaps of the heads of $D_A$ (left) and $D_B$ (right) after {common.steps(state)}"
-    common.save(common.grid(rows, columns, title), args.out, common.results(args), f"heatmaps_{args.dataset}")
+    title = f"{args.dataset}: heatmaps of the heads of D_A (left) and D_B (right) after {common.steps(state)}"
+    grid, name = common.grid(rows, columns, title), f"heatmaps_{args.dataset}"
+    common.save(grid, args.out, common.results(args), name, args.format, args.dpi)
 
 
 if __name__ == "__main__":

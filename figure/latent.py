@@ -69,14 +69,15 @@ def main(argv=None):
         square = distances(a, b)
         points, distance = tsne(square, args.seed), mmd2(square, len(a))
         for name, part, colour in (("A", points[: len(a)], "#d1495b"), ("B", points[len(a) :], "#2e6f95")):
-            axis.scatter(*part.T, s=18, alpha=0.75, color=colour, linewidths=0, label=f"$E_{name}({name})$")
-        axis.set_title(f"{when}: MMD$^2$ = {distance:.4f}")
+            axis.scatter(*part.T, s=18, alpha=0.75, color=colour, linewidths=0, label=f"E_{name}({name})")
+        axis.set_title(f"{when}: MMD² = {distance:.4f}")
         axis.set(xticks=[], yticks=[])
         axis.spines[["top", "right"]].set_visible(True)
         print(f"{when}: MMD^2 {distance:.6f} between {len(a)} codes of A and {len(b)} of B")
     axes[0].legend(loc="best", frameon=True)
-    figure.suptitle(f"{args.dataset}: t-SNE of the codes of both domains' test pictures, and their MMD")
-    common.save(figure, args.out, common.results(args), f"latent_{args.dataset}")
+    title = f"{args.dataset}: t-SNE of the codes of both domains' test pictures, and their MMD"
+    figure.suptitle(common.wrapped(title, common.WIDTH - 0.2, common.TITLE))
+    common.save(figure, args.out, common.results(args), f"latent_{args.dataset}", args.format, args.dpi)
 
 
 if __name__ == "__main__":

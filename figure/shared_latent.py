@@ -34,21 +34,21 @@ def main(argv=None):
     when = f"after {common.steps(state)}"
 
     rows = [crossed(nice, x) for d in "AB" for x in batch[d]]
-    columns = ["input", *(f"$E_{s} \\rightarrow G_{t}$" for s in "AB" for t in "AB")]
+    columns = ["input", *(f"E_{s} → G_{t}" for s in "AB" for t in "AB")]
     labels = [f"from {d}" for d in "AB" for _ in batch[d]]
     title = f"{args.dataset}: every encoder with every generator, {when}"
     grid = common.grid(rows, columns, title, labels)
-    common.save(grid, args.out, common.results(args), f"shared_latent_{args.dataset}")
+    common.save(grid, args.out, common.results(args), f"shared_latent_{args.dataset}", args.format, args.dpi)
 
     with torch.no_grad():
         a, other, b = (nice.E[d].encode(batch[d][k]) for d, k in (("A", 0), ("A", 1), ("B", 0)))
-    ways = {"$A \\rightarrow A'$": other, "$A \\rightarrow B$": b}
+    ways = {"A → A'": other, "A → B": b}
     rows = [interpolated(nice.G[t], a, end) for end in ways.values() for t in "AB"]
-    labels = [f"{way}\nby $G_{t}$" for way in ways for t in "AB"]
+    labels = [f"{way}\nby G_{t}" for way in ways for t in "AB"]
     columns = [f"{k / (STEPS - 1):.2f}" for k in range(STEPS)]
     title = f"{args.dataset}: interpolation between the codes of two pictures, {when}"
     grid = common.grid(rows, columns, title, labels)
-    common.save(grid, args.out, common.results(args), f"interpolation_{args.dataset}")
+    common.save(grid, args.out, common.results(args), f"interpolation_{args.dataset}", args.format, args.dpi)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import methods
 sys.path.insert(0, str(Path(__file__).parents[1] / "figure"))
 
 import common
+import compare
 import curves
 import heatmaps
 import latent
@@ -118,6 +119,53 @@ def test_out_names_another_folder(calls, tmp_path, capsys):
     assert not (log.parent / "figure" / "mine.png").exists()
     with pytest.raises(UserError, match="mine.png is not a folder; name another"):
         curves.main([str(log), "--out", str(tmp_path / "new" / "mine.png")])
+
+
+def test_formats_and_resolution(calls, tmp_path):
+    log, begin = (
+        str(Path(calls[1]["results"], "toy", "log.jsonl")),
+        {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"},
+    )
+    for format, first in begin.items():
+        curves.main([log, "--out", str(tmp_path), "--format", format, "--dpi", "50"])
+        assert (tmp_path / f"curves.{format}").read_bytes().startswith(first)
+    assert Image.open(tmp_path / "curves.png").width == round(50 * common.WIDTH)
+
+
+LONG = "a name of many words that is much wider than its place " * 2
+
+
+def test_titles_fit_and_pictures_keep_their_size(tmp_path):
+    picture = np.arange(300 * 200 * 3).reshape(200, 300, 3).astype(np.uint8)
+    names = ["short", LONG, "a_$word$_" * 12, "\udcff"]
+    figure = common.grid([[picture] * 4] * 2, names, LONG * 2)
+    common.save(figure, tmp_path, tmp_path, "grid", dpi=20)
+    width, height = Image.open(tmp_path / "grid.png").size
+    figure.set_dpi(width / figure.get_figwidth())
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in [figure._suptitle, *(axis.title for axis in figure.axes[:4])]]
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    title, *columns = boxes
+    assert all(a.x1 < b.x0 for a, b in zip(columns, columns[1:], strict=False))
+    assert title.y0 >= max(box.y1 for box in columns)
+    for axis in figure.axes:
+        assert axis.bbox.width >= 300 - 1e-6 and axis.bbox.height >= 200 - 1e-6
+
+
+def test_curves_with_long_names_fit(calls, tmp_path):
+    log = Path(calls[1]["results"], "toy", "log.jsonl")
+    runs = [f"{LONG}{k}={log}" for k in range(3)]
+    curves.main([*runs, "--out", str(tmp_path), "--title", LONG * 3])
+    seen = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
+    assert (seen[:, [0, -1]] == 255).all() and (seen[[0, -1]] == 255).all()  # nothing is cut off
+
+
+def test_compared_pictures_keep_proportions():
+    rows = [[Image.new("RGB", (40, 20)), Image.new("RGB", (16, 16))], [Image.new("RGB", (10, 10))] * 2]
+    wide, square = compare.alike(rows, 40)
+    assert all(picture.shape == (40, 40, 3) for picture in (*wide, *square))
+    assert all((p[10:30] == 0).all() and (p[:10] == 255).all() and (p[30:] == 255).all() for p in wide)
+    assert all((p == 0).all() for p in square)
 
 
 def test_figures_of_encoders_refuse_other_methods(tmp_path):
