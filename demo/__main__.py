@@ -1,8 +1,9 @@
-"""Generate the demo data set: python -m demo."""
+"""Generate the demo data set: python -m demo; with --area, measure the animal's area in translations."""
 
 from pathlib import Path
 
 import demo
+from demo import area
 from options import Parser
 from utils import run
 
@@ -12,7 +13,12 @@ NAME = "python -m demo"
 def main(argv: list[str] | None = None):
     parser = Parser(prog=NAME, description="Generate the demo data set.")
     parser.add_argument("--root", type=Path, default=demo.ROOT, help="folder to write it into (default: %(default)s)")
-    demo.ensure(parser.parse_args(argv).root)
+    parser.add_argument("--area", type=Path, metavar="DIR", help="print the area of the animal in DIR/fakeB and "
+                        "DIR/fakeA, against the truth")  # fmt: skip
+    args = parser.parse_args(argv)
+    demo.ensure(args.root)
+    if args.area:
+        area.report(args.area, args.root)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     sums = np.zeros(5)
     for name in names:
         pictures = counterparts(name, source_dir, truth_dir, mask_dir)
-        source, truth, mask = map(_values, pictures)
-        fake = _fake(Path(fake_dir) / name, pictures[0].size)
+        source, truth, mask = map(values, pictures)
+        fake = translation(Path(fake_dir) / name, pictures[0].size)
         inside, outside = mask >= 0.5, mask == 0
 
         def blur(picture, inside=inside):
@@ -88,16 +88,16 @@ def _picture(path: Path) -> Image.Image:
     return read_image(path)
 
 
-def _values(image: Image.Image) -> np.ndarray:
+def values(image: Image.Image) -> np.ndarray:
     return np.asarray(image, float) / 255
 
 
-def _fake(path: Path, size: tuple[int, int]) -> np.ndarray:
+def translation(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A translation as floats in [0, 1], reduced to `size` if larger.  UserError: it is smaller."""
     image = _picture(path)
     if image.width < size[0] or image.height < size[1]:
         raise UserError(f"{shown(path)}: is smaller than its source; translate with --img_size {max(size)}")
-    return _values(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))  # blurs texture least
+    return values(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))  # blurs texture least
 
 
 def passes(name: str, value: float) -> bool:

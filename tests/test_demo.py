@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import demo
-from demo import data
+from demo import area, data
+from demo.__main__ import main as demo_main
 from demo.scenes import scene
 from utils import UserError
 
@@ -204,3 +205,24 @@ def test_an_interruption_leaves_no_incomplete_data_set(tmp_path, how, monkeypatc
         monkeypatch.setattr(data, "_generate", lambda folder: folder.mkdir())
         demo.ensure(tmp_path / "demo")
         assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_the_animals_area(root, tmp_path, capsys):
+    """Right for the truths, nearly half for pictures that are not translated, 0 where there is no animal."""
+    for source, target in demo.DIRECTIONS:
+        shutil.copytree(root / f"truth{source}", tmp_path / f"fake{target}")
+    demo_main(["--root", str(root), "--area", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["A2B", "B2A"]
+    truths = {"A": root / "truthA", "B": root / "truthB"}
+    for s in "AB":
+        found = area.area(truths[s], truths[s], root / f"mask{s}")
+        assert found["area"] == pytest.approx(1, abs=0.02) and found["iou"] > 0.93
+        copied = area.area(root / f"test{s}", truths[s], root / f"mask{s}")
+        assert copied["area"] < 0.6 and copied["iou"] < 0.6
+    (tmp_path / "sky").mkdir()
+    for path in truths["A"].iterdir():
+        Image.new("RGB", (64, 64), (140, 190, 240)).save(tmp_path / "sky" / path.name)
+    assert area.area(tmp_path / "sky", truths["A"], root / "maskA") == {"area": 0, "iou": 0}
+    with pytest.raises(UserError, match="neither fakeB nor fakeA"):
+        area.report(tmp_path / "sky", root)
