@@ -56,6 +56,6 @@ def report(results_dir, root: Path = ROOT) -> dict:
     }
     if not found:
         raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {TRANSLATE}")
-    for name, values in found.items():
-        print(f"{name}: the animal takes {values['area']:.3f} of its true area, IoU {values['iou']:.3f}")
+    for name, one in found.items():
+        print(f"{name}: the animal takes {one['area']:.3f} of its true area, IoU {one['iou']:.3f}")
     return found
