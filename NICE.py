@@ -61,8 +61,13 @@ class NICE(Trainer):
         Option("scale", "checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them"),
     )
     defaults = {"weight_decay": 1e-4}
+    authors_steps = 100_000  # in the paper
     counts_biases = True  # as in the paper's Table 2
     inference_networks = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
+
+    @classmethod
+    def title(cls) -> str:
+        return "NICE-GAN"
 
     # ------------------------------------------------------------------------------------ networks
 

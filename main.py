@@ -34,7 +34,7 @@ import demo
 import methods
 from layers import keep_freed_memory, use_definitions
 from nicegan.command_line import build_parser, options_and_checkpoint, parse_args, too_large
-from training import cost
+from training import budget, cost
 from training.distributed import process_group
 from training.threads import threads_for
 from translation.export import export
@@ -56,9 +56,11 @@ def main(argv: list[str] | None = None):
         cost.refuse_what_cannot_fit(method, args)
         torch.set_num_threads(threads_for(args))
     with process_group(args.device):
-        trainer = method(args)
         if args.dataset == "demo":
             demo.ensure(root)
+        if args.phase == "train" and args.epochs:
+            budget.set_iteration(method, args)
+        trainer = method(args)
         if args.phase == "export":
             export(trainer, found)
             return

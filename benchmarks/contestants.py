@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from trainings import ROOT
 
 import main as program
 import methods
+from images.data_sets import SOURCES
 from options import COMMON, as_argv, expanded
+from training import budget
 from utils import UserError
 
 ROWS = {  # name for --methods: name in the tables
@@ -25,7 +28,8 @@ ROWS = {  # name for --methods: name in the tables
     "gcgan": "GcGAN",
     "distancegan": "DistanceGAN",
 }
-SKIPPED = {"num_workers", "cache", "iteration", "step_size", "steps_per_epoch"}  # no matter to a step, or the budget
+THEIRS = {"ugatit": {"light": False}}  # options whose value in our option files is not the authors'
+SKIPPED = {"num_workers", "cache", "iteration", "epochs", "steps_per_epoch"}  # no matter to a step, or the budget
 STRIDE = 32  # of the picture sides to try for a method that cannot use the requested one
 LARGER = 2  # times NICE-GAN's side; a method with larger pictures takes part only if named
 
@@ -64,10 +68,12 @@ class Contestant:
         return shlex.join(as_argv({"method": method, **given}))
 
     def budget(self, steps: int) -> tuple[list[str], list[str]]:
-        """The options of a training of `steps` steps with its schedule scaled to it, and what they change, as text."""
+        """The options of a training of `steps` steps, and what they change, as text.
+
+        Schedules in epochs are scaled to it.  Those counted in steps (--step_size) are not: MUNIT's and UNIT's
+        published trainings of 100,000 steps kept their first learning rate.
+        """
         args, found = self.args, {"iteration": steps}
-        if hasattr(args, "step_size"):
-            found["step_size"] = max(1, round(args.step_size * steps / args.iteration))
         if getattr(args, "steps_per_epoch", 0):
             found["steps_per_epoch"] = 0  # the epochs then fill the run
         if args.ema:  # averages over the same share of the run
@@ -75,6 +81,26 @@ class Contestant:
         changes = [f"--{k} {v} ({getattr(args, k)})" for k, v in found.items() if v != getattr(args, k)]
         found["print_freq"] = min(1000, max(1, steps // 10))  # so that there is a checkpoint to continue from
         return as_argv(found), changes
+
+
+def described(c: Contestant, data: str, steps: int) -> str:
+    """The settings of a training of `steps` steps; with * those that are not its authors' for this data set."""
+    method, (words, changes) = methods.load(c.args.method), c.budget(steps)
+    args = _parsed(c.args.method, [*c.words, *words])
+    names = [o.name for o in (*COMMON, *method.options) if o.group in ("data", "model", "loss", "optimisation")]
+    shown = shlex.join(as_argv({k: getattr(args, k) for k in names if k not in ("dataset", "dataset_dir")}))
+    lines = [f"{c.title}: {c.settings}", *textwrap.wrap(shown, 110, initial_indent="    ", subsequent_indent="    ")]
+    notes = [*c.changes, *(change for change in changes if not change.startswith("--iteration"))]
+    if not c.path:
+        notes.append(f"there is no option file for {data}: the defaults, its authors' for horse2zebra")
+    if data in SOURCES:
+        said, theirs = budget.published(method, method.epoch_length(SOURCES[data].counts[:2]))
+        if steps != theirs:
+            scaled = "; the schedule, in epochs, is scaled to it" if method.authors_epochs else ""
+            notes.append(f"--iteration {steps} (its authors: {said}){scaled}")
+    notes += [f"--{k} {getattr(args, k)} (its authors: {v})" for k, v in THEIRS.get(c.row, {}).items()
+              if getattr(args, k) != v]  # fmt: skip
+    return "\n".join([*lines, *(f"  * {note}" for note in notes)])
 
 
 def settings(method: str, data: str) -> Path | None:

@@ -3,6 +3,7 @@
     python benchmarks/table1.py --dataset demo --steps 700 --seeds 0 1 2 --jobs 2
     python benchmarks/table1.py --dataset demo --minutes 4 --jobs 2 --both-ways
     python benchmarks/table1.py --dataset demo --minutes 4 --table-only       only the tables, of complete trainings
+    python benchmarks/table1.py --dataset horse2zebra --steps 100000 --dry-run    only the settings
 
 Each training writes to results/table1/NAME/METHOD-BUDGET-SEED (-BtoA: the other direction of a one-way method).
 Complete trainings are not repeated and interrupted ones continue from their checkpoint: call it again after any stop.
@@ -19,7 +20,7 @@ import counterparts
 import tables
 import torch
 import trainings
-from contestants import ROWS, Contestant, enter, entrants
+from contestants import ROWS, Contestant, described, enter, entrants
 from trainings import ROOT, Scorer, Training, has_counterparts
 
 import demo
@@ -236,11 +237,15 @@ def parse_args(argv=None):
         "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
     add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
     add("--out", type=Path, help="folder of tables and figure (default: the result_dir)", metavar="DIR")
+    add("--dry-run", action="store_true", help="print the settings of each training of --steps steps, with a * at each "
+        "that is not its authors' for the data set, and train nothing")
     add("--table-only", action="store_true", help="only write the tables")
     args = parser.parse_args(argv)
     for name in ("methods", "seeds"):
         if getattr(args, name) and len(set(getattr(args, name))) < len(getattr(args, name)):
             parser.error(f"--{name} has an entry twice")
+    if args.dry_run and not args.steps:
+        parser.error("--dry-run needs --steps: the steps of --minutes are measured")
     args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
     args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
     args.out = args.out or args.result_dir
@@ -250,6 +255,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.dry_run:
+        for c in entrants(args.methods, args.dataset, args.img_size):
+            print(described(c, args.dataset, args.steps))
+        return
     torch.set_num_threads(trainings.threads(args.jobs))  # scoring runs beside the trainings
     tables.common.pyplot()  # a missing package fails before hours of training
     check_data(args)

@@ -14,7 +14,7 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 # options of one call, not of the run; above all paths: a foreign checkpoint must not say where to write
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
-NOT_SAVED += ("input", "output", "tile", "format", "half", "ort")
+NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "png", "epochs")
 
 LARGEST = 2**63 - 1  # of a whole number, as of an option
 

@@ -66,6 +66,10 @@ SOURCES = {
                              "88f91b00fc228f97c9411fbf1880ec1d119c98f1722e4cfcfaa2fb35fac05b04"),
     "apple2orange": _cyclegan("apple2orange", (995, 1019, 266, 248), 78456409,
                               "845a191e9af8926408ea597001cd03a452e3300a1f44a79fe329b3d59f6e3eb8"),
+    "facades": Source(
+        "http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/", (400, 400, 106, 106),
+        ("http://efrosgans.eecs.berkeley.edu/cyclegan/datasets/facades.zip",),
+    ),
     "cat2dog": Source(  # DRIT's server has been down at times; the project's history holds the same pictures
         "https://github.com/HsinYingLee/DRIT#datasets", (771, 1264, 100, 100),
         ("http://vllab.ucmerced.edu/hylee/DRIT/datasets/cat2dog.zip",

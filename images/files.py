@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -120,9 +122,10 @@ def common_scale(*folders) -> dict:
     return measured(path for place in places for path in list_images(place))
 
 
-def output_paths(paths, root):
+def output_paths(paths, root, png=False):
     """The relative paths of the results for inputs below `root`: those of the inputs, list[Path].
 
+    png: all get the suffix .png, or add it where another file of the folder differs in its suffix alone.
     Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which one line on stderr says.
     So no two inputs share a result, and no result leaves its folder. UserError: a path is not below `root`.
     """
@@ -131,15 +134,24 @@ def output_paths(paths, root):
         if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
             raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
         output = path
+        if png and path.suffix.lower() != ".png":
+            alone = _stems(path.parent)[path.stem] == 1
+            output = path.with_suffix(".png") if alone else path.with_name(f"{path.name}.png")
         while output.suffix.lower() not in EXTENSIONS or (output != path and os.path.lexists(output)):
             output = output.with_name(f"{output.name}.png")
-        if output != path:
+        if output != path and not png:
             renamed.append(output)
         outputs.append(output.relative_to(root))
     if renamed:
         print(f"results of {len(renamed)} pictures are PNG files, as their own formats are not written: "
               f"{_some(renamed)}", file=sys.stderr)
     return outputs
+
+
+@lru_cache(maxsize=8)
+def _stems(folder):
+    """How many files of a folder have a name, without its suffix: Counter."""
+    return Counter(path.stem for path in folder.iterdir())
 
 
 def data_set_pictures(args, *folders: str, scales=None) -> dict[str, list[Path]]:

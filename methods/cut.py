@@ -223,6 +223,7 @@ class CUT(EpochSchedule):
     )  # fmt: skip
     # horse2zebra: 400 epochs of 1334 pictures
     defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 533_600, "n_epochs": 200, "n_epochs_decay": 200}
+    authors_epochs = 400
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G",)}
 
@@ -360,3 +361,4 @@ class FastCUT(CUT):
 
     defaults = {**CUT.defaults, "lambda_NCE": 10.0, "nce_idt": False, "flip_equivariance": True}
     defaults |= {"iteration": 266_800, "n_epochs": 150, "n_epochs_decay": 50}
+    authors_epochs = 200

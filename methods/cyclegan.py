@@ -197,6 +197,7 @@ class CycleGAN(EpochSchedule):
         EARLY,
     )  # fmt: skip
     defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
+    authors_epochs = 200
     inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     first, inner = "model.1.weight", "conv_block.1.weight"  # keys of a generator: its first layer, and one per block
 

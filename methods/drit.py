@@ -89,6 +89,7 @@ class DRIT(Styled, Trainer):
     inference_networks = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
     resample = "bicubic"
     tests_at_load_size = tests_centre = True
+    authors_epochs = 1200
     lr_scale, max_grad_norm = {"disContent": 1 / 2.5}, {"disContent": 5.0}
 
     def build(self, a) -> dict[str, nn.Module]:

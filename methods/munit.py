@@ -236,6 +236,7 @@ class SharedContent(Trainer):
     )
     defaults = {"iteration": 1_000_000, "weight_decay": 1e-4, "preprocess": "scale_and_crop"}
     tests_at_load_size = True
+    authors_steps = 1_000_000
     inference_networks = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
     encoder = ""  # the content encoder's name in a generator
 

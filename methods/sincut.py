@@ -170,6 +170,7 @@ class SinCUT(EpochSchedule):
     size_bound = True  # the widths depend on it
     tiles_itself = True
     makes_own_crops = True
+    authors_epochs = 16
     test_split = "train"
     resample = "bilinear"
 
@@ -248,6 +249,10 @@ class SinCUT(EpochSchedule):
     @property
     def samples(self):
         return partial(Crops, batch_size=self.args.batch_size, scale_max=self.args.random_scale_max)
+
+    @classmethod
+    def epoch_length(cls, counts):
+        return Crops.EPOCH
 
     @classmethod
     def default_load_size(cls, args) -> int:

@@ -175,7 +175,12 @@ class UGATIT(Trainer):
         Option("loss", "cam_weight", weight, 1000.0, "weight of the generators' class activation terms"),
     )  # fmt: skip
     defaults = {"weight_decay": 1e-4}
+    authors_steps = 1_000_000
     inference_networks = {("A", "B"): ("genA2B",), ("B", "A"): ("genB2A",)}
+
+    @classmethod
+    def title(cls) -> str:
+        return "U-GAT-IT"
 
     def build(self, a) -> dict[str, nn.Module]:
         G_args = dict(n=a.n_res, img_size=a.img_size, light=a.light)

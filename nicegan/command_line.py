@@ -88,6 +88,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
         action.default = argparse.SUPPRESS
     args.given = tuple(sorted(vars(silent.parse_args(argv))))
     args.command = resume_command(argv)
+    if args.epochs and _place(argv, "iteration") > _place(argv, "epochs"):
+        args.epochs = None  # the later of the two counts
 
     complaint = _out_of_phase(args) or _format_of_output(args) or _split_dataset(args) or _choose_device(args)
     complaint = complaint or too_large(args, methods.load(method)) or methods.load(method).check_pictures(args)
@@ -99,6 +101,11 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     if complaint:
         parser.error(complaint)
     return args
+
+
+def _place(argv: list[str], name: str) -> int:
+    """The place of the last --name among the words of a command line; -1: it is not there."""
+    return max((i for i, word in enumerate(expanded(argv)) if word.partition("=")[0] == f"--{name}"), default=-1)
 
 
 def _out_of_phase(args) -> str | None:

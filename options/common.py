@@ -27,6 +27,8 @@ COMMON = (
     Option("data", "img_size", positive, 256, "height and width of training pictures, in pixels"),
     Option("data", "batch_size", positive, 1, "pictures of each domain in a batch, per process"),
     Option("optimisation", "iteration", positive, 100_000, "number of training steps"),
+    Option("optimisation", "epochs", positive_float, None, "number of training steps as epochs of the larger domain, "
+           "instead of --iteration"),
     Option("run", "device", str, None, "cuda, cuda:1, mps or cpu (default: the best available)", metavar="DEVICE"),
     Option("run", "seed", natural, 0, "seed of the initial weights, the order of pictures, and random styles and "
            "noise"),
@@ -39,6 +41,7 @@ COMMON = (
            "model file, or its folder", metavar="PATH"),
     Option("run", "keep_size", boolean, False, "translate each picture at its own size, if the networks allow "
            "it"),
+    Option("run", "png", boolean, False, "write translations as PNG files, whatever the format of the inputs"),
     Option("run", "raw_weights", boolean, False, "use the raw weights instead of the EMA weights"),
     Option("run", "tile", natural, None, "number of rows of a picture to translate at a time; 0: all rows; the "
            "result differs by rounding only, since statistics are computed over the whole picture (default: as many as "

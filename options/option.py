@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 # --help lists these options first, then the groups under their headings
 BASICS = ("phase", "method", "dataset", "result_dir", "resume", "checkpoint", "img_size", "batch_size", "iteration",
-          "device", "seed")  # fmt: skip
+          "epochs", "device", "seed")  # fmt: skip
 GROUPS = {
     "run": "translate",  # but for the BASICS
     "data": "data",

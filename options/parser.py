@@ -23,8 +23,9 @@ OTHER_PROGRAMS = {
     "--num_workers": "nThreads num_threads workers n_cpu threads n_workers",
     "--resume True, which knows where it stopped": "epoch_count continue_train start_epoch resume_iter load_iter "
     "starting_epoch which_epoch",
-    "--iteration": "niter n_epochs epochs num_epochs n_iters max_iter iterations steps total_iters epoch niter_decay "
+    "--iteration": "niter n_epochs n_iters max_iter iterations steps total_iters epoch niter_decay "
     "n_epochs_decay epoch_decay",
+    "--epochs": "num_epochs max_epochs",
     "--img_size": "crop_size fineSize image_size imageSize imsize size resolution",
     "--load_size": "loadSize resize_size new_size",
     "--flip false": "no_flip",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import save, scene
-from runs import SMALL
+from runs import ROOT, SMALL, pictures, trained
 from torchvision import transforms
 from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode
@@ -14,10 +14,13 @@ from torchvision.transforms.functional import InterpolationMode
 import main
 import methods
 from dataset import Samples, UnpairedStream, report_enlarged
+from images.data_sets import SOURCES
 from images.decode import read_image
-from images.files import list_images
+from images.files import list_images, output_paths
+from training import budget
+from translation.pipeline import test_side as side_of
 
-BILINEAR, BICUBIC = InterpolationMode.BILINEAR, InterpolationMode.BICUBIC
+BICUBIC, CONFIGS = InterpolationMode.BICUBIC, ROOT / "configs"
 SIZES = [(178, 218), (219, 177), (256, 256), (101, 340), (341, 103)]
 
 
@@ -119,8 +122,7 @@ def test_every_method_takes_every_choice(tmp_path):
         assert samples.pixels("A", 0).shape == scaled
         unflipped = samples.view("A", 0, Drawn((0, 0), 0.0))
         assert (unflipped == samples.pixels("A", 0)[:256, :256]).all()
-        from translation.pipeline import test_side
-        assert model.read_input(path, test_side(model, 256)).shape == test
+        assert model.read_input(path, side_of(model, 256)).shape == test
         assert model.read_sample(path).shape == (3, 256, 256)
 
 
@@ -277,3 +279,42 @@ def test_the_laws_have_the_published_values():
     assert rate("cyclegan --early_decay true", 100 * 1334) == pytest.approx(1.9802e-4, rel=1e-4)
     assert rate("cyclegan --early_decay true", 200 * 1334) == 0
     assert rate("munit", 100_000) == 1e-4 and rate("munit", 100_001) == 5e-5 == rate("unit", 200_000)
+
+
+# ------------------------------------------------------------------------- epochs, option files, PNG
+
+
+def test_epochs_become_steps_and_the_start_says_how_many(tmp_path):
+    data = pictures(tmp_path, each=3)
+    options = "--method cyclegan --batch_size 2"
+    assert trained(data, f"{options} --iteration 9 --epochs 1.5").output.startswith(
+        "3 steps = 2 epochs of 3 pictures; CycleGAN's authors: 200 epochs = 600 steps\n")
+    assert "\n1 steps" not in (said := trained(data, f"{options} --epochs 5 --iteration 1").output)
+    assert said.startswith("1 steps = 0.67 epochs of 3 pictures")  # the later of the two counts
+
+
+def test_translations_are_png_when_asked(tmp_path):
+    for name in ("a.jpg", "b.jpg", "b.png", "c.PNG", "sub/d.webp", "e.gif"):
+        save(tmp_path / name, scene(8, 8))
+    found = [path.as_posix() for path in output_paths(list_images(tmp_path), tmp_path, png=True)]
+    assert found == ["a.png", "b.jpg.png", "b.png", "c.PNG", "e.png", "sub/d.png"]
+
+
+OF_DATA = sorted(path for path in CONFIGS.rglob("*.txt") if path.stem in SOURCES and path.parent != CONFIGS)
+
+
+@pytest.mark.parametrize("path", OF_DATA, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_option_files_have_the_authors_number_of_steps(path):
+    args = options(f"@{path}")
+    assert args.method == path.parent.name and args.dataset == path.stem
+    method = methods.load(args.method)
+    _, steps = budget.published(method, method.epoch_length(SOURCES[path.stem].counts[:2]))
+    assert args.iteration == (100_000 if args.method == "ugatit" else steps)
+    if path.stem == "summer2winter":
+        assert getattr(args, "recon_x_cyc_w", 10) == 10 and not getattr(args, "share", False)
+
+
+def test_each_method_has_option_files_of_the_papers_data_sets():
+    for method in {*methods.METHODS} - {"nice", "sincut"}:
+        for name in ("cat2dog", "horse2zebra", "summer2winter", "vangogh2photo"):
+            assert CONFIGS / method / f"{name}.txt" in OF_DATA

@@ -265,7 +265,7 @@ def test_entrants_of_the_demo(capsys):
     assert {row: c.args.img_size for row, c in found.items() if c.args.img_size != 64} == {"ugatit": 96}
     assert found["nice-star"].changes == ["--n_res 3 (4)"]
     words, changes = found["munit"].budget(300)
-    assert "--step_size=150" in words and "--step_size 150 (750)" in changes and "--iteration 300 (1500)" in changes
+    assert not any("step_size" in text for text in (*words, *changes)) and "--iteration 300 (1500)" in changes
     assert found["cut"].directions == ["A2B"] and found["munit"].directions == ["A2B", "B2A"]
     assert [c.row for c in contestants.entrants(["drit"], "demo", None)] == ["drit"]  # if requested
 

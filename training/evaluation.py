@@ -105,7 +105,7 @@ class Evaluation:
                                     "leave --score_freq out")  # fmt: skip
             direction.inputs, direction.real = (checked[name] for name in direction.sets)
             if self.trainer.rank == 0:
-                direction.outputs = output_paths(direction.inputs, direction.source)
+                direction.outputs = output_paths(direction.inputs, direction.source, args.png)
         if self.trainer.rank == 0:
             print(f"the best step is {in_words(self.kind, args)}", file=sys.stderr)
             if self.net.name != "inception":

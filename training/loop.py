@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from checkpoints.files import candidates
 from dataset import report_enlarged
+from training.budget import in_words
 from training.distributed import agree_on, average_over_processes, max_over_processes
 from training.forecast import Forecast
 from training.log import Log, TensorBoardLog, bare_and_weighted, check_tensorboard
@@ -73,6 +74,9 @@ class Loop:
                 self.stack.enter_context(locked(trainer.results))
             if main and trainer.args.preprocess == "crop":
                 report_enlarged(paths, trainer.args.img_size)
+            if main:
+                counts = [len(files) for files in paths.values()]
+                print(in_words(type(trainer), trainer.args, counts, trainer.world), file=sys.stderr)
             trainer.measure_training_set(paths)
             self.signals = self.stack.enter_context(Signals())
             self.stream = self.stack.enter_context(trainer.stream(paths))

@@ -84,6 +84,8 @@ class Method:
     inference_keys(s, t)  the part of the inference networks in a model file: {network: prefixes of keys}
     export_function(s, t)  the exported model: a function of pictures and further tensors, and the latter as
                         {name: (example, description)}
+    authors_epochs, authors_steps  the length of the authors' training, one of them
+    epoch_length(counts)  samples in an epoch, from the pictures of both domains
     test_split          "train": it translates its training pictures, at their own size
     to_input(picture, size)  a picture (PIL, RGB) to translate, as a tensor (C,h,w) in [-1,1]
     tiles_itself        whether `translate` cuts large pictures into tiles
@@ -102,6 +104,7 @@ class Method:
     resample = "bilinear"
     samples = Samples
     makes_own_crops = tests_at_load_size = tests_centre = False
+    authors_epochs = authors_steps = None
     test_split = "test"
     size_multiple, min_size = 4, 16
     size_bound = False  # whether the networks accept only one img_size
@@ -160,6 +163,14 @@ class Method:
 
     def check_images(self, pictures: dict[str, list[Path]]):
         pass
+
+    @classmethod
+    def title(cls) -> str:
+        return cls.__name__
+
+    @classmethod
+    def epoch_length(cls, counts: list[int]) -> int:
+        return max(counts)
 
     @classmethod
     def default_load_size(cls, args) -> int:

@@ -30,7 +30,7 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     # few threads, as phones' pictures are large
     files = check_images(files, args.skip_bad_images, workers=2, scale=scale_of(trainer, s))
     suffixes, output = answer_suffixes(getattr(args, "styles", 1)), Path(args.output)
-    names = output_paths(files, root)
+    names = output_paths(files, root, args.png)
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():  # the name of a picture, not of a folder
         if len(files) > 1:
             raise UserError(f"--output {shown(output)} names one picture, --input {len(files)}: name a folder")

@@ -31,7 +31,7 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     jobs, claims, suffixes = [], {}, answer_suffixes(getattr(args, "styles", 1))
     for s, t in pipeline.directions:
         source, target = f"{trainer.test_split}{trainer.folder[s]}", trainer.results / f"fake{trainer.folder[t]}"
-        names = output_paths(inputs[source], root / source)
+        names = output_paths(inputs[source], root / source, args.png)
         jobs.append((s, t, source, inputs[source], target, names))
         claims[target] = pipeline.record(s, t), {with_suffix(name, suffix) for name in names for suffix in suffixes}
     if trainer.rank == 0:
