@@ -141,8 +141,9 @@ def load_checkpoint(path: Path, recognise) -> dict:
                         "with --checkpoint")
     found = {file.stem: _read(file) for file in files}
     single = next(iter(found.values()))
-    if path.is_file() and not all(isinstance(value, torch.Tensor) for value in single.values()):
-        found = single  # a dict of networks; else the file is one network
+    tensors = all(isinstance(value, torch.Tensor) for value in single.values())
+    if path.is_file() and not tensors and "state_dict" not in single:
+        found = single  # a dict of networks; else the file is one network, or OpenMMLab's, whose name matters
     recognised = recognise(found)
     if recognised is None:
         raise UserError(f"{shown(path)} is no checkpoint of a method that is known here; name another")

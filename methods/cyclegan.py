@@ -11,6 +11,7 @@ D sees fakes from a pool of earlier ones.  The file holds the networks, the pool
 its learning rate; the methods that grew out of its program import them.
 """
 
+import re
 from functools import partial
 
 import torch
@@ -271,8 +272,8 @@ class CycleGAN(EpochSchedule):
 
     @classmethod
     def from_released(cls, found):
-        """One file per network; a released latest_net_G.pth holds the generator from A to B alone."""
-        networks = super().from_released(found)
+        """One file per network; a released latest_net_G.pth holds the generator from A to B alone.  Or OpenMMLab's."""
+        networks = of_openmmlab(found) or super().from_released(found)
         if networks is None:
             networks = super().from_released({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})
         generators = cls.generators(networks or {})
@@ -291,6 +292,44 @@ class CycleGAN(EpochSchedule):
     def generators(cls, networks: dict) -> list[dict]:
         """The weights of the generators present."""
         return [networks[name] for names in cls.inference_networks.values() for name in names if name in networks]
+
+
+# domains of OpenMMLab's files: the model page's data sets have these as A and B
+OPENMMLAB = {"photo": "A", "mask": "B", "summer": "A", "winter": "B", "horse": "A", "zebra": "B"}
+OPENMMLAB_KEY = re.compile(
+    r"(?:module\.)?generators\.(?:module\.)?([^.]+)\.model\.(\d{1,3})\.(?:block\.(\d)\.)?conv\.(weight|bias)"
+)
+
+
+def of_openmmlab(found: dict) -> dict | None:
+    """The generators in a file {stem: {"state_dict": ...}} of OpenMMLab, under our names; None: it is another file.
+
+    There generators.zebra draws zebras.  Of domains that OPENMMLAB does not name, the first in the file is A.
+    """
+    (stem, content), *others = found.items()
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if others or not isinstance(weights, dict):
+        return None
+    keys = [match for key in weights if (match := OPENMMLAB_KEY.fullmatch(key)) and isinstance(weights[key], Tensor)]
+    domains = list(dict.fromkeys(key[1] for key in keys))
+    if len(domains) != 2:
+        return None
+    known = set(map(OPENMMLAB.get, domains)) == {"A", "B"}
+    last, networks = max(int(key[2]) for key in keys), {}
+    layers = {0: 1, 1: 4, 2: 7, last - 2: last + 5, last - 1: last + 8, last: last + 12}
+    for domain, place in zip(domains, "AB", strict=True):
+        net = networks["G_A" if (OPENMMLAB[domain] if known else place) == "B" else "G_B"] = {}
+        for key in keys:
+            if key[1] == domain:
+                layer = layers.get(int(key[2]))
+                if key[3]:  # its second convolution is block 1, or 2 behind dropout
+                    layer = f"{int(key[2]) + 7}.conv_block.{1 if key[3] == '0' else 5}"
+                net[f"model.{layer}.{key[4]}"] = weights[key[0]]
+        if "convert-bgr" in stem:  # blue, green, red
+            for name, dim in (("model.1.weight", 1), (f"model.{last + 12}.weight", 0), (f"model.{last + 12}.bias", 0)):
+                if name in net and net[name].ndim > dim:
+                    net[name] = net[name].flip(dim)
+    return networks
 
 
 def epoch_lr(args, step: int, shift: int = 0, beyond: int = 1) -> float:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from pictures import save, scene
-from runs import ROOT, SMALL, pictures, trained
+from runs import ROOT, SMALL, latest, pictures, trained, with_pictures
 from torchvision import transforms
 from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode
 
 import main
 import methods
+from checkpoints.files import save_checkpoint
 from dataset import Samples, UnpairedStream, report_enlarged
 from images.data_sets import SOURCES
 from images.decode import read_image
@@ -318,3 +319,41 @@ def test_each_method_has_option_files_of_the_papers_data_sets():
     for method in {*methods.METHODS} - {"nice", "sincut"}:
         for name in ("cat2dog", "horse2zebra", "summer2winter", "vangogh2photo"):
             assert CONFIGS / method / f"{name}.txt" in OF_DATA
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("choice", ["--method cyclegan --preprocess scale_and_crop", "--method munit --preprocess crop "
+                                    "--sampling drit --flip false"])  # fmt: skip
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, choice):
+    data = pictures(tmp_path / "data", each=3)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+        with_pictures(folder, data)
+    trained(whole, f"{choice} --iteration 5")
+    trained(parts, f"{choice} --iteration 2")
+    assert "written before" not in trained(parts, "--iteration 5 --resume true " + " ".join(choice.split()[:2])).output
+    a, b = (torch.load(latest(folder), weights_only=True) for folder in (whole, parts))
+    assert a["digest"].keys() == b["digest"].keys()
+    assert [k for k in a["digest"] if a["digest"][k] != b["digest"][k]] == []
+
+
+@pytest.mark.parametrize("method, kept", [
+    ("munit", "--preprocess resize_and_crop"), ("cyclegan", "--sampling shuffle"),
+    ("gcgan", "--sampling shuffle --early_decay True"),
+])  # fmt: skip
+def test_older_checkpoints_keep_what_they_were_trained_with_and_say_so(tmp_path, method, kept):
+    folder = pictures(tmp_path)
+    trained(folder, f"--method {method} --iteration 1")
+    state = torch.load(latest(folder), weights_only=True)
+    for name in ("preprocess", "load_size", "flip", "sampling", "early_decay", "epochs", "png"):
+        state["args"].pop(name, None)
+    state.pop("digest")
+    save_checkpoint(state, latest(folder))
+    said = trained(folder, f"--method {method} --iteration 2 --resume true").output
+    assert f"keeps what it was trained with: {kept}\n" in said
+    args = torch.load(latest(folder), weights_only=True)["args"]
+    assert (args["preprocess"], args["sampling"]) == ("resize_and_crop", "shuffle") and args.get("early_decay") in (
+        (True,) if method == "gcgan" else (False, None))
