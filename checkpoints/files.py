@@ -18,7 +18,7 @@ import torch
 from checkpoints.contents import fitting, is_network, refuse_strange
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
-from utils import UserError, atomic, brief, parse_json, shown
+from utils import UserError, atomic, brief, near, parse_json, shown
 
 
 def latest_path(results: Path) -> Path:
@@ -135,7 +135,7 @@ def load_checkpoint(path: Path, recognise) -> dict:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
     if not path.exists():
-        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint")
+        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint{near(path)}")
     if not files:
         raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
                         "with --checkpoint")
@@ -185,6 +185,8 @@ def verify(state: dict, path: Path, keys=None):
 def path_of(named: str, results: Path) -> Path:
     """The file that --checkpoint names: best, latest (the run's own) or a path.  UserError: there is no best yet."""
     path = {"best": best_path(results), "latest": latest_path(results)}.get(named, Path(named))
+    if path.is_dir() and latest_path(path.absolute()).exists():  # a run's folder: its checkpoint lies beside it
+        return latest_path(path.absolute()) if path.name in ("", "..") else latest_path(path)
     if named == "best" and not path.exists():
         raise UserError(f"no checkpoint {shown(path)}: a training with --score_freq keeps one")
     return path

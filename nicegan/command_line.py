@@ -201,8 +201,11 @@ def options_and_checkpoint(argv: list[str]):
     found = None if {"--help", "-h"} & {*argv} else checkpoint_for(argv)
     if not found:
         return parse_args(argv), None
+    first, written = first_look(argv), found[0].get("args", {}).get("method")
+    if first.method and written and first.method != written:  # before its options are compared, which follow from it
+        raise UserError(f"{shown(found[1])} is of --method {written}, not {first.method}: leave --method out")
     refuse_what_the_file_lacks(*found)
-    saved, first = saved_options(found[0]), first_look(argv)
+    saved = saved_options(found[0])
     if first.phase == "train" and "metadata" in found[0]:
         raise UserError(f"{shown(found[1])} is a model file, which can only translate: continue from a checkpoint")
     if first.phase == "export" or first.input:

@@ -5,6 +5,7 @@ from options.option import (
     boolean,
     bounded,
     data_set,
+    direction,
     folder,
     natural,
     positive,
@@ -32,8 +33,9 @@ COMMON = (
     Option("run", "device", str, None, "cuda, cuda:1, mps or cpu (default: the best available)", metavar="DEVICE"),
     Option("run", "seed", natural, 0, "seed of the initial weights, the order of pictures, and random styles and "
            "noise"),
-    Option("run", "direction", str, None, "direction to translate; methods of one direction also train it "
-           "(default: all directions of the method)", choices=("AtoB", "BtoA")),
+    Option("run", "direction", direction, None, "AtoB: from pictures like trainA to pictures like trainB; BtoA: the "
+           "reverse; methods of one direction also train it (default: all directions of the method)",
+           choices=("AtoB", "BtoA")),
     Option("run", "input", folder, None, "with --phase test: translate this picture, all pictures below this "
            "folder, or those of a quoted pattern with * and ?, instead of the test folders; each at its own size "
            "unless --keep_size false", metavar="FILE|FOLDER|GLOB"),

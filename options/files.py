@@ -4,6 +4,8 @@ import os
 import shlex
 from pathlib import Path
 
+from utils import near
+
 
 class OptionFileError(Exception):
     """An option file cannot be read; the message names the file and the line."""
@@ -27,7 +29,7 @@ def _words(file: Path, around) -> list[str]:
         if not file.is_file():
             what = "no file" if file.exists() else "not there"
             remedy = "a value that begins with @ is written --option=@value"
-            raise OptionFileError(f"option file {file} is {what}; {remedy}")
+            raise OptionFileError(f"option file {file} is {what}; {remedy}{near(file)}")
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except (OSError, ValueError) as error:
         raise OptionFileError(f"option file {file}: {getattr(error, 'strerror', None) or error}") from None

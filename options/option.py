@@ -74,6 +74,12 @@ def folder(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def direction(text: str) -> str:
+    """AtoB or BtoA, also written A2B or B2A."""
+    known = {name.lower(): name for name in ("AtoB", "BtoA")}
+    return known.get(text.lower().replace("2", "to"), text)
+
+
 def data_set(text: str) -> str:
     """A data set's name, or the path of its folder: its last part is the name."""
     path = os.path.expanduser(text).rstrip("/" + os.sep)

@@ -81,6 +81,15 @@ class Parser(argparse.ArgumentParser):
             self.error(str(error))
         return super().parse_known_args(words, namespace)
 
+    def _check_value(self, action, value):
+        """A value that is none of the choices: argparse's message, and what it may have meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            meant = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices], 1)
+            error.message += "".join(f"; did you mean {word}?" for word in meant)
+            raise
+
     def parse_args(self, args=None, namespace=None):
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
 from images.encode import save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
-from translation.pipeline import Pipeline, answer_suffixes, scale_of, with_suffix
-from utils import UserError, shown
+from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
+from utils import UserError, near, shown
 
 
 def translate_inputs(trainer, found: tuple[dict, Path]):
@@ -22,9 +22,10 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     allow it) and transparency; colours become sRGB.  UserError: nothing has been written.
     """
     args = trainer.args
-    if not args.output:
-        raise UserError("--input needs --output DIR, the folder for the translations, or for one picture its file")
     pipeline = Pipeline(trainer, found)
+    if not args.output:
+        both = f", and {DIRECTIONS}" * (len(pipeline.directions) > 1)
+        raise UserError(f"--input needs --output DIR, the folder for translations, or for one picture its file{both}")
     s, t = pipeline.only_direction()
     root, files = list_inputs(args.input)
     # few threads, as phones' pictures are large
@@ -69,7 +70,8 @@ def list_inputs(text: str) -> tuple[Path, list[Path]]:
         return path, list_images(path)
     if path.exists() or not glob.has_magic(text):
         if not os.path.lexists(path):
-            raise UserError(f"--input {shown(text)} does not exist: give a picture, a folder or a 'pattern'")
+            remedy = f"give a picture, a folder or a 'pattern'{near(path)}"
+            raise UserError(f"--input {shown(text)} does not exist: {remedy}")
         return path.parent, [path]
     files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if os.path.isfile(name)]
     pictures = [file for file in files if is_picture(file)]

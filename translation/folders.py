@@ -56,6 +56,9 @@ def _sources(trainer, directions) -> list[str]:
     root = Path(trainer.args.dataset_dir) / trainer.args.dataset
     folders = [f"{trainer.test_split}{trainer.folder[s]}" for s, _ in directions]
     there = [name for name in folders if (root / name).exists()]
+    if root.is_dir() and not there:
+        remedy = "make it a folder of pictures, or translate any with --input FOLDER --output FOLDER"
+        raise UserError(f"{shown(root / folders[0])} does not exist: {remedy}")
     if 0 < len(there) < len(folders):
         missing, direction = root / next(name for name in folders if name not in there), {"A": "AtoB", "B": "BtoA"}
         remedy = f"make it a folder of pictures, or translate one way with --direction {direction[there[0][-1]]}"

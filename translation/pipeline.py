@@ -23,6 +23,10 @@ from translation.tiling.maps import Map
 from translation.tiling.plan import tiled
 from utils import UserError, evaluating, shown
 
+DIRECTIONS = (
+    "--direction AtoB or --direction BtoA (AtoB: from pictures like trainA to pictures like trainB; BtoA: the reverse)"
+)
+
 
 def answer_suffixes(styles: int) -> list[str]:
     """The suffixes of the file names of so many translations of one picture: none, or _style0, _style1, ..."""
@@ -78,7 +82,7 @@ class Pipeline:
     def only_direction(self) -> tuple[str, str]:
         """The requested direction, or the only one.  UserError: there are two."""
         if len(self.directions) > 1:
-            raise UserError(f"{shown(self.path)} translates both ways: choose --direction AtoB or --direction BtoA")
+            raise UserError(f"{shown(self.path)} translates both ways: choose {DIRECTIONS}")
         return self.directions[0]
 
     @torch.no_grad()

@@ -1,0 +1,63 @@
+"""Mistakes are answered by what helps: the method of a checkpoint first, both missing options at once, near names."""
+
+import pytest
+from runs import complaint, pictures, trained
+
+import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = pictures(tmp_path_factory.mktemp("right"))
+    trained(folder, "--iteration 1")
+    return folder
+
+
+def test_a_checkpoint_of_another_method_is_named_first(folder):
+    picture = folder / "dataset" / "tiny" / "testA" / "0.png"
+    for phase in (
+        "--phase test",
+        f"--phase test --input {picture} --output {folder / 'out'}",
+        "--phase export --direction AtoB",
+        "--resume True --iteration 2",
+    ):
+        refused = trained(folder, f"--method cut {phase}", status=2)
+        complaint(refused, "is of --method nice, not cut: leave --method out")
+
+
+def test_the_folder_of_a_run_names_its_checkpoint(folder):
+    run = trained(folder, f"--phase test --checkpoint {folder / 'results' / 'tiny'}")
+    assert "tiny_params_latest.pt" in run.output
+
+
+def test_what_input_lacks_is_asked_for_at_once(folder):
+    picture = folder / "dataset" / "tiny" / "testA" / "0.png"
+    refused = trained(folder, f"--phase test --input {picture}", status=2)
+    complaint(refused, "--output DIR", "--direction AtoB", "from pictures like trainA to pictures like trainB")
+
+
+def test_without_test_folders_input_is_pointed_out(folder, tmp_path):
+    data = tmp_path / "tiny"
+    data.mkdir()
+    latest = folder / "results" / "tiny_params_latest.pt"
+    refused = trained(folder, f"--phase test --dataset {data} --checkpoint {latest}", status=2)
+    complaint(refused, "testA does not exist", "--input FOLDER --output FOLDER")
+
+
+def test_near_names(folder, tmp_path, capsys):
+    refused = trained(folder, f"--phase test --checkpoint {folder / 'results' / 'tiny_params_latest.tp'}", status=2)
+    complaint(refused, "did you mean", "tiny_params_latest.pt?")
+    (tmp_path / "cats.txt").write_text("--lr 1\n")
+    for words, meant in (
+        (f"@{tmp_path}/cat.txt", "cats.txt?"),
+        ("--method cyclgan", "did you mean cyclegan?"),
+        ("--phase tset", "did you mean test?"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            main.parse_args(words.split())
+        assert leaving.value.code == 2 and meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, meant", [("A2B", "AtoB"), ("b2a", "BtoA"), ("atob", "AtoB"), ("BtoA", "BtoA")])
+def test_directions(text, meant):
+    assert main.parse_args(["--device=cpu", "--direction", text]).direction == meant
