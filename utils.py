@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -111,16 +110,6 @@ def shown(path) -> str:
     """`path` as text for a message of one line: quoted and escaped only if it is not printable."""
     text = str(path)
     return text if text.isprintable() else repr(text)
-
-
-def near(path) -> str:
-    """A hint for a path that does not exist: "; did you mean ...?", the name beside it that is most like it, or ""."""
-    path = Path(path)
-    with suppress(OSError, ValueError):
-        if not path.exists():
-            names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
-            return "".join(f"; did you mean {shown(path.parent / n)}?" for n in get_close_matches(path.name, names, 1))
-    return ""
 
 
 # -------------------------------------------------------------------------------------- exit, signals

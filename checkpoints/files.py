@@ -18,7 +18,8 @@ import torch
 from checkpoints.contents import fitting, is_network, refuse_strange
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
-from utils import UserError, atomic, brief, near, parse_json, shown
+from options import near
+from utils import UserError, atomic, brief, parse_json, shown
 
 
 def latest_path(results: Path) -> Path:

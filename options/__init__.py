@@ -1,7 +1,7 @@
 """Options: declared (option), common to all methods (common), read from files (files), parsed and shown (parser)."""
 
 from options.common import COMMON
-from options.files import OptionFileError, expanded
+from options.files import OptionFileError, expanded, near
 from options.option import (
     Option,
     boolean,

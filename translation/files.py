@@ -11,8 +11,9 @@ from tqdm import tqdm
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
 from images.encode import save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
+from options import near
 from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
-from utils import UserError, near, shown
+from utils import UserError, shown
 
 
 def translate_inputs(trainer, found: tuple[dict, Path]):
