@@ -13,6 +13,7 @@ from training.budget import in_words
 from training.distributed import agree_on, average_over_processes, max_over_processes
 from training.forecast import Forecast
 from training.log import Log, TensorBoardLog, bare_and_weighted, check_tensorboard
+from training.opening import EARLY, closing, opening
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
@@ -52,6 +53,8 @@ def train(trainer) -> bool:
     # Train.
     torch.backends.cudnn.benchmark = args.benchmark_flag
     trainer.stopped = Loop(trainer, evaluation, pictures).run()
+    if main and not trainer.stopped and args.dataset != "demo":  # which is translated now
+        print(closing(trainer), file=sys.stderr)
     if main and trainer.stopped:
         print(f"stopped after step {trainer.step}; continue with: {args.command}", file=sys.stderr)
     return not trainer.stopped
@@ -80,6 +83,8 @@ class Loop:
             trainer.measure_training_set(paths)
             self.signals = self.stack.enter_context(Signals())
             self.stream = self.stack.enter_context(trainer.stream(paths))
+            for line in opening(trainer, paths) if main else ():
+                print(line, file=sys.stderr)
             self.bar = self.stack.enter_context(tqdm(**bar, disable=not main))
             try:
                 return self.steps()
@@ -141,7 +146,7 @@ class Loop:
                 self.write_log()
 
             # Sample.
-            if sample:
+            if sample or step in EARLY:
                 grids = save_sample_grids(trainer, self.pictures)
                 if self.log:
                     self.log.add_images(step, grids)

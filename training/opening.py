@@ -1,0 +1,71 @@
+"""What a training says before its first step and after its last: what it found and will do, what to type next."""
+
+import hashlib
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from utils import shown
+
+EARLY = (1, 100, 300)  # steps of the first samples, before those of every --print_freq
+
+
+def opening(trainer, paths: dict[str, list[Path]]) -> list[str]:
+    """The lines before the first step.  paths: the training pictures {"A": paths, "B": paths}."""
+    args = trainer.args
+    where = args.device + f", {trainer.world} processes" * (trainer.world > 1)
+    found = ", ".join(f"{len(files)} of {trainer.folder[d]}" for d, files in paths.items())
+    size = f"{args.batch_size} picture{'s' * (args.batch_size > 1)} of {args.img_size} x {args.img_size}"
+    lines = [
+        f"training --method {args.method} on {where}: pictures {found}; steps {trainer.step + 1} to "
+        f"{args.iteration}, each with {size} a domain; results go to "
+        f"{shown(trainer.results)}, samples from step {first_sample(trainer)} on"
+    ]
+    if args.method != "sincut":
+        lines += [
+            f"{shown(files[0])} is the only picture of {trainer.folder[d]}: a domain needs many; --method sincut "
+            "learns from one picture each"
+            for d, files in paths.items()
+            if len(files) == 1
+        ]
+    if contents(paths["A"]) == contents(paths["B"]):
+        lines.append("trainA and trainB hold the same pictures: there is nothing to translate; check the data set")
+    return lines
+
+
+def contents(files: list[Path]) -> list[tuple]:
+    """What tells whether two folders hold the same pictures: sizes of files and digests of their first 4 kB, sorted."""
+
+    def start(path: Path) -> bytes:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(4096)).digest()
+
+    return sorted((path.stat().st_size, start(path)) for path in files)
+
+
+def first_sample(trainer) -> int:
+    """The step of the next sample grid."""
+    step, every = trainer.step, trainer.args.print_freq
+    return min(*[n for n in EARLY if n > step], step - step % every + every, trainer.args.iteration)
+
+
+def program() -> str:
+    """main.py as it was typed, so that printed commands work in the folder where they are printed."""
+    typed = sys.argv[0] if sys.argv else ""
+    return typed if os.path.basename(typed) == "main.py" else "main.py"
+
+
+def closing(trainer) -> str:
+    """The line after the last step: the command that translates."""
+    args = trainer.args
+    root = Path(args.dataset_dir, args.dataset)
+    tests = all((root / f"{trainer.test_split}{trainer.folder[s]}").is_dir() for s, _ in trainer.directions)
+    data = args.dataset if args.dataset_dir == "dataset" else os.path.join(args.dataset_dir, args.dataset)
+    words = ["python", program(), "--dataset", data]
+    words += ["--result_dir", args.result_dir] if args.result_dir != "results" else []
+    words += ["--phase", "test"]
+    if not tests:
+        words += ["--input", "FOLDER", "--output", "translated"]
+        words += ["--direction", "AtoB"] if len(trainer.directions) > 1 else []
+    return f"step {trainer.step} is finished; translate with: {shlex.join(words)}"
