@@ -20,7 +20,7 @@ OTHER_PROGRAMS = {
     "--input": "source input_path test_path img_path image",
     "--device cuda:0 or cpu, and torchrun for several GPUs": "gpu_ids gpu_id gpu gpus cuda no_cuda use_cuda ngpu",
     "--batch_size": "batchSize batch batchsize train_batch_size",
-    "--num_workers": "nThreads num_threads workers n_cpu threads n_workers",
+    "--num_workers": "nThreads num_threads workers n_cpu n_workers",
     "--resume True, which knows where it stopped": "epoch_count continue_train start_epoch resume_iter load_iter "
     "starting_epoch which_epoch",
     "--iteration": "niter n_epochs n_iters max_iter iterations steps total_iters epoch niter_decay "
