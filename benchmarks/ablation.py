@@ -1,25 +1,31 @@
-"""The paper's Table 3 on the demo data: train each row with several seeds, score, write one markdown table.
+"""The paper's Table 3 on the demo data or your own: train each row with several seeds, score, write one table.
 
     python benchmarks/ablation.py --steps 1500 --seeds 0 1 2
+    python benchmarks/ablation.py --steps 20000 --dataset some/where/cats --img_size 128 --ch 32
     python benchmarks/ablation.py --table-only                   only the table, of complete runs
 
-Each run uses configs/ablation/ROW.txt and its own seed, and writes to results/ablation/ROW-STEPS-SEED.  Complete runs
-are not repeated and interrupted ones continue from their checkpoint: call it again after any stop.  --curve K scores
-K points of each training and writes them to its log.jsonl, for figure/curves.py.
+Each run uses configs/ablation/ROW.txt and its own seed, and writes to results/ablation/ROW-STEPS-SEED, for another
+data set to results/ablation/NAME/ROW-STEPS-SEED.  There a row's changes are made to configs/NAME.txt, or without it to
+main.py's defaults.  Options of main.py, such as --ch, are those of all rows.  Complete runs are not repeated and
+interrupted ones continue from their checkpoint: call it again after any stop.  --curve K scores K points of each
+training and writes them to its log.jsonl, for figure/curves.py.
 Needs requirements-dev.txt.
 """
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import trainings
 from trainings import ROOT, Scorer, Training, mean_std
 
 import demo
+import main as main_py
 from checkpoints.files import numbered_paths
-from options import Help, Parser, bounded
-from utils import UserError, run
+from images.data_sets import hint
+from options import Help, Parser, bounded, data_set
+from utils import UserError, run, shown
 
 ROWS = {  # option file: name in Table 3
     "none": "neither",
@@ -34,6 +40,8 @@ ROWS = {  # option file: name in Table 3
     "encoder_g": "encoder learns in the G step",
 }
 COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
+OURS = {"seed": "give --seeds", "iteration": "give --steps", "save_freq": "give --curve", "method": "leave it out",
+        "phase": "leave it out", "resume": "leave it out", "checkpoint": "leave it out"}  # fmt: skip
 DIGITS = {"fd": 1}  # 3 in all others
 
 
@@ -43,9 +51,9 @@ class Run(Training):
     def __init__(self, args, row: str, seed: int):
         self.args, self.row, self.seed = args, row, seed
         folder = args.result_dir / f"{row}-{args.steps}-{seed}"
-        words = [f"@{ROOT / 'configs' / 'ablation' / row}.txt", "--dataset_dir", args.dataset_dir.resolve()]
+        words = [*settings(row, args.dataset), "--dataset_dir", args.dataset_dir.resolve(), *args.more]
         threads = int(os.environ.get("OMP_NUM_THREADS") or trainings.threads(args.jobs))
-        super().__init__(f"{row}, seed {seed}", folder, "demo", args.steps, words, threads)
+        super().__init__(f"{row}, seed {seed}", folder, args.dataset, args.steps, words, threads)
 
     def train(self):
         every = max(1, self.steps // self.args.curve)
@@ -57,7 +65,7 @@ class Run(Training):
         for path in numbered[-self.args.curve :]:
             at = self.folder / path.stem
             self.main("--phase", "test", "--checkpoint", path.resolve(), "--result_dir", at.resolve())
-            found[int(path.stem.split("_")[-1])] = scorer(at / "demo")
+            found[int(path.stem.split("_")[-1])] = scorer(at / self.results.name)
         with open(self.results / "log.jsonl", "a", encoding="utf-8") as log:
             for step, scores in found.items():
                 log.write(json.dumps({"step": step, **scores}) + "\n")
@@ -66,16 +74,28 @@ class Run(Training):
             path.unlink()
 
 
+def settings(row: str, data: str) -> list[str]:
+    """The options of a row: on the demo those of its file; else its changes to the data set's own, or the defaults."""
+    path = ROOT / "configs" / "ablation" / f"{row}.txt"
+    if data == "demo":
+        return [f"@{path}"]
+    own = ROOT / "configs" / f"{data}.txt"
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("--")]
+    return [*[f"@{own}"] * own.is_file(), *(word for line in lines for word in line.split()), "--dataset", data]
+
+
 def table(runs: list[Run]) -> str:
     """Markdown: a line for each row with complete runs, mean +- standard deviation over seeds."""
     directions = [f"{s}2{t}" for s, t in demo.DIRECTIONS]
     both = " / ".join(directions)
-    lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in COLUMNS.values())]) + " |"]
-    lines.append("|---" * (2 + len(COLUMNS)) + "|")
+    known = {name for r in runs for name in r.last_scores()}
+    columns = {c: text for c, text in COLUMNS.items() if any(f"{c}_{d}" in known for d in directions)}
+    lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in columns.values())]) + " |"]
+    lines.append("|---" * (2 + len(columns)) + "|")
     for row, text in ROWS.items():
         last = [scores for r in runs if r.row == row and (scores := r.last_scores())]
         cells = []
-        for column in COLUMNS:
+        for column in columns:
             values = [[scores[f"{column}_{d}"] for scores in last] for d in directions]
             cells.append(" / ".join(mean_std(v, DIGITS.get(column, 3)) for v in values if v))
         if last:
@@ -87,14 +107,35 @@ def report(args, runs: list[Run]):
     command = f"python benchmarks/ablation.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
     if args.rows != list(ROWS):
         command += f" --rows {' '.join(args.rows)}"
-    text = f"""Table 3 on the demo data, {args.steps} steps a run, mean ± standard deviation over seeds:
+    command += f" --dataset {args.dataset}" * (args.dataset != "demo") + "".join(f" {word}" for word in args.more)
+    bars = f"{demo.bars()} " if args.dataset == "demo" else ""
+    data = "the demo data" if args.dataset == "demo" else args.dataset
+    text = f"""Table 3 on {data}, {args.steps} steps a run, mean ± standard deviation over seeds:
 
 {table(runs)}
-{demo.bars()} FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
+{bars}FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
 (lower is better; no FID). Made with `{command}`.
 """
     trainings.write(args.out, text)
     print(text)
+
+
+def given(words: list[str]) -> tuple[str, ...]:
+    """The names of the options among words of a command line."""
+    return tuple(word[2:].partition("=")[0] for word in words if word.startswith("--"))
+
+
+def refuse_others(args, runs: list[Run]):
+    """UserError: a run's folder was trained with other options for all rows; else they are written to options.txt."""
+    mine = shlex.join(args.more) + "\n"
+    for r in runs:
+        path = r.folder / "options.txt"
+        there = path.read_text("utf-8") if path.exists() else "\n" if r.scores() else mine
+        if there != mine:
+            raise UserError(f"{shown(r.folder)} was trained with other options for all rows ({there.strip() or 'none'}"
+                            f", now {mine.strip() or 'none'}); name another --result_dir")  # fmt: skip
+    for r in runs if args.more and not args.table_only else ():
+        trainings.write(r.folder / "options.txt", mine)
 
 
 def parse_args(argv=None):
@@ -105,10 +146,18 @@ def parse_args(argv=None):
     parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
     parser.add_argument("--curve", type=bounded(int, 1), default=1, help="number of scored points of each training")
     parser.add_argument("--table-only", action="store_true", help="only write the table")
-    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the demo data")
-    parser.add_argument("--result_dir", type=Path, default=ROOT / "results" / "ablation", help="folder of the runs")
+    parser.add_argument("--dataset", type=data_set, default="demo", help="data set: a name, or the path of a folder")
+    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
+    parser.add_argument("--result_dir", type=Path, help="folder of the runs (default: results/ablation)")
     parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
-    args = parser.parse_args(argv)
+    args, args.more = parser.parse_known_args(argv)
+    folder, args.dataset = os.path.split(args.dataset)
+    args.dataset_dir = Path(folder) if folder else args.dataset_dir
+    chosen = main_py.parse_args([*settings(args.rows[0], args.dataset), *args.more]) if args.more else None
+    if wrong := sorted(OURS.keys() & set(chosen.given if chosen else ()) & set(given(args.more))):
+        parser.error(f"--{wrong[0]} differs from row to row or from seed to seed: {OURS[wrong[0]]}")
+    place = ROOT / "results" / "ablation"
+    args.result_dir = args.result_dir or (place if args.dataset == "demo" else place / args.dataset)
     args.out = args.out or args.result_dir / "ablation.md"
     return args
 
@@ -116,9 +165,16 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     runs = [Run(args, row, seed) for seed in args.seeds for row in args.rows]  # every row early, more seeds later
+    refuse_others(args, runs)
     waiting = [] if args.table_only else [r for r in runs if not r.scores()]
     if waiting:
-        scorer = Scorer(demo.ensure(args.dataset_dir / "demo"))  # a missing package fails before hours of training
+        root = args.dataset_dir / args.dataset
+        if args.dataset == "demo":
+            demo.ensure(root)
+        if missing := [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]:
+            remedy = hint(args.dataset) or "check --dataset and --dataset_dir"
+            raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
+        scorer = Scorer(root)  # a missing package fails before hours of training
 
         def finish(done):
             done.score(scorer)

@@ -77,3 +77,23 @@ def test_what_is_complete_is_not_done_again(complete, monkeypatch):
 def test_no_complete_run(complete):
     with pytest.raises(UserError, match="no complete run of 31 steps"):
         ablation.main(["--steps", "31", "--table-only", "--result_dir", str(complete)])
+
+
+def test_options_for_all_rows_and_another_data_set(tmp_path, capsys):
+    args = ablation.parse_args(["--dataset", str(tmp_path / "cats"), "--ch", "8", "--seeds", "0", "1", "--steps", "9"])
+    assert (args.dataset, args.dataset_dir, args.more) == ("cats", tmp_path, ["--ch", "8"])
+    assert args.result_dir == ablation.ROOT / "results" / "ablation" / "cats"
+    run = ablation.Run(args, "ra", 0)
+    options = main.parse_args([*run.words, "--device=cpu"])
+    assert (options.nice, options.ch, options.img_size, options.dataset) == (False, 8, 256, "cats")
+    for words, said in ((["--seed", "1"], "give --seeds"), (["--chh", "1"], "did you mean --ch?")):
+        with pytest.raises(SystemExit) as leaving:
+            ablation.parse_args(words)
+        assert leaving.value.code == 2 and said in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no trainA and no trainB"):
+        ablation.main(["--dataset", str(tmp_path / "cats"), "--result_dir", str(tmp_path / "runs")])
+
+
+def test_rows_trained_with_other_options_are_refused(complete):
+    with pytest.raises(UserError, match="trained with other options for all rows"):
+        ablation.main(["--steps", "30", "--table-only", "--result_dir", str(complete), "--ch", "8"])
