@@ -15,6 +15,7 @@ Needs requirements-dev.txt.
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import trainings
@@ -125,6 +126,17 @@ def given(words: list[str]) -> tuple[str, ...]:
     return tuple(word[2:].partition("=")[0] for word in words if word.startswith("--"))
 
 
+def without(words: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """The words without these others, which are among them in this order; and the others."""
+    rest, own = list(others), []
+    for word in words:
+        if rest and word == rest[0]:
+            rest.pop(0)
+        else:
+            own.append(word)
+    return own, list(others)
+
+
 def refuse_others(args, runs: list[Run]):
     """UserError: a run's folder was trained with other options for all rows; else they are written to options.txt."""
     mine = shlex.join(args.more) + "\n"
@@ -150,7 +162,9 @@ def parse_args(argv=None):
     parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
     parser.add_argument("--result_dir", type=Path, help="folder of the runs (default: results/ablation)")
     parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
-    args, args.more = parser.parse_known_args(argv)
+    own, others = without(sys.argv[1:] if argv is None else argv, parser.parse_known_args(argv)[1])
+    args = parser.parse_args(own)
+    args.more = others
     folder, args.dataset = os.path.split(args.dataset)
     args.dataset_dir = Path(folder) if folder else args.dataset_dir
     chosen = main_py.parse_args([*settings(args.rows[0], args.dataset), *args.more]) if args.more else None
