@@ -13,7 +13,7 @@ import methods
 from dataset import UnpairedStream
 from images.files import data_set_pictures
 from layers import InstanceNorm
-from methods import cut
+from methods import cut, cut_networks
 from translation.pipeline import translate_file
 
 FIXTURES = {name: HERE / "fixtures" / f"{name}.npz" for name in ("cut", "fastcut")}
@@ -141,14 +141,14 @@ def test_pytorchs_bug_and_ours_without_it():
     last = g.contiguous(memory_format=torch.channels_last)
     ours = torch.autograd.grad(InstanceNorm()(x), x, last)[0]
     torch.testing.assert_close(ours, right)
-    theirs = torch.autograd.grad(cut.AsRecorded()(x), x, last)[0]
+    theirs = torch.autograd.grad(cut_networks.AsRecorded()(x), x, last)[0]
     if torch.allclose(theirs, right):
         pytest.skip("this PyTorch has no such bug: the recordings cannot be replayed with it")
     assert (theirs - right).abs().max() > 0.1
 
 
 def other_patches(monkeypatch):
-    monkeypatch.setattr(cut, "nce", lambda q, k, T: nce_by_definition(q[0], k[0].roll(1, 0), T))
+    monkeypatch.setattr(cut, "nce", lambda q, k, T, *_: nce_by_definition(q[0], k[0].roll(1, 0), T))
 
 
 def another_beta2(monkeypatch):
@@ -162,7 +162,7 @@ def not_detached(monkeypatch):
     def attached(self, *args):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "no_grad", torch.enable_grad)
-            patch.setattr(cut, "nce", lambda q, k, T: nce_by_definition(q[0], k[0], T))
+            patch.setattr(cut, "nce", lambda q, k, T, *_: nce_by_definition(q[0], k[0], T))
             return contrast(self, *args)
 
     monkeypatch.setattr(cut.CUT, "patch_nce", attached)
@@ -199,10 +199,10 @@ def test_mistakes_show(method, mistake, monkeypatch):
 def test_down_by_hand():
     """(1,2,1)/4 along both axes, every second pixel; the border is mirrored."""
     x = torch.arange(6.0).square().view(1, 1, 1, 6).expand(1, 2, 6, 6)
-    y = cut.Down(2)(x)
+    y = cut_networks.Down(2)(x)
     expected = [(2 * 0 + 2 * 1) / 4, (1 + 2 * 4 + 9) / 4, (9 + 2 * 16 + 25) / 4]
     assert y.shape == (1, 2, 3, 3) and y[0, 0, 1].tolist() == expected
-    odd = cut.Down(2)(x[..., :5])
+    odd = cut_networks.Down(2)(x[..., :5])
     assert odd.shape == (1, 2, 3, 3) and odd[0, 0, 1].tolist() == [*expected[:2], (2 * 9 + 2 * 16) / 4]
 
 
