@@ -43,11 +43,13 @@ def bounded(kind, low, high=None, above=False):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
-        if not low <= value <= high or (above and value == low) or not math.isfinite(value):
+        endless = isinstance(value, float) and not math.isfinite(value)  # a whole number may be too large for a float
+        if not low <= value <= high or (above and value == low) or endless:
             least = f"{'above' if above else 'at least'} {low}"
-            finite = " and finite" if not math.isfinite(value) else ""
+            finite = " and finite" if endless else ""
             most = f"at most {high}"
-            raise argparse.ArgumentTypeError(f"{text} must be {most if high < value < math.inf else least + finite}")
+            bound = most if high < value < math.inf else least + finite
+            raise argparse.ArgumentTypeError(f"{text[:40]} must be {bound}")
         return value
 
     parse.__name__ = kind.__name__

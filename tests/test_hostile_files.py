@@ -202,11 +202,11 @@ def test_deep_json_is_one_line(tmp_path):
         gallery([str(tmp_path), "--out", str(tmp_path / "page")])
 
 
-@pytest.mark.parametrize("answer", [{"question": "q", "choice": 9}, {"question": [], "choice": 0}, 3, None, {}])
+@pytest.mark.parametrize("answer", [{"question": "q", "choice": 9}, {"question": [], "choice": "x"}, 3, None, {}])
 def test_answers_that_no_page_writes_are_refused(tmp_path, answer):
     import study_table
 
-    key = {"study": 1, "methods": ["a", "b"], "questions": {"q": {"answers": ["a", "b"]}}}
+    key = {"study": 1, "methods": ["a", "b"], "questions": {"q": {"answers": {"x": "a", "y": "b"}}}}
     (tmp_path / "key.json").write_text(json.dumps(key))
     (tmp_path / "x.json").write_text(json.dumps({"study": 1, "participant": "p", "answers": [answer]}))
     with pytest.raises(UserError, match="was changed"):
