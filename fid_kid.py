@@ -24,6 +24,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 
 from images import maker
+from images.decode import limit_pixels
 from images.files import common_scale
 from layers import keep_freed_memory
 from options import Help, Parser, bounded, folder
@@ -104,6 +105,7 @@ def parse_args(argv=None):
     group.add_argument("--json", type=folder, metavar="FILE", help="also write the scores to this file")
 
     group = parser.add_argument_group("run")
+    group.add_argument("--max-pixels", type=bounded(int, 1), default=128_000_000, help="refuse larger pictures")
     group.add_argument("--batch-size", type=bounded(int, 1), default=50, help="changes speed and memory, never a score")
     group.add_argument("--workers", type=bounded(int, 1), default=min(8, os.cpu_count() or 1),
                        help="threads that read pictures")
@@ -289,6 +291,7 @@ def between(report, name, scale=1):
 def main(argv=None):
     args = parse_args(argv)
     keep_freed_memory()
+    limit_pixels(args.max_pixels)
     report = score(args)
     print("\n".join(lines(report)))
     if args.json:

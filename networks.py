@@ -72,7 +72,10 @@ class Encoder(nn.Module):
         weight = self.conv1x1.weight * self.fc.weight_orig[..., None, None]
         first, second = weight.chunk(2, dim=1)
         r = F.conv2d(f, first + second, self.conv1x1.bias)
-        return F.leaky_relu(torch.addcmul(f, r, self.lamda.to(f.dtype)) if self.ra else r, 0.2)
+        if self.ra:
+            lamda = self.lamda if self.lamda.dtype == f.dtype else self.lamda.to(f.dtype)  # no conversion in a graph
+            r = torch.addcmul(f, r, lamda)
+        return F.leaky_relu(r, 0.2)
 
     def encode(self, x: Tensor, iteration=None) -> Tensor:
         """Images (N,3,S,S) in [-1,1] -> code z (N,2c,S/4,S/4), without classifiers."""

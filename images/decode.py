@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 
 from images import deep, tiff
 from images.in_flight import budget
+from images.turns import decoding
 from utils import UserError, open_regular, shown
 
 # Formats that are also written, without loss or as JPEG: results keep these names.
@@ -49,12 +50,35 @@ def _formats():
 
 
 FORMATS = _formats()
-MAX_PIXELS = 100_000_000  # 400 MB once decoded
+MAX_PIXELS = 128_000_000  # 512 MB once decoded; --max_pixels is another limit
 MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
 MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
 
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes of a colour profile or of the text that a turned picture's EXIF may be
 Image.MAX_IMAGE_PIXELS = None  # _opened has a stricter check, which names the file
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
+
+
+def _without_long_text(read):
+    """A reader of text chunks of PNG files that leaves out what is too long to be kept: no picture depends on it."""
+    def reader(stream, position, length):
+        try:
+            return read(stream, position, length)
+        except ValueError:
+            stream.fp.seek(position)
+            return stream.fp.read(length)
+
+    return reader
+
+
+for _name in ("chunk_tEXt", "chunk_zTXt", "chunk_iTXt"):
+    setattr(PngImagePlugin.PngStream, _name, _without_long_text(getattr(PngImagePlugin.PngStream, _name)))
+
+
+def limit_pixels(most: int):
+    """From now on pictures of more pixels are refused (--max_pixels)."""
+    global MAX_PIXELS
+    MAX_PIXELS = most
 
 
 class Contents(NamedTuple):
@@ -70,6 +94,7 @@ class Contents(NamedTuple):
     bands: int
 
 
+@decoding
 def read_image(path, scale=None):
     """Decode one picture: a PIL image in mode RGB, upright, its colours converted to sRGB.
 
@@ -81,12 +106,14 @@ def read_image(path, scale=None):
         return to_rgb(_loaded(source, scale))
 
 
+@decoding
 def alpha_of(path):
     """The opacity of an upright picture, a PIL image in mode L; None where it has none.  Errors as read_image."""
     with _reading(path) as source:
         return _alpha(_loaded(source, None))
 
 
+@decoding
 def contents(path) -> Contents:
     """Decode a picture and tell what is in its file.  Errors as read_image."""
     with _reading(path) as source:
@@ -99,6 +126,7 @@ def contents(path) -> Contents:
         return Contents(found.depth if found.values.dtype != np.uint8 else None, extent, frames, found.left_out)
 
 
+@decoding
 def deep_contents(path) -> Contents | None:
     """The same for a picture of more than 8 bits a band alone, which are told without decoding the others."""
     with suppress(OSError), open_regular(path) as file:
@@ -108,7 +136,7 @@ def deep_contents(path) -> Contents | None:
     with _reading(path) as source:
         if source.tags is None and not deep.is_deep(source.image):
             return None
-    return contents(path)
+    return contents.__wrapped__(path)
 
 
 class Source(NamedTuple):
@@ -257,19 +285,28 @@ def _reading(path):
             formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS
             with Image.open(file, formats=formats) as image, budget.hold(_check_size(*image.size)):
                 yield Source(image)
+    except MemoryError:
+        raise  # the machine's fault, not the file's
     except Exception as error:  # anything at all: parsers of damaged files trip in many ways
         if isinstance(error, UnidentifiedImageError):
             reason = _unknown(path)
         else:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read the picture {shown(path)}: {reason}; repair or remove it") from error
+        remedy = "" if isinstance(error, _TooLarge) else "; repair or remove it"
+        raise UserError(f"cannot read the picture {shown(path)}: {reason}{remedy}") from error
+
+
+class _TooLarge(ValueError):
+    """A limit of ours; the file may be sound."""
 
 
 def _check_size(width: int, height: int) -> int:
     """The number of pixels.  ValueError: too many."""
-    if not 0 < width * height <= MAX_PIXELS or max(width, height) > MAX_SIDE:
-        limits = f"1 to {MAX_PIXELS} pixels and a side of {MAX_SIDE}"
-        raise ValueError(f"its size {width} x {height} is outside {limits}")
+    if width * height > MAX_PIXELS:
+        raise _TooLarge(f"its {width} x {height} = {width * height} pixels are more than --max_pixels {MAX_PIXELS}: "
+                        "give a larger one if the file is sound")
+    if width * height < 1 or max(width, height) > MAX_SIDE:
+        raise ValueError(f"its size {width} x {height} is outside 1 to {MAX_SIDE} a side")
     return width * height
 
 

@@ -29,11 +29,11 @@ def fetch(name, urls, path, by_hand, size=None, sha256=""):
     part = path.with_name(f".{path.name}.part")
     with writing_below(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    download(name, urls, part, by_hand, size)
-    digest = sha256_of(part)
-    if not digest.startswith(sha256.lower()):
-        drop(part)
-        raise UserError(f"cannot fetch {name} ({' and '.join(urls)}: its hash is {digest}, not {sha256}): {by_hand}")
+    def wrong_hash(file):
+        digest = sha256_of(file)
+        return None if digest.startswith(sha256.lower()) else f"its hash is {digest}, not {sha256}"
+
+    download(name, urls, part, by_hand, size, check=wrong_hash)
     with writing_below(path.parent):
         part.replace(path)
     drop(part)
@@ -72,9 +72,10 @@ def _note(part):
     return part.with_suffix(".json")  # where `part` comes from: its URL and the server's version
 
 
-def download(name, urls, part, by_hand, size=None, room=1):
+def download(name, urls, part, by_hand, size=None, room=1, check=None):
     """Download into `part` from the first URL that serves the file; resume what an earlier call left there.
 
+    check: from the complete file to what is wrong with it, or None; then the next URL is tried.
     room: how many times its size must be free on the disk.  The rest, and errors, as fetch.
     """
     with writing_below(part.parent):
@@ -91,7 +92,11 @@ def download(name, urls, part, by_hand, size=None, room=1):
             reasons = []
             for url in urls:
                 try:
-                    return _persist(name, url, file, size, room)
+                    _persist(name, url, file, size, room)
+                    if fault := _is_page(part) or (check and check(part)):
+                        file.truncate(0)
+                        raise _Failed(fault)
+                    return None
                 except _Failed as error:
                     reasons.append(f"{url}: {error}")
             raise UserError(f"cannot fetch {name} ({'; '.join(reasons)}): {by_hand}")
@@ -100,6 +105,15 @@ def download(name, urls, part, by_hand, size=None, room=1):
                 file.close()
                 drop(part)
             raise
+
+
+def _is_page(part) -> str | None:
+    """What is wrong where a server has answered with a web page, as those of missing files and of logins do."""
+    with open(part, "rb") as file:
+        head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    page = head.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+    page = page or (head.startswith(b"<?xml") and b"<html" in head)
+    return "it answers with a web page" if page else None
 
 
 def _persist(name, url, file, size, room):

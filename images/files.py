@@ -13,7 +13,7 @@ from images import maker
 from images.data_sets import hint
 from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
 from images.scales import measured, say, say_beyond, scale_of, training_folder
-from utils import UserError, process_rank, shown
+from utils import RunError, UserError, process_rank, shown
 
 
 def list_images(folder):
@@ -81,6 +81,8 @@ def _examined(paths, skip_bad, workers=None) -> dict[Path, Contents]:
     def examine(path):
         try:
             return contents(path)
+        except RunError:
+            raise  # the file is sound
         except UserError as error:
             return error
 

@@ -114,8 +114,8 @@ def _out_of_phase(args) -> str | None:
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
         return "--output goes with --input or --phase export; --result_dir is the folder for other results"
-    if args.phase != "export" and {"half", "format", "ort"} & set(args.given):
-        return "--half, --format and --ort are options of --phase export; --amp is mixed precision in training"
+    if args.phase != "export" and {"half", "format", "ort", "opset"} & set(args.given):
+        return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
         return f"--best {shown(args.best)} needs scores: give --score_freq"
     return None

@@ -55,6 +55,7 @@ COMMON = (
            "always has them"),
     Option("run", "ort", folder, None, "with --format html: the folder dist of the npm package onnxruntime-web "
            "(default: npm fetches it once)"),
+    Option("run", "opset", bounded(int, 18, 24), 18, "with --format onnx: the version of ONNX's operators"),
     Option("data", "dataset_dir", folder, "dataset", "folder of the data sets", metavar="DIR"),
     Option("data", "img_ch", positive, 3, "channels of a picture: 3 for colour, 1 for grey", choices=(1, 3)),
     Option("data", "preprocess", preprocess, "resize_and_crop", "scale of training pictures before the random crop of "
@@ -70,6 +71,7 @@ COMMON = (
     Option("data", "num_workers", bounded(int, 0, 256), 2,
            "threads that read and decode pictures; 0: the main thread"),
     Option("data", "cache", boolean, False, "keep decoded pictures in memory, if they fit"),
+    Option("data", "max_pixels", positive, 128_000_000, "refuse larger pictures, as hostile files are"),
     Option("data", "skip_bad_images", boolean, False, "skip unreadable pictures instead of stopping"),
     Option("data", "hold_out", bounded(float, 0, 0.9), 0.0, "share of the training pictures that are not trained on; "
            "they choose the best checkpoint, such as 0.1. valA and valB do so where the data set has them",

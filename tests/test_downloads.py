@@ -220,6 +220,21 @@ def test_servers_errors_lead_to_the_next_address_and_all_of_them_are_named(serve
     refused(tmp_path / "2", source(server)._replace(urls=(server.url, server.url + "?2")), "403", "503", "?2")
 
 
+@pytest.mark.parametrize("body", [b"\n<!DOCTYPE html><p>Moved", b'<?xml version="1.0"?><html>Sign in', b"other bytes"])
+def test_an_address_that_answers_with_a_page_or_another_file_has_failed(server, tmp_path, body):
+    sha256 = hashlib.sha256(GOOD).hexdigest()
+    with Server(body) as wrong:
+        threading.Thread(target=wrong.serve_forever, daemon=True).start()
+        path = tmp_path / "x"
+        download.fetch("x", [wrong.url, server.url], path, "by hand", sha256=sha256)
+        assert path.read_bytes() == GOOD and [p.name for p in tmp_path.iterdir()] == ["x"]
+        with pytest.raises(UserError) as error:
+            download.fetch("y", [wrong.url], tmp_path / "y", "by hand", sha256=sha256)
+        one_line(error, wrong.url, "web page" if b"<" in body else "its hash is", "by hand")
+        wrong.shutdown()
+    assert not (tmp_path / "y").exists()
+
+
 def test_offline_is_one_line_with_the_page_and_the_place_for_the_files(tmp_path):
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, ROOT / "dataset" / "get.py", "horse2zebra", "--dataset_dir", "here"],

@@ -16,7 +16,9 @@ import main
 import methods
 from checkpoints.contents import is_network
 from checkpoints.files import load_checkpoint
+from layers import definitions
 from nicegan import Translator
+from translation.pipeline import pad_to_multiple
 from utils import UserError
 
 # fastcut and gcgan have the generators of cut and cyclegan: their graphs are tested with -m slow
@@ -92,6 +94,30 @@ def test_onnx_translates_the_same_at_three_sizes(ship, method):
     assert json.loads(about["options"])["ch"] == model.args.ch and about["licence"].startswith("MIT")
     assert [x.name for x in runs.get_inputs()] == ["picture", *json.loads(about["further inputs"])]
     assert all(isinstance(side, str) for side in runs.get_inputs()[0].shape[2:])  # dynamic
+
+
+@pytest.mark.parametrize("method, text", [("nice", "--opset 20"), ("cyclegan", "--half true")])
+def test_onnx_takes_any_size_is_exact_on_constants_and_can_be_quantized(ship, method, text):
+    onnx = pytest.importorskip("onnx")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    file, model = ship(method, f"--format onnx {text}")
+    proto = onnx.load(file)
+    assert proto.opset_import[0].version == (20 if "20" in text else 18)
+    assert proto.ir_version == onnx.helper.find_min_ir_version_for(proto.opset_import)
+    runs, tolerance = session(file), 2e-3 if "half" in text else 1e-4
+    for h, w in ((67, 51), (48, 50), (9, 30)):
+        (x,) = inputs_of(model, h, w)
+        padded, *_ = pad_to_multiple(model, x)
+        with torch.no_grad(), definitions():
+            expected = model.translate(padded, "A", "B")[..., :h, :w].numpy()
+        assert apart(answer(runs, [x]), expected) < tolerance
+    if method == "cyclegan":
+        constant = answer(runs, [torch.full((1, 3, 48, 48), 0.3)])
+        assert np.ptp(constant.reshape(3, -1), 1).max() < 1e-5
+    small = file.with_name("small.onnx")
+    quantization.quantize_dynamic(str(file), str(small))
+    found = answer(session(small), [x])
+    assert found.shape == x.shape and np.isfinite(found).all()
 
 
 def test_onnx_in_half_precision_and_of_standard_operations(ship, capfd):

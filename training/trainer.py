@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from checkpoints.files import newest_checkpoint
 from dataset import UnpairedStream
+from images.decode import limit_pixels
 from layers import use_definitions
 from training import state as training_state
 from training.cuda_graphs import make_graph
@@ -51,6 +52,7 @@ class Trainer(Method):
         if args.direction:
             self.directions = [(s, t) for s, t in self.directions if self.folder[s] == args.direction[0]]
         use_definitions(args.plain)
+        limit_pixels(args.max_pixels)
         self.build_model()
         self.ema = make_ema(self)
         self.graph = make_graph(self)

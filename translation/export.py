@@ -103,8 +103,9 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
     stored = trainer.args.format in ("weights", "folder")
     parts = trainer.all_inference_keys(s, t) if stored else trainer.inference_keys(s, t)
     nets = trainer.networks()
-    any_size = f"any height and width divisible by {trainer.size_multiple}, from {trainer.min_size}; "
-    any_size += f"trained at {size} x {size}"
+    any_size = f"any height and width divisible by {trainer.size_multiple}, from {trainer.min_size}"
+    any_size = "any height and width" if trainer.args.format == "onnx" else any_size
+    any_size += f"; trained at {size} x {size}"
     counts = [p.numel() for name, some in parts.items() for k, p in nets[name].named_parameters() if k.startswith(some)]
     return {
         "method": trainer.args.method,
@@ -219,15 +220,25 @@ def graph(trainer, s: str, t: str, about: dict) -> bytes:
                 node.meta.pop("stack_trace", None)  # names files of this machine
             torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
         else:
+            import onnx  # not among the packages that translating needs
+
+            from translation import onnx_file
+
             program = torch.onnx.export(
                 model, examples, dynamo=True, dynamic_shapes=dynamic, input_names=names, output_names=["drawing"],
-                external_data=False, verbose=False,
+                external_data=False, verbose=False, opset_version=trainer.args.opset,
+                custom_translation_table=onnx_file.TRANSLATIONS,
             )  # fmt: skip
             for part in (*program.model.graph.all_nodes(), *program.model.graph):
                 part.metadata_props.clear()  # names files of this machine
             texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
             program.model.metadata_props.update(texts)
-            encoded.write(program.model_proto.SerializeToString())
+            proto = program.model_proto
+            onnx_file.fold_weights(proto)
+            if dynamic and trainer.args.format == "onnx":  # the page of --format html pads by itself
+                onnx_file.accept_any_size(proto, trainer.size_multiple, trainer.min_size)
+            proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
+            encoded.write(proto.SerializeToString())
     return encoded.getvalue()
 
 
