@@ -1,11 +1,12 @@
 """Tensors to pixels, pixels to picture files."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from utils import atomic
 
@@ -25,29 +26,55 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack(channels) * 2 - 1
 
 
-def save_picture(array: np.ndarray, path: Path):
-    """Write (H,W,3) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as atomic.
+def save_picture(array: np.ndarray, path: Path, metadata: dict | None = None):
+    """Write (H,W,3 or 1) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as atomic.
 
-    (H,W,4) has opacities, which are dropped if the format has none.
+    A further band has opacities, which are dropped if the format has none.  metadata: as kept_metadata gives them.
     """
-    data = encoded(array, path.suffix)  # not by PIL straight to the disk: it hides why a write failed
+    data = encoded(array, path.suffix, metadata)  # not by PIL straight to the disk: it hides why a write failed
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
-def encoded(array: np.ndarray, suffix: str) -> bytes:
-    """The bytes that save_picture writes for (H,W,3 or 4) uint8 and this suffix."""
+def encoded(array: np.ndarray, suffix: str, metadata: dict | None = None) -> bytes:
+    """The bytes that save_picture writes for (H,W,1 to 4) uint8 and this suffix."""
     kind = Image.registered_extensions()[suffix.lower()]
-    if array.shape[2] == 4 and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
-        array = np.ascontiguousarray(array[..., :3])
+    if array.shape[2] in (2, 4) and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
+        array = array[..., :-1]
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    if kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        options |= metadata or {}
     data = io.BytesIO()
-    Image.fromarray(array).save(data, format=kind, **options)
+    to_image(array).save(data, format=kind, **options)
     return data.getvalue()
 
 
+def to_image(array: np.ndarray) -> Image.Image:
+    """(H,W,1 to 4) uint8 as a PIL image in mode L, LA, RGB or RGBA."""
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+
+
+def kept_metadata(path: Path) -> dict:
+    """Date, rights and resolution of a picture file, as options of PIL's save; nothing else, such as a place."""
+    kept, options = Image.Exif(), {}
+    with suppress(Exception), Image.open(path) as image:  # a damaged block is left out
+        exif = image.getexif()
+        tags = ExifTags.Base
+        resolution = (tags.XResolution, tags.YResolution, tags.ResolutionUnit)
+        for tag in (tags.DateTime, tags.Artist, tags.Copyright, *resolution):
+            if tag in exif:
+                kept[tag] = exif[tag]
+        more = exif.get_ifd(ExifTags.IFD.Exif)
+        dates = (tags.DateTimeOriginal, tags.DateTimeDigitized, tags.OffsetTime, tags.OffsetTimeOriginal)
+        if taken := {tag: more[tag] for tag in dates if tag in more}:
+            kept.get_ifd(ExifTags.IFD.Exif).update(taken)
+        if "dpi" in image.info:
+            options["dpi"] = tuple(map(float, image.info["dpi"]))
+    return options | ({"exif": kept} if len(kept) or kept.get_ifd(ExifTags.IFD.Exif) else {})
+
+
 def with_alpha(picture: np.ndarray, alpha: Image.Image | None) -> np.ndarray:
-    """(H,W,3) uint8 and its input's opacity, resized to fit -> (H,W,4); without opacity unchanged."""
+    """(H,W,3 or 1) uint8 and its input's opacity, resized to fit, as a further band; without opacity unchanged."""
     if alpha is None:
         return picture
     h, w, _ = picture.shape

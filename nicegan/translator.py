@@ -11,7 +11,7 @@ from torch import Tensor
 import methods
 from checkpoints.files import newest_checkpoint
 from images.decode import from_pil
-from images.encode import with_alpha
+from images.encode import to_image, with_alpha
 from nicegan.command_line import parse_args, refuse_what_the_file_lacks, translation_options
 from options import as_argv
 from translation.pipeline import Pipeline, direction_name, scale_of, to_pixels, to_tensor, translations
@@ -60,7 +60,7 @@ class Translator:
         colours, alpha = from_pil(picture, scale_of(self.trainer, s))
         x = self.trainer.to_input(colours, self.pipeline.side)[None]
         fakes = self._translate(x, picture.tobytes(), s, t, to_pixels)
-        return [Image.fromarray(with_alpha(array, alpha)) for array in fakes]
+        return [to_image(with_alpha(array, alpha)) for array in fakes]
 
     def _tensor(self, x: Tensor, s: str, t: str) -> list[Tensor]:
         channels = self.trainer.architecture["img_ch"]

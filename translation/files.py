@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
-from images.encode import save_picture, with_alpha
+from images.encode import kept_metadata, save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
 from options import near
 from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
@@ -46,9 +46,9 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
     with pipeline.translating(s, t):
         for file, answers in zip(bar, places[mine], strict=True):
-            alpha = alpha_of(file)
+            alpha, metadata = alpha_of(file), kept_metadata(file) if args.keep_metadata else None
             for place, (_, picture) in zip(answers, pipeline.translate_file(file, s, t), strict=True):
-                save_picture(with_alpha(picture, alpha), place)
+                save_picture(with_alpha(picture, alpha), place, metadata)
     if trainer.rank == 0:
         print(f"translated {len(files)} pictures with {pipeline.path} into {args.output}")
 

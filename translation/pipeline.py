@@ -212,13 +212,14 @@ def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str
 
 
 def to_pixels(y: torch.Tensor | Map, h: int, w: int) -> np.ndarray:
-    """The first h rows and w columns of an output (1,3 or 1,H,W) in [-1,1], as (h,w,3) uint8."""
+    """The first h rows and w columns of an output (1,C,H,W) in [-1,1], as (h,w,C) uint8."""
+    C = y.shape[1]
     if isinstance(y, torch.Tensor):
-        return to_uint8(y[0, :, :h, :w])
-    picture = np.empty((h, w, 3), np.uint8)
+        return to_uint8(y[0, :, :h, :w])[..., :C]
+    picture = np.empty((h, w, C), np.uint8)
     for a, b in y.plan.bands(y.shape[2]):
         if a < h:
-            picture[a:b] = to_uint8(y.rows(a, min(b, h))[0, :, :, :w])
+            picture[a:b] = to_uint8(y.rows(a, min(b, h))[0, :, :, :w])[..., :C]
     return picture
 
 
