@@ -22,6 +22,7 @@ import webpage
 from common import UserError, bounded, run
 from PIL import Image
 
+import methods
 from images import maker
 from images.decode import read_image
 from images.files import list_images
@@ -77,6 +78,13 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {shown(path)}: {error}; repair or remove it") from None
         return starts
+
+    def rows(self) -> str:
+        """What the rows of its sample grids show, as its method describes its `visuals`."""
+        method = self.starts[-1].get("method") if self.starts else None
+        known = isinstance(method, str) and method in methods.METHODS
+        said = (known and methods.load(method).visuals.__doc__) or "Input, then what the networks make of it."
+        return said.split("\n")[0].rstrip(".")
 
     def data(self) -> Path:
         """The folder of its data set, from run.json or else by the run's name."""
@@ -304,7 +312,7 @@ def main(argv=None):
             {
                 "title": args.title or data.resolve().name,
                 "written": date.today().isoformat(),
-                "runs": [{"name": one.name, "steps": one.steps()} for one in runs],
+                "runs": [{"name": one.name, "steps": one.steps(), "rows": one.rows()} for one in runs],
                 "ways": WAYS,
                 "film": film(folder, runs, args.frames),
                 "panels": panels(runs),

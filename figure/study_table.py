@@ -1,6 +1,7 @@
 """The result of a user study: tables of preference from the key of study.py and the participants' files.
 
     python figure/study_table.py study answers-*.json
+    python figure/study_table.py study answers-*.json --plot study.svg
 
 The first table shows how often each method was chosen, and how often none was preferred, with Wilson's 95% interval.
 The second compares the methods in pairs by the exact two-sided sign test: over answers (those that chose one of the
@@ -8,10 +9,12 @@ two) and over participants (which of the two each chose more often, without ties
 independent: with few participants trust the test over participants.
 """
 
+import argparse
 import sys
 from itertools import combinations
 from pathlib import Path
 
+import common
 import webpage
 from common import UserError, run
 from scipy.stats import binomtest
@@ -97,6 +100,34 @@ def table(methods: list[str], people: dict[str, dict[str, str | None]]) -> str:
     return f"{people}\n\n{_markdown(rows)}\n\nSign test of each pair, uncorrected\n\n{_markdown(pairs)}"
 
 
+def plot(methods: list[str], people: dict[str, dict[str, str | None]], path: Path):
+    """Write the first table as columns with Wilson's 95% intervals, in the format of the path's suffix."""
+    plt = common.pyplot()
+    chosen = [method for answers in people.values() for method in answers.values()]
+    order = [*sorted(methods, key=lambda m: -chosen.count(m)), None]
+    names = [common.wrapped(m or "no preference", 1.2) for m in order]
+    tall = 3.4 + 0.17 * max(name.count("\n") for name in names)
+    figure, axis = plt.subplots(figsize=(min(common.WIDTH, 1.2 + 1.4 * len(order)), tall), layout="constrained")
+    for place, method in enumerate(order):
+        share = chosen.count(method) / len(chosen)
+        low, high = (100 * edge for edge in wilson(chosen.count(method), len(chosen)))
+        axis.bar(place, 100 * share, width=0.6, color="C0" if method else "0.7")
+        axis.plot([place, place], [low, high], color="black", lw=1.2, marker="_", ms=8)
+    axis.set_xticks(range(len(order)), names)
+    axis.set_ylabel("chosen, in % of the answers")
+    axis.set_ylim(0, 100)
+    people = f"{len(people)} participant{'s' if len(people) > 1 else ''}, {len(chosen)} answers"
+    axis.set_title(common.wrapped(f"{people}, Wilson's 95% intervals", figure.get_figwidth() - 0.3))
+    common.save(figure, path.parent, path.parent, path.stem, path.suffix[1:])
+
+
+def drawn(text: str) -> Path:
+    """The path of a figure.  ArgumentTypeError: another suffix than .png, .pdf and .svg."""
+    if Path(text).suffix not in (".png", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .pdf or .svg")
+    return Path(text)
+
+
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     rows = [[shown(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -108,9 +139,14 @@ def main(argv=None):
     parser = webpage.parser(__doc__)
     parser.add_argument("study", type=Path, help="folder that study.py wrote")
     parser.add_argument("answers", nargs="+", type=Path, help="files that participants sent")
+    parser.add_argument("--plot", type=drawn, metavar="FILE", help="draw the shares as columns into this .png, .pdf or "
+                        ".svg file")  # fmt: skip
     args = parser.parse_args(argv)
     key = read(args.study / "key.json", dict)
-    print(table(key["methods"], collect(key, args.answers)))
+    people = collect(key, args.answers)
+    print(table(key["methods"], people))
+    if args.plot:
+        plot(key["methods"], people, args.plot)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,9 @@ def test_schemes_and_phone(plain, scheme):
         ) == (scheme == "light")
         assert overflow(page) <= 0
         boxes = [card.bounding_box() for card in page.locator(".shot").all()]
+        assert len({round(box["y"]) for box in boxes[:4]}) == 1  # all columns stay in one row
+        assert page.locator("#film img").first.bounding_box()["width"] <= 340
+        assert texts(page, "#film p")[0].startswith("Rows, from the top: Input")
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in boxes)
 
 

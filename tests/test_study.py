@@ -351,6 +351,15 @@ def test_the_fuller_file_of_a_participant_counts(made, answers, capsys):
     assert said.startswith("2 participants, 14 answers\n") and len(err.splitlines()) == 2
 
 
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_columns_with_intervals(suffix, made, answers, tmp_path, capsys):
+    out = tmp_path / "new" / f"shares.{suffix}"
+    study_table.main([str(made), str(answers("a.json", "p", 12)), "--plot", str(out)])
+    assert "shares." in capsys.readouterr().out and out.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+    with pytest.raises(SystemExit):
+        study_table.main([str(made), str(answers("a.json", "p", 12)), "--plot", "shares.gif"])
+
+
 BAD_ANSWERS = {
     "another study": ({"study": "other"}, "answers another study"),
     "changed": ({"answers": [{"question": "zzz", "choice": "0"}]}, "was changed"),

@@ -135,7 +135,8 @@ function film() {
     const caption = el("figcaption"), image = el("img", { decoding: "async" });
     const frames = (way) => data.film.filter((frame) => frame.run === number && frame.way === way);
     const node = el("figure", { class: "frame" }, caption,
-      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Samples of ${run.name}` }, image));
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Samples of ${run.name}` }, image),
+      el("p", { class: "quiet" }, `Rows, from the top: ${run.rows}. Columns: training pictures, then test pictures.`));
     return { run, node, caption, image, frames };
   });
   $("film").append(...views.map((view) => view.node));
