@@ -31,6 +31,7 @@ HOME = Path(__file__).parents[1]
 OF_MODEL = "--dataset toy --dataset_dir {data} --result_dir {results} --device cpu"
 GOOD = {  # figure: call
     "heatmaps_toy": f"heatmaps.py {OF_MODEL} --pictures 2",
+    "activations_toy": f"activations.py {OF_MODEL} --layer 2 --filters 3",
     "latent_toy": f"latent.py {OF_MODEL}",
     "shared_latent_toy": f"shared_latent.py {OF_MODEL}",
     "curves": "curves.py {results}/toy again={results}/toy/log.jsonl",
@@ -39,6 +40,7 @@ GOOD = {  # figure: call
 }
 BAD = {  # script: bad call, part of the message
     "heatmaps": ("heatmaps.py --dataset absent --result_dir {results}", "absent_params_latest.pt"),
+    "activations": (f"activations.py {OF_MODEL} --layer 3", "--layer 3: the encoders of this training have 2"),
     "latent": (f"latent.py {OF_MODEL} --checkpoint {{data}}/toy/testA/0.png", "0.png"),
     "shared_latent": (f"shared_latent.py {OF_MODEL} --dataset_dir {{results}}", "testA"),
     "curves": ("curves.py {data}", "log.jsonl"),
