@@ -157,7 +157,7 @@ def test_a_new_run_puts_an_earlier_one_aside(folder):
     results = folder / "results" / "tiny"
     for n in (1, 2):
         names = {p.name for p in (results / f"previous_{n}").rglob("*.*")}
-        grids = {"A2B_0000002.png", "B2A_0000002.png"}
+        grids = {f"{way}_000000{step}.png" for way in ("A2B", "B2A") for step in (1, 2)}
         assert names == {"tiny_params_latest.pt", "tiny_params_0000002.pt", "log.jsonl", "run.json"} | grids
         assert (results / f"previous_{n}" / "tiny_params_latest.pt").read_bytes() == kept[n - 1]
     old = results / "previous_1" / "tiny_params_latest.pt"
