@@ -36,6 +36,7 @@ from layers import keep_freed_memory, use_definitions
 from nicegan.command_line import build_parser, options_and_checkpoint, parse_args, too_large
 from training import budget, cost
 from training.distributed import process_group
+from training.initial_weights import start_from
 from training.threads import threads_for
 from translation.export import export
 from translation.files import translate_inputs
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None):
         if found:
             trainer.load(found)
             found = None  # it keeps the checkpoint file mapped
+        elif args.init_from:
+            start_from(trainer)
         if not trainer.train():
             sys.exit(128 + trainer.stopped)
         if args.dataset == "demo":

@@ -14,7 +14,7 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 # options of one call, not of the run; above all paths: a foreign checkpoint must not say where to write
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
-NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "png", "epochs")
+NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "init_from", "png", "epochs")
 NOT_SAVED += ("opset", "keep_metadata")
 
 LARGEST = 2**63 - 1  # of a whole number, as of an option
@@ -108,6 +108,21 @@ def fitting(path: Path, what: str):
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {brief(error)}") from None
+
+
+def without_prefix(x, depth: int = 3):
+    """A state dict, or a dict of such, without the "module." that DataParallel puts before all keys of a network."""
+    if not isinstance(x, dict) or not depth:
+        return x
+    if x and all(isinstance(key, str) and key.startswith("module.") for key in x):
+        return {key.removeprefix("module."): value for key, value in x.items()}
+    return {key: without_prefix(value, depth - 1) for key, value in x.items()}
+
+
+def lone_network(found: dict) -> dict | None:
+    """The network in the only file, if that holds one; its name says nothing."""
+    single = next(iter(found.values())) if len(found) == 1 else None
+    return single if isinstance(single, dict) and is_state_dict(single) else None
 
 
 def by_name(found: dict, names: set[str]) -> dict | None:
@@ -222,8 +237,6 @@ def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts
     """
     with fitting(path, name):
         weights, own = state[name], net.state_dict()
-        if weights and all(key.startswith("module.") for key in weights):  # saved from a DataParallel
-            weights = {key.removeprefix("module."): value for key, value in weights.items()}
         weights = {k: v for k, v in weights.items() if k in own or k.split(".")[-1] not in STRAY}
         for key, value in weights.items():
             if value.is_floating_point() and not (value.sum().isfinite() or value.isfinite().all()):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.contents import fitting, is_network, refuse_strange
+from checkpoints.contents import fitting, is_network, refuse_strange, without_prefix
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
 from options import near
@@ -140,7 +140,7 @@ def load_checkpoint(path: Path, recognise) -> dict:
     if not files:
         raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
                         "with --checkpoint")
-    found = {file.stem: _read(file) for file in files}
+    found = {file.stem: without_prefix(_read(file)) for file in files}
     single = next(iter(found.values()))
     tensors = all(isinstance(value, torch.Tensor) for value in single.values())
     if path.is_file() and not tensors and "state_dict" not in single:

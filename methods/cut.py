@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dataset
-from checkpoints.contents import by_name
+from checkpoints.contents import by_name, lone_network
 from layers import early
 from methods.cut_networks import LAYERS, Discriminator, Generator, Projection, as_recorded
 from methods.cyclegan import SCHEDULE, EpochSchedule, initialise, lsgan
@@ -273,8 +273,8 @@ class CUT(EpochSchedule):
     @classmethod
     def from_released(cls, found):
         """One file per network; G alone is enough to translate."""
-        networks = by_name(found, {"G", "F", "D"})
-        return networks if networks and "model.7.filt" in networks.get("G", {}) else None
+        networks = by_name(found, {"G", "F", "D"}) or {"G": lone_network(found) or {}}
+        return networks if "model.7.filt" in networks.get("G", {}) else None
 
     @classmethod
     def infer_options(cls, networks):

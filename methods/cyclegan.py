@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from checkpoints.contents import lone_network
 from layers import Conv2d, ConvTranspose2d, InstanceNorm, ReflectionPad2d
 from options import Option, boolean, bounded, natural, weight
 from training.method import Update, epoch_at
@@ -274,8 +275,10 @@ class CycleGAN(EpochSchedule):
     def from_released(cls, found):
         """One file per network; a released latest_net_G.pth holds the generator from A to B alone.  Or OpenMMLab's."""
         networks = of_openmmlab(found) or super().from_released(found)
-        if networks is None:
-            networks = super().from_released({k.removesuffix("_G") + "_G_A": v for k, v in found.items()})
+        if networks is None and (network := lone_network(found)):  # whatever the file is called
+            networks = {next(iter(cls.inference_networks.values()))[0]: network}
+        if networks:
+            networks = {k: without_dropout(v) if isinstance(v, dict) else v for k, v in networks.items()}
         generators = cls.generators(networks or {})
         is_ours = all(getattr(G.get(cls.first), "ndim", 0) == 4 and "model.1.bias" in G for G in generators)
         is_ours = is_ours and not any("model.7.filt" in G for G in generators)  # CUT's has the same name
@@ -330,6 +333,13 @@ def of_openmmlab(found: dict) -> dict | None:
                 if name in net and net[name].ndim > dim:
                     net[name] = net[name].flip(dim)
     return networks
+
+
+def without_dropout(weights: dict) -> dict:
+    """A generator trained with dropout, which moves the second convolution of a block from place 5 to 6."""
+    if not any("conv_block.6." in key for key in weights):
+        return weights
+    return {key.replace("conv_block.6.", "conv_block.5."): value for key, value in weights.items()}
 
 
 def epoch_lr(args, step: int, shift: int = 0, beyond: int = 1) -> float:

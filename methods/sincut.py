@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from checkpoints.contents import by_name
+from checkpoints.contents import by_name, lone_network
 from dataset import Samples
 from images.decode import read_image, resize, to_tensor
 from methods.cyclegan import SCHEDULE, EpochSchedule
@@ -301,7 +301,7 @@ class SinCUT(EpochSchedule):
     @classmethod
     def from_released(cls, found):
         """One file per network; G alone is enough to translate."""
-        networks = by_name(found, {"G", "F", "D"})
+        networks = by_name(found, {"G", "F", "D"}) or {"G": lone_network(found) or {}}
         return networks if networks and FIRST in unwrapped(networks.get("G", {})) else None
 
     @classmethod

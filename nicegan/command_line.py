@@ -18,7 +18,7 @@ from training.distributed import own_device
 from translation.export import SUFFIXES
 from utils import UserError, brief, shown
 
-FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input")  # parsed before the method is known
+FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input", "init_from")  # parsed before the method is known
 TRANSLATING = ("test", "export")
 GROWTH = 40  # the most weights of networks to be built for each weight in their checkpoint
 MOST = 1000  # the largest value of an option of group "model", such as a number of layers
@@ -116,6 +116,8 @@ def _out_of_phase(args) -> str | None:
         return "--output goes with --input or --phase export; --result_dir is the folder for other results"
     if args.phase != "export" and {"half", "format", "ort", "opset"} & set(args.given):
         return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
+    if args.init_from and (args.phase != "train" or args.checkpoint):
+        return "--init_from begins a new training: leave --phase and --checkpoint out, or --init_from"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
         return f"--best {shown(args.best)} needs scores: give --score_freq"
     return None
@@ -196,11 +198,23 @@ def refuse_what_the_file_lacks(state: dict, path: Path):
                         f"holds {held:,}; name another with --checkpoint")  # fmt: skip
 
 
+def initial_options(argv: list[str]) -> dict:
+    """The method and the options of its networks that --init_from fixes; {}: a run from random weights."""
+    first = first_look(argv)
+    if first.phase != "train" or not first.init_from or first.checkpoint or {"--help", "-h"} & {*argv}:
+        return {}
+    found = newest_checkpoint(Path(first.init_from), first.init_from, methods.recognise, to_translate=True)
+    refuse_what_the_file_lacks(*found)
+    if first.method not in (None, found[0]["method"]):
+        raise UserError(f"--init_from {shown(found[1])} is a model of {found[0]['method']}: leave --method out")
+    return {k: v for k, v in translation_options(*found).items() if k != "direction"}
+
+
 def options_and_checkpoint(argv: list[str]):
     """The checked options, and the checkpoint (state, path) that they continue or translate with, or None."""
     found = None if {"--help", "-h"} & {*argv} else checkpoint_for(argv)
     if not found:
-        return parse_args(argv), None
+        return parse_args(argv, initial_options(argv)), None
     first, written = first_look(argv), found[0].get("args", {}).get("method")
     if first.method and written and first.method != written:  # before its options are compared, which follow from it
         raise UserError(f"{shown(found[1])} is of --method {written}, not {first.method}: leave --method out")

@@ -25,6 +25,9 @@ COMMON = (
            "there is none"),
     Option("run", "checkpoint", folder, None, "checkpoint to continue or translate with; best and latest stand for "
            "the run's own", metavar="FILE"),
+    Option("run", "init_from", folder, None, "start a new run, also on other data, from the weights of this "
+           "checkpoint, model or folder, of this program or of a method's authors; networks that it lacks start anew",
+           metavar="FILE"),
     Option("data", "img_size", positive, 256, "height and width of training pictures, in pixels"),
     Option("data", "batch_size", positive, 1, "pictures of each domain in a batch, per process"),
     Option("optimisation", "iteration", positive, 100_000, "number of training steps"),

@@ -139,3 +139,16 @@ def test_wrong_kinds_of_numbers_and_links(model, tmp_path):
     with pytest.raises(UserError) as error:
         Translator(tmp_path / "bad", device="cpu")
     one_line(error, "bad")
+
+
+def test_a_lone_generator_is_known_by_its_keys(tmp_path):
+    picture = Image.fromarray(scene(60, 44))
+    for method, name in (("cyclegan", "G_A"), ("cut", "G")):
+        path = saved(tmp_path / method, method)
+        net = load_checkpoint(path, methods.recognise)[name]
+        wanted = np.asarray(Translator(path, device="cpu")(picture, "AtoB"))
+        for change in (str, lambda key: f"module.{key}", lambda key: key.replace("conv_block.5.", "conv_block.6.")):
+            if method == "cut" and "conv_block.6" in "".join(map(change, net)):
+                continue
+            torch.save({change(key): value.clone() for key, value in net.items()}, tmp_path / "mine.pth")
+            assert np.array_equal(np.asarray(Translator(tmp_path / "mine.pth", device="cpu")(picture, "AtoB")), wanted)

@@ -74,6 +74,7 @@ async function decoded(blob) {
     context.fillStyle = "#fff";
     context.fillRect(0, 0, width, height);
     const image = context.getImageData(0, 0, width, height);
+    if (data.channels === 1) toGrey(image);
     if (alpha.some((value) => value < 255)) image.alpha = alpha;
     return image;
   } finally {

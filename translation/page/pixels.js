@@ -34,16 +34,21 @@ function resized(image, width, height) {
   return data === image.data ? image : new ImageData(data, width, height);
 }
 
+/** Replace colours by their luma, as Pillow computes it. */
+function toGrey({ data }) {
+  for (let p = 0; p < data.length; p += 4) {
+    const grey = (data[p] * 19595 + data[p + 1] * 38470 + data[p + 2] * 7471 + 32768) >> 16;
+    data.fill(grey, p, p + 3);
+  }
+}
+
 /** An ImageData as the network's input (1,channels,H,W) in [-1,1]; its borders are repeated up to H and W. */
 function toInput(image, H, W, channels) {
   const { width, height, data } = image, values = new Float32Array(channels * H * W);
   for (let y = 0, i = 0; y < H; y++) {
     for (let x = 0; x < W; x++, i++) {
       const p = 4 * (Math.min(y, height - 1) * width + Math.min(x, width - 1));
-      if (channels === 1) { // luma, as Pillow computes it
-        const grey = (data[p] * 19595 + data[p + 1] * 38470 + data[p + 2] * 7471 + 32768) >> 16;
-        values[i] = Math.fround(grey / 127.5) - 1;
-      } else for (let c = 0; c < 3; c++) values[c * H * W + i] = Math.fround(data[p + c] / 127.5) - 1;
+      for (let c = 0; c < channels; c++) values[c * H * W + i] = Math.fround(data[p + c] / 127.5) - 1;
     }
   }
   return { dims: [1, channels, H, W], data: values };
