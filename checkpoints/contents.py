@@ -13,7 +13,7 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 
 # options of one call, not of the run; above all paths: a foreign checkpoint must not say where to write
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
-NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "raw_weights")
+NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "same_style", "raw_weights")
 NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "init_from", "png", "epochs")
 NOT_SAVED += ("opset", "keep_metadata")
 

@@ -31,6 +31,7 @@ from dataset import Samples
 from images.decode import read_image, resize, to_tensor
 from methods.cyclegan import SCHEDULE, EpochSchedule
 from methods.stylegan2 import Discriminator, Generator, widths_of_D, widths_of_G
+from methods.styles import SAME_STYLE
 from options import Option, bounded, positive, positive_float, weight
 from training.method import Update
 from utils import UserError, shown
@@ -152,6 +153,7 @@ class SinCUT(EpochSchedule):
                choices=("stylegan2", "smallstylegan2")),
         Option("model", "ndf", positive, 8, "base channels of the discriminator"),
         Option("model", "netF_nc", positive, 256, "length of the projected features"),
+        SAME_STYLE,
         Option("data", "random_scale_max", bounded(float, 1), 3.0, "crops zoom between 1/this and 1"),
         Option("loss", "lambda_GAN", weight, 1.0, "weight of the generator's adversarial term"),
         Option("loss", "lambda_NCE", weight, 4.0, "weight of PatchNCE"),

@@ -152,3 +152,16 @@ def test_a_lone_generator_is_known_by_its_keys(tmp_path):
                 continue
             torch.save({change(key): value.clone() for key, value in net.items()}, tmp_path / "mine.pth")
             assert np.array_equal(np.asarray(Translator(tmp_path / "mine.pth", device="cpu")(picture, "AtoB")), wanted)
+
+
+@pytest.mark.parametrize("method", ["munit", "drit", "sincut"])
+def test_one_style_for_all_pictures_of_a_call(tmp_path, method):
+    path = saved(tmp_path, method)
+    seeds = {}
+    for same in (False, True):
+        translator = Translator(path, device="cpu", same_style=same)
+        seeds[same] = drawn = []
+        translate = translator.trainer.translations
+        translator.trainer.translations = lambda *a, f=translate, d=drawn: (d.append(torch.initial_seed()), f(*a))[1]
+        translator([Image.fromarray(scene(40, 32, n)) for n in (1, 2)], "AtoB")
+    assert len(set(seeds[True])) == 1 and len(set(seeds[False])) == 2

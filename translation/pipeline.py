@@ -204,9 +204,10 @@ def translate_file(trainer, source: Path, s: str, t: str, size: int | None) -> l
 def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str, convert: Callable) -> list[tuple]:
     """The translations of a picture x (1,C,h,w), in tiles if it is large: pairs (suffix, convert(output, h, w)).
 
-    content: the file or the bytes that seed random styles.
+    content: the file or the bytes that seed random styles, unless --same_style true.
     """
     x, h, w = pad_to_multiple(trainer, x)
+    content = b"" if getattr(trainer.args, "same_style", False) else content
     with seeded_by(content, trainer.args.seed), trainer._autocast():
         return [(suffix, convert(y, h, w)) for suffix, y in trainer.translations(tiled(trainer, x, s, t), s, t)]
 
