@@ -236,7 +236,7 @@ def shrink(request, folder):
         (300_000, "--save_freq 2", "model/tiny_params_0000004.pt"),
         (50_000, "--print_freq 4", "tiny/img/A2B_0000004.png"),
         (12_000, "", "log.jsonl"),
-        (4096, "--phase test", "made.json"),
+        (4096, "--phase test", "tiny/fake"),
     ],
 )
 def test_a_full_disk_is_told_and_costs_only_the_steps_since_the_last_checkpoint(folder, shrink, room, options, what):
