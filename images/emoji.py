@@ -69,7 +69,7 @@ def plain_points(points: str) -> str:
 
 def on_white(data: bytes, size: int) -> Image.Image:
     """A picture with transparency on white, size x size."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
         image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)

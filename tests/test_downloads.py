@@ -327,7 +327,7 @@ BAD = {
     "a picture missing": (zipped({name: PICTURES[name] for name in NAMES[1:]}), "2 pictures in trainA where 3"),
     "a picture too many": (zipped(PICTURES | {"testB/x.jpg": b"x"}), "2 pictures in testB where 1"),
     "no folders": (zipped({"toy/0.jpg": b"x"}), "0 pictures in trainA"),
-    "a page": (b"<!DOCTYPE html>\n<html>come back later</html>", "neither zip nor tar"),
+    "a page": (b"<!DOCTYPE html>\n<html>come back later</html>", "it answers with a web page"),
     "nothing": (b"", "neither zip nor tar"),
     "a cut zip": (GOOD[:-40], "damaged"),
     "a spoilt zip": (GOOD[:3000] + bytes(100) + GOOD[3100:], "damaged"),

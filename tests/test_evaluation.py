@@ -135,14 +135,15 @@ def test_demos_measures_where_there_are_counterparts(folder, data):
 def test_features_of_real_pictures_are_made_once(folder, data, monkeypatch):
     (folder / "dataset").unlink()
     shutil.copytree(data / "dataset", folder / "dataset")
-    extract, seen = evaluation.features.extract, []
+    extract, seen, steps = evaluation.features.extract, [], []
     noting = lambda *a, **k: seen.append(a[0][0].parent.name) or extract(*a, **k)  # noqa: E731
     monkeypatch.setattr(evaluation.features, "extract", noting)
 
     def folders_read():
+        """Of one more step: a new run would move the features of the earlier one aside."""
         seen.clear()
-        shutil.rmtree(folder / "results" / "tiny" / "img", ignore_errors=True)
-        here(folder, "--iteration 1 --score_freq 1")
+        steps.append(len(steps) + 1)
+        here(folder, f"--iteration {steps[-1]} --score_freq 1 --resume auto")
         assert seen.count("fakeA") == seen.count("fakeB") == 1
         return [name for name in seen if name.startswith("test")]
 
@@ -288,7 +289,7 @@ def dying(moment: str, count: int, argv: list[str]):
         evaluation.encoded = lambda array, suffix: at_the_moment(suffix == ".jpg") or encoded(array, suffix)
     elif moment == "comparing":
         distances = evaluation.distances
-        evaluation.distances = lambda *a: at_the_moment(True) or distances(*a)
+        evaluation.distances = lambda *a, **k: at_the_moment(True) or distances(*a, **k)
     elif moment == "writing":
         save, name = _CheckedFile.write, f".{hashlib.sha1(b'tiny_params_best.pt').hexdigest()[:16]}."
 
@@ -342,6 +343,7 @@ def test_a_stop_during_scoring_acts_at_once_and_is_made_good(folder, undisturbed
     assert "nothing to do" in trained(folder, f"{OFTEN} --resume True").output
 
 
+@pytest.mark.slow
 def test_kills_at_random_times_change_no_bit(folder, undisturbed):
     noise = np.random.default_rng(5)
     for _ in range(6):

@@ -26,7 +26,7 @@ from utils import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime")
 # the others with -m slow: an export takes seconds
-METHODS = [pytest.param(m, marks=[] if m in ("cyclegan", "munit") else [pytest.mark.slow]) for m in SMALL]
+METHODS = [pytest.param(m, marks=[] if m == "cyclegan" else [pytest.mark.slow]) for m in SMALL]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -34,9 +34,11 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
         names = output_paths(inputs[source], root / source, args.png)
         jobs.append((s, t, source, inputs[source], target, names))
         claims[target] = pipeline.record(s, t), {with_suffix(name, suffix) for name in names for suffix in suffixes}
+    with pipeline.translating(*pipeline.directions[0]):
+        pass  # --style_from is read before anything is moved or written
     if trainer.rank == 0:
         maker.claim(trainer.results, claims)
-    if trainer.world > 1:
+    if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no rank writes before the earlier translations are aside
     mine = slice(trainer.rank, None, trainer.world)
     for s, t, source, files, target, names in jobs:

@@ -102,7 +102,8 @@ def accept_any_size(model: onnx.ModelProto, multiple: int, least: int):
         helper.make_node("Concat", ["size_none", "size_pads"], ["size_all_pads"], axis=0),
     ]
     graph.initializer.append(numpy_helper.from_array(np.array([1, 1], np.int64), "size_ones"))
-    sized = [x for x in graph.input if x.type.tensor_type.shape.dim[2].dim_param]
+    sized = [x for x in graph.input if len(x.type.tensor_type.shape.dim) == 4
+             and x.type.tensor_type.shape.dim[2].dim_param]  # fmt: skip
     for value in sized:
         before.append(helper.make_node("Pad", [value.name, "size_all_pads"], [f"{value.name}_padded"], mode="edge"))
         for i, side in ((2, "h"), (3, "w")):
