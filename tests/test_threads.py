@@ -34,7 +34,7 @@ def test_a_user_s_way_of_waiting_is_kept(name, value):
     code = "import os, main; print(*(os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')))"
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", **({name: value} if name else {})}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    expected = {"GOMP_SPINCOUNT": "7 None", "OMP_WAIT_POLICY": "None active", "": "10000 None"}[name]
+    expected = {"GOMP_SPINCOUNT": "7 None", "OMP_WAIT_POLICY": "None active", "": "3000 None"}[name]
     assert done.stdout.split() == expected.split()
 
 
