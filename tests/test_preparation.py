@@ -255,15 +255,16 @@ RATES = {  # method and options: rates of each epoch or step, divided by the fir
 
 
 @pytest.mark.parametrize("run", RATES)
-def test_rates_at_every_step_of_a_whole_run(run):
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_rates_at_every_step_of_a_whole_run(run, stride):
     args = options(f"--method {run}")
     table, steps = RATES[run]
     model = SimpleNamespace(args=args)
     law = methods.load(args.method).lr
     assert len(table) * steps == args.iteration
     places = np.arange(1, args.iteration + 1)
-    if len(places) > 300_000:  # every third, and the first and the last of each epoch
-        places = places[(places % 3 == 0) | (places % steps <= 1)]
+    if len(places) > 300_000:  # by default every third, and the first and the last of each epoch
+        places = places[(places % stride == 0) | (places % steps <= 1)]
     found = np.array([law(model, step) for step in places.tolist()])
     assert np.abs(found - args.lr * np.repeat(table, steps)[places - 1]).max() < 1e-15
 
