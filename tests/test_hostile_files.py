@@ -213,6 +213,7 @@ def test_answers_that_no_page_writes_are_refused(tmp_path, answer):
         study_table.main([str(tmp_path), str(tmp_path / "x.json")])
 
 
+@pytest.mark.slow
 def test_names_in_figures_may_be_anything(tmp_path):
     import curves
 
