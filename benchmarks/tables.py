@@ -240,5 +240,5 @@ def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
     if len(titles) > 5:  # narrow columns
         for axes in figure.axes:
             axes.title.set_fontsize(7)
-    common.pyplot().rcParams["savefig.dpi"] = 200  # with many columns, one is only 70 dots wide at 100
+    figure.least_dpi = max(200, figure.least_dpi)  # with many columns, one is only 70 dots wide at 100
     return figure

@@ -260,7 +260,7 @@ def words(draw):
         options_of = OPTIONS[draw(st.sampled_from([method] * 19 + sorted(OPTIONS)))]
         option = options_of[draw(st.sampled_from(sorted(options_of)))]
         right = st.sampled_from(option.choices).map(str) if option.choices else KINDS.get(option.kind, NUMBERS)
-        value = draw(st.sampled_from([right] * 18 + [NUMBERS, ODD]).flatmap(lambda kind: kind))
+        value = draw(st.sampled_from([right] * 38 + [NUMBERS, ODD]).flatmap(lambda kind: kind))
         found += [part.format(option.name, value) for part in draw(st.sampled_from(FORMS)).split(" ")]
     return found
 
@@ -328,4 +328,4 @@ def test_anything_typed_ends_in_a_status_and_a_line(trained_folder, count):
 
     attempt()
     print(seen)
-    assert seen.get(2, 0) > count / 4 and seen.get(0, 0) + seen.get(143, 0) >= count / 20, seen
+    assert seen.get(2, 0) > count / 4 and seen.get(0, 0) + seen.get(143, 0) > count / 20, seen
