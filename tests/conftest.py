@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes of tests, wh
 
 import main  # isort: skip  (first: it sets what torch reads when it is imported)
 
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,15 @@ def folders(tmp_path):
             pixels = rng.integers(0, 256, (40 + 9 * i, 60, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
     return tmp_path / "dataset", tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """A command that a test calls in this process handles the signals in its own way, which ends with the test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

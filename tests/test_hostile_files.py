@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import ROOT, complaint, pictures, trained
+from test_structure import sources
 
 import demo
 import utils
@@ -53,8 +54,7 @@ def counterparts(folder, truth=(48, 48), mask=(48, 48), turned=False):
 
 
 def test_pillow_opens_pictures_in_one_folder_alone():
-    files = [path for path in ROOT.rglob("*.py") if "tests" not in path.relative_to(ROOT).parts]
-    opening = [path.relative_to(ROOT) for path in files if re.search(r"\bImage\.open\(", path.read_text("utf-8"))]
+    opening = [path for path in sources() if re.search(r"\bImage\.open\(", (ROOT / path).read_text("utf-8"))]
     assert opening and {path.parent.name for path in opening} == {"images"}
     for path in opening:
         for call in re.findall(r"Image\.open\([^\n]*", (ROOT / path).read_text("utf-8")):
@@ -237,7 +237,7 @@ def test_messages_survive_names_that_are_no_utf8(tmp_path, capfd):
 
 def test_every_command_runs_in_one_frame():
     """Statuses, signals, memory: whatever can be called goes through utils.run."""
-    commands = [path for path in ROOT.rglob("*.py") if "tests" not in path.relative_to(ROOT).parts]
+    commands = [ROOT / path for path in sources()] + [*(ROOT / "dataset").glob("*.py")]
     commands = [path for path in commands if re.search(r'^if __name__ == "__main__":', path.read_text("utf-8"), re.M)]
     assert len(commands) > 14
     assert not [path.name for path in commands if not re.search(r"^ +run\(\w+, ", path.read_text("utf-8"), re.M)]

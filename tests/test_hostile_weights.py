@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import options
+from test_structure import sources
 
 import methods
 import NICE
@@ -180,10 +181,10 @@ def test_weights_that_are_no_numbers_draw_no_pictures(state, tmp_path, value):
 
 def test_one_reader_of_weights(state, tmp_path):
     """torch.load stands nowhere in the program; the scorer's weights go through the same reader."""
-    files = [path for path in ROOT.rglob("*.py") if "tests" not in path.parts]
+    files = [ROOT / path for path in sources()]
     assert len(files) > 50
     other = re.compile(r"torch\.load\(|pickle\.load|torch\.jit\.load")
-    assert not [path.name for path in files if other.search(path.read_text())]
+    assert not [path.name for path in files if other.search(path.read_text("utf-8"))]
     pickled = PICKLES["an item of a tensor"][0]
     with pytest.raises(UserError, match="not PyTorch weights"):
         inception.load_weights(archive(tmp_path / "x.pth", pickled, ("0", bytes(16))), None)
