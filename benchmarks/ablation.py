@@ -1,14 +1,17 @@
-"""The paper's Table 3 on the demo data or your own: train each row with several seeds, score, write one table.
+"""The ablations of NICE-GAN's Table 3, or of CUT's paper, on the demo data or your own: train each row with several
+seeds, score, write one table.
 
     python benchmarks/ablation.py --steps 1500 --seeds 0 1 2
+    python benchmarks/ablation.py --method cut --steps 1500 --seeds 0 1 2
     python benchmarks/ablation.py --steps 20000 --dataset some/where/cats --img_size 128 --ch 32
     python benchmarks/ablation.py --table-only                   only the table, of complete runs
 
-Each run uses configs/ablation/ROW.txt and its own seed, and writes to results/ablation/ROW-STEPS-SEED, for another
-data set to results/ablation/NAME/ROW-STEPS-SEED.  There a row's changes are made to configs/NAME.txt, or without it to
-main.py's defaults.  Options of main.py, such as --ch, are those of all rows.  Complete runs are not repeated and
-interrupted ones continue from their checkpoint: call it again after any stop.  --curve K scores K points of each
-training and writes them to its log.jsonl, for figure/curves.py.
+Each run uses configs/ablation/ROW.txt (configs/ablation/cut/ROW.txt) and its own seed, and writes to
+results/ablation/ROW-STEPS-SEED (results/ablation_cut/...), for another data set to results/ablation/NAME/...  There a
+row's changes are made to configs/NAME.txt (configs/cut/NAME.txt), or without it to main.py's defaults.  Options of
+main.py, such as --ch, are those of all rows.  Complete runs are not repeated and interrupted ones continue from their
+checkpoint: call it again after any stop.  --curve K scores K points of each training and writes them to its log.jsonl,
+for figure/curves.py.
 Needs requirements-dev.txt.
 """
 
@@ -28,7 +31,7 @@ from images.data_sets import hint
 from options import Help, Parser, bounded, data_set
 from utils import UserError, run, shown
 
-ROWS = {  # option file: name in Table 3
+ROWS = {  # option file: name in NICE-GAN's Table 3
     "none": "neither",
     "ra": "RA",
     "nice": "NICE",
@@ -40,8 +43,19 @@ ROWS = {  # option file: name in Table 3
     "encoder_both": "encoder learns in both steps",
     "encoder_g": "encoder learns in the G step",
 }
+CUT_ROWS = {  # option file: what differs from CUT
+    "full": "**CUT**",
+    "own_encoder": "encoder and F not shared",
+    "no_decoder": "PatchNCE sends no gradient into the decoder",
+    "last": "last layer only",
+    "external": "external negatives",
+    "both": "internal and external negatives",
+    "no_identity": "without PatchNCE between pictures of B",
+}
+TABLES = {"nice": ROWS, "cut": CUT_ROWS}
+TITLES = {"nice": "Table 3", "cut": "The ablations of CUT"}
 COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
-OURS = {"seed": "give --seeds", "iteration": "give --steps", "save_freq": "give --curve", "method": "leave it out",
+OURS = {"seed": "give --seeds", "iteration": "give --steps", "save_freq": "give --curve",
         "phase": "leave it out", "resume": "leave it out", "checkpoint": "leave it out"}  # fmt: skip
 DIGITS = {"fd": 1}  # 3 in all others
 
@@ -52,7 +66,7 @@ class Run(Training):
     def __init__(self, args, row: str, seed: int):
         self.args, self.row, self.seed = args, row, seed
         folder = args.result_dir / f"{row}-{args.steps}-{seed}"
-        words = [*settings(row, args.dataset), "--dataset_dir", args.dataset_dir.resolve(), *args.more]
+        words = [*settings(args.method, row, args.dataset), "--dataset_dir", args.dataset_dir.resolve(), *args.more]
         threads = int(os.environ.get("OMP_NUM_THREADS") or trainings.threads(args.jobs))
         super().__init__(f"{row}, seed {seed}", folder, args.dataset, args.steps, words, threads)
 
@@ -75,25 +89,28 @@ class Run(Training):
             path.unlink()
 
 
-def settings(row: str, data: str) -> list[str]:
+def settings(method: str, row: str, data: str) -> list[str]:
     """The options of a row: on the demo those of its file; else its changes to the data set's own, or the defaults."""
-    path = ROOT / "configs" / "ablation" / f"{row}.txt"
+    place = "" if method == "nice" else method  # of the option files
+    path = ROOT / "configs" / "ablation" / place / f"{row}.txt"
     if data == "demo":
         return [f"@{path}"]
-    own = ROOT / "configs" / f"{data}.txt"
+    own = ROOT / "configs" / place / f"{data}.txt"
     lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("--")]
-    return [*[f"@{own}"] * own.is_file(), *(word for line in lines for word in line.split()), "--dataset", data]
+    changes = [word for line in lines for word in line.split()]
+    return ["--method", method, *[f"@{own}"] * own.is_file(), *changes, "--dataset", data]
 
 
 def table(runs: list[Run]) -> str:
     """Markdown: a line for each row with complete runs, mean +- standard deviation over seeds."""
-    directions = [f"{s}2{t}" for s, t in demo.DIRECTIONS]
-    both = " / ".join(directions)
     known = {name for r in runs for name in r.last_scores()}
+    directions = [d for s, t in demo.DIRECTIONS if any(name.endswith(d := f"_{s}2{t}") for name in known)]
+    directions = [d[1:] for d in directions]
+    both = " / ".join(directions)
     columns = {c: text for c, text in COLUMNS.items() if any(f"{c}_{d}" in known for d in directions)}
     lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in columns.values())]) + " |"]
     lines.append("|---" * (2 + len(columns)) + "|")
-    for row, text in ROWS.items():
+    for row, text in TABLES[runs[0].args.method].items():
         last = [scores for r in runs if r.row == row and (scores := r.last_scores())]
         cells = []
         for column in columns:
@@ -105,13 +122,14 @@ def table(runs: list[Run]) -> str:
 
 
 def report(args, runs: list[Run]):
-    command = f"python benchmarks/ablation.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
-    if args.rows != list(ROWS):
+    method = f" --method {args.method}" * (args.method != "nice")
+    command = f"python benchmarks/ablation.py{method} --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}"
+    if args.rows != list(TABLES[args.method]):
         command += f" --rows {' '.join(args.rows)}"
     command += f" --dataset {args.dataset}" * (args.dataset != "demo") + "".join(f" {word}" for word in args.more)
     bars = f"{demo.bars()} " if args.dataset == "demo" else ""
     data = "the demo data" if args.dataset == "demo" else args.dataset
-    text = f"""Table 3 on {data}, {args.steps} steps a run, mean ± standard deviation over seeds:
+    text = f"""{TITLES[args.method]} on {data}, {args.steps} steps a run, mean ± standard deviation over seeds:
 
 {table(runs)}
 {bars}FD is the Fréchet distance to the test pictures in EfficientNet-Lite0's features
@@ -152,25 +170,33 @@ def refuse_others(args, runs: list[Run]):
 
 def parse_args(argv=None):
     parser = Parser(prog="ablation.py", description=__doc__.split("\n")[0], formatter_class=Help)
+    parser.add_argument("--method", choices=TABLES, default="nice", help="whose ablations")
     parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="steps of each training")
     parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    names = "; ".join(f"{method}: {', '.join(rows)}" for method, rows in TABLES.items())
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"rows to train (default: all). {names}")
     parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
     parser.add_argument("--curve", type=bounded(int, 1), default=1, help="number of scored points of each training")
     parser.add_argument("--table-only", action="store_true", help="only write the table")
     parser.add_argument("--dataset", type=data_set, default="demo", help="data set: a name, or the path of a folder")
     parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
-    parser.add_argument("--result_dir", type=Path, help="folder of the runs (default: results/ablation)")
+    parser.add_argument(
+        "--result_dir", type=Path, help="folder of the runs (default: results/ablation, or results/ablation_cut)"
+    )
     parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
     own, others = without(sys.argv[1:] if argv is None else argv, parser.parse_known_args(argv)[1])
     args = parser.parse_args(own)
     args.more = others
+    rows = list(TABLES[args.method])
+    if unknown := [row for row in args.rows or () if row not in rows]:
+        parser.error(f"--rows: {unknown[0]!r} is no row of {args.method}'s: {', '.join(rows)}")
+    args.rows = args.rows or rows
     folder, args.dataset = os.path.split(args.dataset)
     args.dataset_dir = Path(folder) if folder else args.dataset_dir
-    chosen = main_py.parse_args([*settings(args.rows[0], args.dataset), *args.more]) if args.more else None
+    chosen = main_py.parse_args([*settings(args.method, args.rows[0], args.dataset), *args.more]) if args.more else None
     if wrong := sorted(OURS.keys() & set(chosen.given if chosen else ()) & set(given(args.more))):
         parser.error(f"--{wrong[0]} differs from row to row or from seed to seed: {OURS[wrong[0]]}")
-    place = ROOT / "results" / "ablation"
+    place = ROOT / "results" / ("ablation" if args.method == "nice" else f"ablation_{args.method}")
     args.result_dir = args.result_dir or (place if args.dataset == "demo" else place / args.dataset)
     args.out = args.out or args.result_dir / "ablation.md"
     return args

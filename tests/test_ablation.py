@@ -97,3 +97,40 @@ def test_options_for_all_rows_and_another_data_set(tmp_path, capsys):
 def test_rows_trained_with_other_options_are_refused(complete):
     with pytest.raises(UserError, match="trained with other options for all rows"):
         ablation.main(["--steps", "30", "--table-only", "--result_dir", str(complete), "--ch", "8"])
+
+
+CUT_DIFFERS = {  # from the demo's options with five residual blocks
+    "full": {},
+    "own_encoder": {"shared_encoder": False},
+    "no_decoder": {"nce_decoder": False},
+    "last": {"nce_layers": (16,)},
+    "external": {"negatives": "external"},
+    "both": {"negatives": "both"},
+    "no_identity": {"nce_idt": False},
+}
+
+
+@pytest.mark.parametrize("data, base", [("demo", "demo_deep"), ("horse2zebra", "horse2zebra")])
+def test_option_files_of_cut(data, base, monkeypatch):
+    monkeypatch.chdir(HOME)
+    assert {p.stem for p in Path("configs/ablation/cut").glob("*.txt")} == set(ablation.CUT_ROWS) == set(CUT_DIFFERS)
+    plain = vars(main.parse_args([f"@configs/cut/{base}.txt", "--device", "cpu"]))
+    args = ablation.parse_args(["--method", "cut", "--dataset", data])
+    for row, differs in CUT_DIFFERS.items():
+        options = vars(main.parse_args([*ablation.Run(args, row, 0).words, "--device", "cpu"]))
+        found = {k: v for k, v in options.items() if v != plain[k] and k not in ("given", "command", "dataset_dir")}
+        assert found == differs, row
+
+
+def test_table_of_one_direction(tmp_path, capsys):
+    folder = tmp_path / "last-30-0"
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps({"30": {"background_A2B": 0.25, "fd_A2B": 7.5}}))
+    argv = ["--method", "cut", "--steps", "30", "--seeds", "0", "--table-only", "--result_dir", str(tmp_path)]
+    ablation.main(argv)
+    text = capsys.readouterr().out
+    assert "| row | seeds | background, A2B | FD, A2B |" in text and "| last layer only | 1 | 0.250 | 7.5 |" in text
+    assert "The ablations of CUT on the demo data" in text and "--method cut --steps 30 --seeds 0" in text
+    with pytest.raises(SystemExit) as leaving:
+        ablation.parse_args(["--method", "cut", "--rows", "plus"])
+    assert leaving.value.code == 2 and "'plus' is no row of cut's" in capsys.readouterr().err
