@@ -104,8 +104,8 @@ def settings(method: str, row: str, data: str) -> list[str]:
 def table(runs: list[Run]) -> str:
     """Markdown: a line for each row with complete runs, mean +- standard deviation over seeds."""
     known = {name for r in runs for name in r.last_scores()}
-    directions = [d for s, t in demo.DIRECTIONS if any(name.endswith(d := f"_{s}2{t}") for name in known)]
-    directions = [d[1:] for d in directions]
+    directions = [f"{s}2{t}" for s, t in demo.DIRECTIONS]
+    directions = [d for d in directions if any(name.endswith(f"_{d}") for name in known)]
     both = " / ".join(directions)
     columns = {c: text for c, text in COLUMNS.items() if any(f"{c}_{d}" in known for d in directions)}
     lines = [" | ".join(["| row | seeds", *(f"{text}, {both}" for text in columns.values())]) + " |"]
