@@ -38,18 +38,16 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor, value: float = 1) -> Tensor
 FLAT = 2.0**-40  # variance over squared mean of a channel that is constant but for rounding
 
 
-def _flat(x: Tensor, m: Tensor, S: Tensor) -> Tensor:
-    """Whether a channel is constant but for rounding: (N,C,1,1) bool."""
-    rounding = m * m * (FLAT * x.shape[2] * x.shape[3])
-    return (rounding >= S).view(*x.shape[:2], 1, 1)
-
-
-def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, flat: Tensor) -> Tensor:
+def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, S: Tensor) -> Tensor:
     """scale * x + shift; for channels that are constant but for rounding, the value at their mean.
 
     scale is about 1/sqrt(eps) there, which would magnify the rounding of x, m and the product: layer after layer, a
     picture of one colour would become noise.  Other channels keep every bit.
     """
+    beyond_rounding = torch.addcmul(S, m, m, value=-FLAT * x.shape[2] * x.shape[3])
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and beyond_rounding.min().item() > 0:
+        return _affine(x, scale, shift)  # the usual case: one look at numbers, which would stop a GPU
+    flat = (beyond_rounding <= 0).view(scale.shape)
     at_mean = shift + scale * m.view(scale.shape)  # not fused, so that shift = -m * scale leaves exactly 0
     return _affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
 
@@ -74,7 +72,7 @@ class _Normalisation(torch.autograd.Function):
             ctx.small = [t.detach().requires_grad_() for t in (m, S, *parameters)]
             ctx.made = scale, shift = coefficients(*ctx.small)
         ctx.save_for_backward(x)
-        return _normalised(x, scale.detach(), shift.detach(), m, _flat(x, m, S)).to(x.dtype)
+        return _normalised(x, scale.detach(), shift.detach(), m, S).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
@@ -92,7 +90,7 @@ def _normalise(x, coefficients, *parameters):
         m = lifted.mean((2, 3), keepdim=True)
         S = (lifted - m.detach()).square().sum((2, 3), keepdim=True)  # the gradient by m is 0
         scale, shift = coefficients(m, S, *parameters)
-        return _normalised(lifted, scale, shift, m, _flat(x, m, S)).to(x.dtype)
+        return _normalised(lifted, scale, shift, m, S).to(x.dtype)
     return _Normalisation.apply(x, coefficients, *parameters)
 
 
@@ -102,10 +100,9 @@ class _InstanceNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, eps):
         m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
-        flat = _flat(x, m, S)
-        i = S.mul_(1 / (x.shape[2] * x.shape[3])).add_(eps).rsqrt_()
+        i = S.mul(1 / (x.shape[2] * x.shape[3])).add_(eps).rsqrt_()
         ctx.save_for_backward(x, m, i)
-        return _normalised(x, i, -m * i, m, flat).to(x.dtype)
+        return _normalised(x, i, -m * i, m, S).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
@@ -203,7 +200,7 @@ class _InstanceLayerNorm(torch.autograd.Function):
         scale = (a * gamma_).view(shift.shape)
         ctx.save_for_backward(x, gamma, scale, m, M, i, j, p, q, a, b)
         ctx.eps = eps
-        return _normalised(x, scale, shift, m, _flat(x, m, S)).to(x.dtype)  # rounded once
+        return _normalised(x, scale, shift, m, S).to(x.dtype)  # rounded once
 
     @staticmethod
     def backward(ctx, g):
