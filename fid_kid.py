@@ -27,7 +27,7 @@ from images import maker
 from images.decode import limit_pixels
 from images.files import common_scale
 from layers import keep_freed_memory
-from options import Help, Parser, bounded, folder
+from options import Help, Parser, bounded, folder, telling
 from scoring.comparison import compare, rows_by_name
 from scoring.distances import NAMES, distances
 from scoring.features import extract, open_source, read_npz, read_picture, write_npz
@@ -190,12 +190,15 @@ def score(args):
     if args.save:
         write_npz(args.save, sources[0], kind)
     if len(args.paths) == 2:
-        report |= distances(
-            *sources[:2], notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size,
-            args.seed, args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var, args.prdc, with_intervals=True)
+        with telling("computing the distances"):
+            report |= distances(
+                *sources[:2], notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size,
+                args.seed, args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var, args.prdc,
+                with_intervals=True)
     if args.against:
         pairs, kernel = rows_by_name(*sources[1:]), (args.mmd_degree, args.mmd_gamma, args.mmd_coef0)
-        found = compare(sources[0].features, *pairs, args.seed, *kernel)
+        with telling("testing the difference by exchanges"):
+            found = compare(sources[0].features, *pairs, args.seed, *kernel)
         report["against"] = {"path": args.against, "inputs": len(pairs[0])}
         report["against"] |= {name if inception else NAMES[name]: value for name, value in found.items()}
     if args.isc:

@@ -34,6 +34,7 @@ import demo
 import methods
 from layers import keep_freed_memory, use_definitions
 from nicegan.command_line import build_parser, options_and_checkpoint, parse_args, too_large
+from options import telling
 from training import budget, cost
 from training.distributed import process_group
 from training.initial_weights import start_from
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None):
             demo.ensure(root)
         if args.phase == "train" and args.epochs:
             budget.set_iteration(method, args)
-        trainer = method(args)
+        with telling("building the networks"):
+            trainer = method(args)
         if args.phase == "export":
             export(trainer, found)
             return

@@ -18,7 +18,7 @@ import torch
 from checkpoints.contents import fitting, is_network, refuse_strange, without_prefix
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
-from options import near
+from options import near, telling
 from utils import UserError, atomic, brief, parse_json, shown
 
 
@@ -120,6 +120,11 @@ def save_checkpoint(state: dict, path: Path):
             raise out.error
 
 
+def is_large(path: Path) -> bool:
+    """Whether reading or writing a checkpoint of this size may take seconds."""
+    return path.is_file() and path.stat().st_size > 2**26
+
+
 def load_checkpoint(path: Path, recognise) -> dict:
     """Read a checkpoint of this program or of a method's authors: a file, or a folder with a file per network.
 
@@ -207,8 +212,9 @@ def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=
         raise UserError(f"no checkpoint {shown(latest_path(results))}; {remedy}")
     for path in paths:
         try:
-            state = load_checkpoint(path, recognise)
-            verify(state, path, [*filter(is_network, state), "args", "ema", "scales"] if to_translate else None)
+            with telling(f"reading {shown(path)}", when=is_large(path)):
+                state = load_checkpoint(path, recognise)
+                verify(state, path, [*filter(is_network, state), "args", "ema", "scales"] if to_translate else None)
             return state, path
         except UserError as error:
             if path == paths[-1]:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from common import UserError, bounded, run
 
+from options import telling
+
 
 def codes(args, nice, n):
     """Codes of up to n test pictures of each domain: [(n_A, dim), (n_B, dim)] on the CPU."""
@@ -66,8 +68,9 @@ def main(argv=None):
         a, b = codes(args, nice, args.pictures)
         if min(len(a), len(b)) < 2:
             raise UserError(f"{args.dataset_dir}/{args.dataset}: testA and testB need at least two pictures each")
-        square = distances(a, b)
-        points, distance = tsne(square, args.seed), mmd2(square, len(a))
+        with telling("fitting t-SNE"):
+            square = distances(a, b)
+            points, distance = tsne(square, args.seed), mmd2(square, len(a))
         for name, part, colour in (("A", points[: len(a)], "#d1495b"), ("B", points[len(a) :], "#2e6f95")):
             axis.scatter(*part.T, s=18, alpha=0.75, color=colour, linewidths=0, label=f"E_{name}({name})")
         axis.set_title(f"{when}: MMD² = {distance:.4f}")

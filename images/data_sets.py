@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from images import made
 from images.download import download, drop, sha256_of, writing_below
+from options import telling
 from utils import RunError, UserError, shown
 
 DATASETS = Path(__file__).resolve().parents[1] / "dataset"
@@ -157,9 +158,10 @@ def _make(name, root, source):
             raise UserError(f"{name} is handed out to registered users only: {by_hand}")
         download(name, source.urls, fetched, by_hand, source.size, room=2)  # the archive and its pictures
     try:
-        digest = _check(archive or fetched, source)
-        with writing_below(root):
-            _unpack(archive or fetched, target, source)
+        with telling(f"checking and unpacking {shown(archive or name)}"):
+            digest = _check(archive or fetched, source)
+            with writing_below(root):
+                _unpack(archive or fetched, target, source)
     except RunError:
         raise  # the download is good
     except UserError:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from images import emoji, world
 from images.download import writing_below
 from images.packages import fetched
+from options import telling
 from utils import UserError, shown
 
 FOLDERS = ("trainA", "trainB", "testA", "testB", "truthA", "truthB")
@@ -53,10 +54,12 @@ def get(name: str, root: Path, size: int = SIZE) -> str:
     with writing_below(root):
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=root) as beside:
-            files = [fetched(package, Path(beside), root) for package in module.PACKAGES]
+            with telling(f"fetching {' and '.join(package.file for package in module.PACKAGES)}"):
+                files = [fetched(package, Path(beside), root) for package in module.PACKAGES]
             new = Path(beside) / target.name
             new.mkdir()
-            module.make(new, files, size)
+            with telling(f"making {shown(target)}"):
+                module.make(new, files, size)
             summary = _summary(new)
             (new / "credits.txt").write_text(f"{summary}\n{module.CREDITS}\n", encoding="utf-8")
             if target.exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from images.decode import Contents, deep_contents
 from images.deep import Scale, rule
+from options import telling
 from utils import UserError, process_rank, shown
 
 
@@ -31,7 +32,7 @@ def measured(paths: Iterable[Path], workers: int | None = None) -> Scale:
         with suppress(UserError):
             return deep_contents(path)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with telling("measuring the scale of deep pictures"), ThreadPoolExecutor(workers) as pool:
         return scale_of(found for found in pool.map(look, paths) if found)
 
 

@@ -16,4 +16,5 @@ from options.option import (
     weight,
 )
 from options.parser import OTHER_PROGRAMS, Help, Parser, as_argv
+from options.progress import telling
 

@@ -10,6 +10,7 @@ scored once, at the end, with the last and with the best weights: results/NAME/t
 
 import copy
 import hashlib
+import itertools
 import json
 import shlex
 import shutil
@@ -147,9 +148,10 @@ class Evaluation:
             missing = not any(self.criterion in line for line in Log.lines(log) if line["step"] == step)
         return bool(max_over_processes(int(missing))[0])
 
-    def score(self, log, signals) -> int:
+    def score(self, log, signals, tell=lambda text: None) -> int:
         """Score the present weights and keep them if they are the best; returns 0 or the signal that interrupted it.
 
+        tell: called with what is being done.
         The step's checkpoint is already written: an interruption loses nothing.
         """
         start, busy = time.perf_counter(), self.trainer.rank > 0
@@ -158,8 +160,11 @@ class Evaluation:
         if self.trainer.rank:
             return stop
 
+        done = itertools.count(1)
+
         def heartbeat():
-            """Keep the other processes waiting, and hear of a signal to any of them."""
+            """Keep the other processes waiting, and hear of a signal to any of them; once for each picture."""
+            tell(f"scoring, picture {next(done)}")
             if max_over_processes(int(signals.stop), 1)[0]:
                 raise Interrupted
 

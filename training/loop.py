@@ -5,15 +5,16 @@ import time
 from contextlib import ExitStack
 
 import torch
-from tqdm import tqdm
 
 from checkpoints.files import candidates
 from dataset import report_enlarged
+from options import telling
 from training.budget import in_words
 from training.distributed import agree_on, average_over_processes, max_over_processes
 from training.forecast import Forecast
 from training.log import Log, TensorBoardLog, bare_and_weighted, check_tensorboard
 from training.opening import EARLY, closing, opening
+from training.progress import TrainingBar
 from training.run_record import record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
@@ -31,7 +32,8 @@ def train(trainer) -> bool:
     if args.score_freq:
         from training.evaluation import Evaluation  # here: importing torchvision takes seconds
 
-        evaluation = Evaluation(trainer)
+        with telling("loading the network that scores are computed with"):
+            evaluation = Evaluation(trainer)
     pictures = training_pictures(trainer)
     trainer.check_images(pictures)
 
@@ -65,13 +67,12 @@ class Loop:
 
     def __init__(self, trainer, evaluation, pictures: dict):
         self.trainer, self.evaluation, self.pictures = trainer, evaluation, pictures
-        self.log, self.postfix = None, {}  # postfix: losses and score on the progress bar
+        self.log = None
 
     def run(self) -> int:
         """Open everything and train; returns 0, or the number of the signal that asked for a stop."""
         trainer, main = self.trainer, self.trainer.rank == 0
         paths = {d: self.pictures[f"train{trainer.folder[d]}"] for d in "AB"}
-        bar = dict(initial=trainer.step, total=trainer.args.iteration, unit="step", dynamic_ncols=True)
         with ExitStack() as self.stack:
             if main:
                 self.stack.enter_context(locked(trainer.results))
@@ -85,7 +86,8 @@ class Loop:
             self.stream = self.stack.enter_context(trainer.stream(paths))
             for line in opening(trainer, paths) if main else ():
                 print(line, file=sys.stderr)
-            self.bar = self.stack.enter_context(tqdm(**bar, disable=not main))
+            bar = TrainingBar(initial=trainer.step, total=trainer.args.iteration, disable=not main)
+            self.bar = self.stack.enter_context(bar)
             try:
                 return self.steps()
             except DiskError as error:
@@ -140,20 +142,22 @@ class Loop:
             if (line := forecast(step)) and trainer.rank == 0:
                 self.bar.write(line, file=sys.stderr)
             if show:
-                self.postfix |= {update.total: f"{terms[update.total].item():.3f}" for update in trainer.updates()}
-                self.bar.set_postfix(self.postfix, refresh=False)
+                losses = {update.total: f"{terms[update.total].item():.3g}" for update in trainer.updates()}
+                self.bar.values |= losses
             if last or step % args.log_freq == 0:
                 self.write_log()
 
             # Sample.
             if sample or step in EARLY:
-                grids = save_sample_grids(trainer, self.pictures)
+                with self.bar.telling("drawing samples"):
+                    grids = save_sample_grids(trainer, self.pictures)
                 if self.log:
                     self.log.add_images(step, grids)
 
             # Save.
             if save:
-                trainer.save(numbered=numbered)
+                with self.bar.telling("saving"):
+                    trainer.save(numbered=numbered)
 
             # Score.
             if score and not stop:
@@ -204,14 +208,14 @@ class Loop:
     def score(self) -> int:
         """Score this step's weights; returns 0, or the number of the signal that interrupted it."""
         start = time.perf_counter()
-        stop = self.evaluation.score(self.log, self.signals)
+        with self.bar.telling("scoring"):
+            stop = self.evaluation.score(self.log, self.signals, self.bar.tell)
         seconds = time.perf_counter() - start
         self.interval.start += seconds  # scoring does not count as time of the steps
         if not self.bar.disable:
             self.bar.start_t += seconds
             self.bar.last_print_t += seconds
-        self.postfix |= self.evaluation.summary
-        self.bar.set_postfix(self.postfix, refresh=False)
+        self.bar.values |= self.evaluation.summary
         return stop
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from options import telling
 from utils import shown
 
 EARLY = (1, 100, 300)  # steps of the first samples, before those of every --print_freq
@@ -29,7 +30,9 @@ def opening(trainer, paths: dict[str, list[Path]]) -> list[str]:
             for d, files in paths.items()
             if len(files) == 1
         ]
-    if contents(paths["A"]) == contents(paths["B"]):
+    with telling("comparing trainA with trainB"):
+        same = contents(paths["A"]) == contents(paths["B"])
+    if same:
         lines.append("trainA and trainB hold the same pictures: there is nothing to translate; check the data set")
     return lines
 

@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize
 
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
+from options import telling
 from translation.export_page import write_page
 from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
@@ -57,7 +58,8 @@ def export(trainer, found: tuple[dict, Path]):
         elif args.format == "folder":
             write_folder(trainer, weights_state(trainer, s, t, about), pipeline, place)
         else:
-            content = graph(trainer, s, t, about)
+            with telling(f"exporting {about['direction']}"):
+                content = graph(trainer, s, t, about)
             with atomic(place) as temporary:
                 temporary.write_bytes(content)
     size = sum(file.stat().st_size for file in (place.iterdir() if place.is_dir() else [place])) / 2**20
@@ -76,11 +78,12 @@ def export_page(pipeline: Pipeline):
         fresh = type(trainer)(trainer.args)  # as an export prunes networks that both directions may use
         own = Pipeline(fresh, (pipeline.state, pipeline.path)).load(own_size=True)
         about = metadata(fresh, own.state, own.path, s, t, own.size)
-        with evaluating(fresh.networks().values()), definitions():
+        with evaluating(fresh.networks().values()), definitions(), telling(f"exporting {about['direction']}"):
             return about, graph(fresh, s, t, about)
 
     pipeline.load()
-    write_page(trainer, pipeline.directions, model, title, place)
+    with telling("making the page"):
+        write_page(trainer, pipeline.directions, model, title, place)
     size = place.stat().st_size / 2**20
     print(f"wrote {shown(place)}: {' and '.join(names)}, {size:.1f} MiB; open it in a browser")
 
