@@ -218,9 +218,10 @@ def main(argv=None):
 
         def finish(done):
             done.score(scorer)
-            print(f"done: {done.folder.name}", flush=True)
+            progress.ends(f"done: {done.folder.name}")
 
-        trainings.work([r.train for r in waiting], args.jobs, finish)
+        progress = trainings.Progress(waiting, [1] * len(waiting))
+        trainings.work([r.train for r in waiting], args.jobs, finish, progress)
     if not any(r.scores() for r in runs):
         raise UserError(f"{args.result_dir} has no complete run of {args.steps} steps; train without --table-only")
     report(args, runs)

@@ -39,22 +39,28 @@ def read(path: Path) -> dict:
         raise UserError(f"{shown(path)} is damaged or holds no costs; delete it to measure them again") from None
 
 
-def measure(path: Path, contestants: list[Contestant], base: Contestant, rounds: int, threads: int) -> dict:
-    """All costs, after measuring missing ones; `base` is NICE-GAN.  Each row is written as soon as it is measured."""
+def known(path: Path, contestants: list[Contestant]) -> dict:
+    """The costs measured so far.  UserError: with other options than these contestants'."""
     found = read(path)
     for contestant in contestants:
-        known = found["rows"].get(contestant.row)
-        if known and known["options"] != contestant.options:
-            raise UserError(f"{shown(path)} has measured {contestant.row} with other options ({known['options']}); "
+        row = found["rows"].get(contestant.row)
+        if row and row["options"] != contestant.options:
+            raise UserError(f"{shown(path)} has measured {contestant.row} with other options ({row['options']}); "
                             "name another --cost or --result_dir")  # fmt: skip
-    for contestant in [base, *contestants]:
-        if contestant.row not in found["rows"]:
-            print(f"measuring a step of {contestant.title} ...", flush=True)
-            row = _measured(contestant, base, rounds, threads)
-            seconds = row.pop("seconds")
-            found = {"threads": threads, "seconds": seconds} | found
-            found["rows"][contestant.row] = row
-            write(path, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def measure(path: Path, contestants: list[Contestant], base: Contestant, rounds: int, threads: int) -> dict:
+    """All costs, after measuring missing ones; `base` is NICE-GAN.  Each row is written as soon as it is measured."""
+    found = known(path, contestants)
+    missing = [c for c in {c.row: c for c in (base, *contestants)}.values() if c.row not in found["rows"]]
+    for number, contestant in enumerate(missing, 1):
+        print(f"measuring a step of {contestant.title} ({number} of {len(missing)}) ...", flush=True)
+        row = _measured(contestant, base, rounds, threads)
+        seconds = row.pop("seconds")
+        found = {"threads": threads, "seconds": seconds} | found
+        found["rows"][contestant.row] = row
+        write(path, json.dumps(found, indent=1) + "\n")
     return found
 
 

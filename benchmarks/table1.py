@@ -9,10 +9,12 @@ Each training writes to results/table1/NAME/METHOD-BUDGET-SEED (-BtoA: the other
 Complete trainings are not repeated and interrupted ones continue from their checkpoint: call it again after any stop.
 Each method has the settings of its paper, configs/METHOD/NAME.txt or else its defaults, except for size and budget; the
 changes are printed.  --minutes gives each method the number of steps it makes in that time: a step is timed first, in
-turns with NICE-GAN, and kept in cost.json.  Needs requirements-dev.txt.
+turns with NICE-GAN, and kept in cost.json.  With --steps the costs are measured last, or not (--no-cost).  Needs
+requirements-dev.txt.
 """
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import costs
@@ -95,8 +97,8 @@ def scorer(args) -> Scorer:
     return Scorer(root, kernel=True, lpips=lpips)
 
 
-def train(args, runs: list[Run], score: Scorer) -> list[str]:
-    """Train and score the incomplete runs: the errors, one line a run."""
+def train(args, runs: list[Run], score: Scorer, cost: dict) -> list[str]:
+    """Train and score the incomplete runs: the errors, one line a run.  cost: what is known of the steps' times."""
     failed = []
     waiting = [r for r in runs if not r.complete(score)]
 
@@ -105,14 +107,16 @@ def train(args, runs: list[Run], score: Scorer) -> list[str]:
         if not error:
             try:
                 finished.write_scores({str(finished.steps): finished.last_scores() | score(finished.results)})
-                print(f"done: {finished.folder.name}", flush=True)
+                progress.ends(f"done: {finished.folder.name}")
                 return
             except UserError as wrong:
                 error = wrong
         failed.append(str(error))
-        print(f"failed: {error}", flush=True)
+        progress.ends(f"failed: {error}")
 
-    trainings.work([r.attempt for r in waiting], args.jobs, finish)
+    steps = {row: known["step"] for row, known in cost["rows"].items()}
+    progress = trainings.Progress(waiting, [steps.get(r.contestant.row, 1) for r in waiting])
+    trainings.work([r.attempt for r in waiting], args.jobs, finish, progress)
     return failed
 
 
@@ -164,11 +168,7 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
 {tables.score_markdown(rows)}
 {chance(rows)}{" ".join(notes)}
 
-Costs: parameters and multiply-adds (one picture) of generators with encoders / discriminators; times in units of
-NICE-GAN's, in turns with it:
-
-{tables.cost_markdown(contestants, cost["rows"])}
-![{title}]({name}.png)
+{tables.cost_markdown(contestants, cost["rows"])}![{title}]({name}.{args.format})
 
 Settings, with the method's own in parentheses; each training has its own --seed:
 
@@ -179,7 +179,7 @@ Made with `{command(args)}`.
     trainings.write(args.out / f"{name}.csv", tables.score_csv(rows))
     trainings.write(args.out / "cost.csv", tables.cost_csv(contestants, cost["rows"]))
     figure = tables.picture(rows, args.dataset_dir / args.dataset, args.pictures, size, title)
-    tables.common.save(figure, args.out, args.out, name)
+    tables.common.save(figure, args.out, args.out, name, args.format, args.dpi)
     trainings.write(args.out / f"{name}.md", text)
 
 
@@ -228,6 +228,7 @@ def parse_args(argv=None):
     add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")
     add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
     add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
+    add("--no-cost", action="store_true", help="measure no costs, which takes minutes after the trainings")
     add("--weights", type=options.folder, help="Inception's weights, instead of the cached ones", metavar="FILE")
     add("--lpips-weights", help="also LPIPS, where there are true counterparts, with the network in this file",
         metavar="FILE")  # fmt: skip
@@ -236,6 +237,8 @@ def parse_args(argv=None):
     add("--outputs", action="append", default=[], metavar="NAME=DIR", help="also score and show pictures of other "
         "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
     add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
+    add("--format", choices=tables.common.FORMATS, default="png", help="format of the figure")
+    add("--dpi", type=bounded(int, 20, 2400), default=200, help="resolution of the figure in dots per inch")
     add("--out", type=Path, help="folder of tables and figure (default: the result_dir)", metavar="DIR")
     add("--dry-run", action="store_true", help="print the settings of each training of --steps steps, with a * at each "
         "that is not its authors' for the data set, and train nothing")
@@ -246,6 +249,8 @@ def parse_args(argv=None):
             parser.error(f"--{name} has an entry twice")
     if args.dry_run and not args.steps:
         parser.error("--dry-run needs --steps: the steps of --minutes are measured")
+    if args.no_cost and args.minutes:
+        parser.error("--minutes needs the costs: leave --no-cost out, or give --steps")
     args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
     args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
     args.out = args.out or args.result_dir
@@ -271,10 +276,9 @@ def main(argv=None):
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two rows would be called {twice[0]}; give --outputs names of their own")
     base = enter("nice", args.dataset, args.img_size)
-    if args.table_only:
-        cost = costs.read(args.cost)
-    else:
-        cost = costs.measure(args.cost, contestants, base, args.rounds, trainings.threads(args.jobs))
+    measures = not (args.table_only or args.no_cost)
+    measure = partial(costs.measure, args.cost, contestants, base, args.rounds, trainings.threads(args.jobs))
+    cost = measure() if measures and args.minutes else costs.known(args.cost, contestants if measures else [])
     steps, settings = plan(args, contestants, cost)
     print("\n".join(settings), flush=True)
     runs = [
@@ -286,7 +290,8 @@ def main(argv=None):
     for r in runs:
         r.refuse_others(note=not args.table_only)
     score = None if args.table_only and not others else scorer(args)
-    failed = [] if args.table_only else train(args, runs, score)
+    failed = [] if args.table_only else train(args, runs, score, cost)
+    cost = measure() if measures and not args.minutes else cost
     rows = tables.rows_of(runs)
     if not rows and not failed:
         raise UserError(f"{shown(args.result_dir)} has no complete training of this budget; train without --table-only")

@@ -13,6 +13,7 @@ from trainings import ROOT, mean_std
 
 import demo
 from images import maker
+from images.decode import read_image
 from scoring.manifold import PRDC
 from training.cost import short
 from training.held_out import ON_TEST
@@ -197,7 +198,9 @@ def score_csv(rows: list[Row]) -> str:
 
 
 def cost_markdown(contestants, known: dict) -> str:
-    """One line for each contestant with known costs; see costs.py."""
+    """A paragraph, and one line for each contestant with known costs, see costs.py; "" if none is known."""
+    if not any(c.row in known for c in contestants):
+        return ""
     header = ["method", "parameters", "multiply-adds", "step", "peak memory", "translating a picture"]
     lines = []
     for c in contestants:
@@ -206,7 +209,9 @@ def cost_markdown(contestants, known: dict) -> str:
             counts = [" / ".join(short(size[i]) for size in sizes) for i in (0, 1)]
             times = [f"{cost['step']:.2f}", f"{cost['memory']:.0f} MB", f"{cost['translate']:.2f}"]
             lines.append([c.title, *counts, *times])
-    return markdown(header, lines)
+    said = """Costs: parameters and multiply-adds (one picture) of generators with encoders / discriminators; times in
+units of NICE-GAN's, in turns with it:"""
+    return f"{said}\n\n{markdown(header, lines)}\n"
 
 
 def cost_csv(contestants, known: dict) -> str:
@@ -225,7 +230,10 @@ def cost_csv(contestants, known: dict) -> str:
 
 
 def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
-    """A figure of n test pictures of each direction (rows): input, each method, true counterpart (columns)."""
+    """A figure of n test pictures of each direction (rows): input, each method, true counterpart (columns).
+
+    Pictures have the proportions of their input; size: their longest side.
+    """
     truths = {way: root / f"truth{way[0]}" for way in WAYS if (root / f"truth{way[0]}").is_dir()}
     titles = ["input", *(row.title for row in rows), *["truth"] * bool(truths)]
     lines = []
@@ -235,10 +243,9 @@ def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
         folders = [root / f"test{s}", *(row.pictures.get(way) for row in rows), *[truths.get(way)] * bool(truths)]
         found = [compare.by_stem(folder) if folder else {} for folder in folders]
         for stem in compare.choose(found[0], None, n, folders[0]):
-            lines.append([common.read_square(pictures[stem], size) if stem in pictures else None for pictures in found])
-    figure = common.grid(lines, titles, title)
+            lines.append([read_image(pictures[stem]) if stem in pictures else None for pictures in found])
+    figure = common.grid(compare.alike(lines, size), titles, title)
     if len(titles) > 5:  # narrow columns
         for axes in figure.axes:
             axes.title.set_fontsize(7)
-    figure.least_dpi = max(200, figure.least_dpi)  # with many columns, one is only 70 dots wide at 100
     return figure

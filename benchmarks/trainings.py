@@ -15,8 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
+
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,6 +32,7 @@ import methods  # noqa: E402
 from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
 from images.files import list_images  # noqa: E402
 from scoring.manifold import NEIGHBOURS, PRDC, prdc  # noqa: E402
+from training.forecast import duration  # noqa: E402
 from training.state import locked  # noqa: E402
 from utils import RunError, UserError, atomic, parse_json  # noqa: E402
 
@@ -58,6 +62,17 @@ class Training:
     def write_scores(self, found: dict):
         with atomic(self.folder / "scores.json") as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+    def finished_steps(self) -> int:
+        """The steps that are done, as far as log.jsonl says."""
+        if self.scores():
+            return self.steps
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            with open(self.results / "log.jsonl", "rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+                lines = log.read().splitlines()
+            return min(self.steps, int(parse_json(lines[-1])["step"]))
+        return 0
 
     def main(self, *options):
         """Call main.py with the training's options and these; append its output to output.txt."""
@@ -122,15 +137,52 @@ def wait_for_another(results: Path, title: str):
             time.sleep(1)
 
 
-def work(tasks: list, jobs: int, finish):
+class Progress:
+    """One bar over all trainings, with the time that they still take.
+
+    costs: of a step of each training, in any unit; the steps of a dear method count for more.
+    """
+
+    def __init__(self, trainings: list[Training], costs: list[float]):
+        self.parts, self.ended, self.start = list(zip(trainings, costs, strict=True)), 0, time.monotonic()
+        self.total = sum(t.steps * cost for t, cost in self.parts)
+        self.first = self.done()
+        form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        self.bar = tqdm(total=self.total, initial=self.first, ncols=80, bar_format=form, smoothing=0, leave=False)
+        self.update()
+
+    def done(self) -> float:
+        return sum(t.finished_steps() * cost for t, cost in self.parts)
+
+    def update(self):
+        self.bar.set_description(f"{self.ended} of {len(self.parts)} trainings", refresh=False)
+        self.bar.n = self.done()
+        self.bar.refresh()
+
+    def ends(self, line: str):
+        """One more has ended, which this line says."""
+        self.ended += 1
+        done = self.done()
+        seconds = (time.monotonic() - self.start) * (self.total - done) / max(done - self.first, 1e-9)
+        left = f", about {duration(seconds)} left" if self.ended < len(self.parts) and done > self.first else ""
+        tqdm.write(f"{line} ({self.ended} of {len(self.parts)}{left})")
+        self.update()
+
+
+def work(tasks: list, jobs: int, finish, progress: Progress | None = None):
     """Call the tasks, `jobs` at a time, and call finish(result) in this thread as each ends.
 
     After an error, running tasks end and no others start.  A signal stops running trainings, which save.
     """
     pool = ThreadPoolExecutor(jobs)
     try:
-        for done in as_completed([pool.submit(task) for task in tasks]):
-            finish(done.result())
+        running = {pool.submit(task) for task in tasks}
+        while running:
+            ended, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            for done in ended:
+                finish(done.result())
+            if progress:
+                progress.update()
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         if not isinstance(error, UserError):
@@ -138,6 +190,8 @@ def work(tasks: list, jobs: int, finish):
         raise
     finally:
         pool.shutdown()
+        if progress:
+            progress.bar.close()
 
 
 def _stop_running():

@@ -31,6 +31,7 @@ __all__ = ["UserError", "bounded", "jet", "parser", "run"]
 
 INSTALL = "pip install -r requirements-figures.txt"
 DPI = 100
+FORMATS = ("png", "pdf", "svg")
 WIDTH = 9.0  # maximum in inches: at DPI about the 900 pixels that a README shows
 TITLE, TEXT = 12, 10  # sizes of letters in points
 GAP = 0.04  # between pictures, as a share of their width
@@ -43,7 +44,7 @@ def parser(description: str, model: bool = False) -> Parser:
     """A parser with --out and, for figures of a trained model, the options that select it."""
     parser = Parser(description=description.split("\n")[0], formatter_class=Help)
     parser.add_argument("--out", type=Path, help="folder for the figure (default: results/NAME/figure)")
-    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="format of the figure")
+    parser.add_argument("--format", choices=FORMATS, default="png", help="format of the figure")
     parser.add_argument("--dpi", type=bounded(int, 20, 2400), default=DPI, help="resolution in dots per inch; grids of "
                         "pictures take more where a picture would have fewer pixels than its own")  # fmt: skip
     if model:

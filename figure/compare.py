@@ -41,15 +41,18 @@ def choose(found: dict[Path, Path], names: list[str] | None, n: int, folder: Pat
     return [Path(name) if Path(name) in found else Path(name).with_suffix("") for name in names]
 
 
-def alike(rows: list[list[Image.Image]], longest: int) -> list[list[np.ndarray]]:
+def alike(rows: list[list[Image.Image | None]], longest: int) -> list[list[np.ndarray | None]]:
     """Rows of pictures with their longest side scaled to `longest`, in the proportions of the first of their row, on
-    white squares or rectangles of one shape: (H,W,3) uint8."""
+    white squares or rectangles of one shape: (H,W,3) uint8.  None stays."""
     sizes = [[max(1, round(side * longest / max(row[0].size))) for side in row[0].size] for row in rows]
     width, height = (max(sides) for sides in zip(*sizes, strict=True))
     shown = []
     for row, (w, h) in zip(rows, sizes, strict=True):
         shown.append([])
         for picture in row:
+            if picture is None:
+                shown[-1].append(None)
+                continue
             canvas = Image.new("RGB", (width, height), "white")
             picture = picture.convert("RGB").resize((w, h), Image.Resampling.BICUBIC)
             canvas.paste(picture, ((width - w) // 2, (height - h) // 2))

@@ -188,6 +188,36 @@ def test_other_options_in_the_same_place_are_refused(trained, toys):
         table1.main([*argv, "--table-only"])
 
 
+def test_costs_are_measured_last_or_not_at_all(toys, monkeypatch, capsys):
+    monkeypatch.setattr(costs, "measure", lambda *_: capsys.readouterr().out.count("done:") or never())
+    argv = argv_of(toys, "last", "--steps 2 --seeds 0 --methods cyclegan")
+    with pytest.raises(TypeError):  # after the training: the costs are no dict here
+        table1.main(argv)
+    monkeypatch.setattr(costs, "measure", never)
+    argv = [*argv, "--no-cost", f"--cost={toys / 'none.json'}", "--format", "svg"]
+    table1.main(argv)
+    text = (toys / "last" / "table1-2.md").read_text()
+    assert "Costs:" not in text and "(table1-2.svg)" in text and (toys / "last" / "table1-2.svg").exists()
+    with pytest.raises(SystemExit):
+        table1.main(argv_of(toys, "last", "--minutes 1 --no-cost"))
+    assert "--minutes needs the costs: leave --no-cost out" in capsys.readouterr().err
+
+
+def test_one_bar_over_all_trainings(tmp_path, capsys):
+    both = [trainings.Training(name, tmp_path / name, "toys", 100, [], 1) for name in ("a", "b")]
+    (tmp_path / "a" / "toys").mkdir(parents=True)
+    (tmp_path / "a" / "toys" / "log.jsonl").write_text('{"step": 10}\n{"step": 60}\n')
+    progress = trainings.Progress(both, [1, 3])  # a step of the second takes three times as long
+    assert (progress.first, progress.total) == (60, 400)
+    both[0].write_scores({"100": {}})
+    progress.start -= 40
+    progress.ends("done: a")
+    progress.bar.close()
+    seen = capsys.readouterr()
+    assert seen.out.strip() == "done: a (1 of 2, about 5 min left)"
+    assert "1 of 2 trainings:  25%|" in seen.err and all(len(frame) <= 80 for frame in seen.err.split("\r"))
+
+
 def test_a_failing_method_lets_the_others_finish(toys, monkeypatch, capsys):
     real = trainings.call
 
