@@ -356,6 +356,7 @@ def test_kills_at_random_times_change_no_bit(folder, undisturbed):
     same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_two_processes_score_once_and_wait_for_each_other(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
     options = "--iteration 3 --score_freq 2 --ema 0.9 --tensorboard true"

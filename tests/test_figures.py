@@ -1,6 +1,8 @@
 """The figures' scripts on a tiny real run, and their arithmetic."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -64,21 +66,29 @@ def calls(tmp_path_factory):
     where = ["--dataset", "toy", "--dataset_dir", at["data"], "--result_dir", at["results"]]
     main.main([*options.split(), *where])
     main.main(["--phase", "test", "--device", "cpu", *where])
-    started = {}
-    for name, call in GOOD.items():
-        started[name] = start(call, at, top)
-    started["bad"] = start(BAD["curves"][0], at, top)
-    done = {}
-    for name, process in started.items():
+    scripts = {name: start(call, at, top) for name, call in (("curves", GOOD["curves"]), ("bad", BAD["curves"][0]))}
+    done = {name: called(call, at, top) for name, call in GOOD.items() if name not in scripts}
+    for name, process in scripts.items():
         out, err = process.communicate(timeout=300)
         done[name] = (process.returncode, out, err)
     return done, at
 
 
 def start(call: str, at: dict, folder: Path):
+    """The script in a process of its own."""
     command = [sys.executable, str(HOME / "figure" / call.split()[0]), *call.format(**at).split()[1:]]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+
+def called(call: str, at: dict, folder: Path):
+    """The same in this process, which has imported torch and matplotlib."""
+    script, *argv = call.format(**at).split()
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        importlib.import_module(Path(script).stem).main(argv)
+    return 0, out.getvalue(), err.getvalue()
 
 
 @pytest.mark.parametrize("name", [*GOOD, "interpolation_toy"])

@@ -250,7 +250,7 @@ def drive(home: str, argv: list[str]):
     utils.run(lambda: table1.main(argv), "table1.py")
 
 
-@pytest.mark.parametrize("whom", ["all", "command", "command politely"])
+@pytest.mark.parametrize("whom", ["all", "command", pytest.param("command politely", marks=pytest.mark.slow)])
 def test_killed_and_repeated(toys, undisturbed, whom, capsys):
     if not undisturbed:
         table1.main(argv_of(toys, "undisturbed", ENOUGH))
