@@ -5,7 +5,6 @@ More than 8 bits a band become 8 by a scale (images/deep.py).  Of what a file ho
 
 import io
 import os
-import warnings
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from images import deep, tiff
 from images.in_flight import budget
+from images.opening import FORMATS, opened
 from images.turns import decoding
 from utils import UserError, open_regular, shown
 
@@ -35,44 +35,9 @@ READ_ONLY = {
 }
 
 
-def _formats():
-    """The formats PIL may try: content can differ from the name, but a hostile file reaches no other parser."""
-    found = ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"]
-    for feature, name in ("jpg_2000", "JPEG2000"), ("avif", "AVIF"):
-        if feature in {**features.modules, **features.codecs} and features.check(feature):
-            found.append(name)
-    with suppress(ImportError, OSError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-        found.append("HEIF")
-    return tuple(found)
-
-
-FORMATS = _formats()
 MAX_PIXELS = 128_000_000  # 512 MB once decoded; --max_pixels is another limit
 MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
 MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
-
-PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes of a colour profile or of the text that a turned picture's EXIF may be
-Image.MAX_IMAGE_PIXELS = None  # _opened has a stricter check, which names the file
-warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends in an error of ours
-
-
-def _without_long_text(read):
-    """A reader of text chunks of PNG files that leaves out what is too long to be kept: no picture depends on it."""
-    def reader(stream, position, length):
-        try:
-            return read(stream, position, length)
-        except ValueError:
-            stream.fp.seek(position)
-            return stream.fp.read(length)
-
-    return reader
-
-
-for _name in ("chunk_tEXt", "chunk_zTXt", "chunk_iTXt"):
-    setattr(PngImagePlugin.PngStream, _name, _without_long_text(getattr(PngImagePlugin.PngStream, _name)))
 
 
 def limit_pixels(most: int):
@@ -223,7 +188,7 @@ def read_stored(path) -> Image.Image:
     with _reading(path) as source:
         if source.image is None:
             source.file.seek(0)
-            with Image.open(source.file, formats=("TIFF",)) as image:
+            with opened(source.file, ("TIFF",)) as image:
                 return image.copy()
         source.image.load()
         return source.image.copy()
@@ -256,7 +221,7 @@ def is_picture(path):
         return READ_ONLY[suffix][0] in FORMATS
     with suppress(Exception):  # a dead link, or a file that only begins like a picture
         if path.is_file():  # opening a pipe would wait
-            with open_regular(path) as file, Image.open(file, formats=FORMATS):
+            with open_regular(path) as file, opened(file, FORMATS):
                 return True
     return False
 
@@ -283,7 +248,7 @@ def _reading(path):
             file.seek(0)
             # TGA has no mark of its own
             formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS
-            with Image.open(file, formats=formats) as image, budget.hold(_check_size(*image.size)):
+            with opened(file, formats) as image, budget.hold(_check_size(*image.size)):
                 yield Source(image)
     except MemoryError:
         raise  # the machine's fault, not the file's

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from images import tiff
+from images.opening import opened
 
 Levels = tuple[float, float]  # the values of black and of white
 Scale = dict[str, Levels]  # of a domain, by depth: "16-bit", "32-bit", "float"
@@ -124,7 +125,7 @@ def _from_png(image: Image.Image) -> Deep | None:
 
     def bands(mode: str, raw: str) -> np.ndarray:
         image.fp.seek(0)
-        with Image.open(image.fp, formats=("PNG",)) as again:
+        with opened(image.fp, ("PNG",)) as again:
             again._mode, again.tile = mode, [(codec, extent, offset, raw)]
             again.load()
             return np.array(again).astype(np.uint16)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from images.opening import opened
 from images.packages import Package
 from utils import UserError
 
@@ -69,7 +70,7 @@ def plain_points(points: str) -> str:
 
 def on_white(data: bytes, size: int) -> Image.Image:
     """A picture with transparency on white, size x size."""
-    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+    with opened(io.BytesIO(data), ("PNG", "WEBP")) as image:
         image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)

