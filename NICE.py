@@ -13,7 +13,6 @@ The encoder learns in the D step only: in the G step gradients flow through it, 
 (decoupled training, section 3.3).
 """
 
-import argparse
 import re
 
 import torch
@@ -22,20 +21,9 @@ from torch import Tensor, nn
 
 from images.encode import jet
 from networks import Discriminator, Encoder, ResnetGenerator
-from options import Option, boolean, bounded, natural, weight
+from options import of_method
 from training.method import Update
 from training.trainer import Trainer
-
-
-def heads(text: str) -> tuple[int, ...]:
-    """Comma-separated subset of 0 (CAM), 1 (local), 2 (global)."""
-    try:
-        chosen = tuple(sorted({int(h) for h in text.split(",")}))
-    except ValueError:
-        chosen = ()
-    if not chosen or not set(chosen) <= {0, 1, 2}:
-        raise argparse.ArgumentTypeError(f"{text!r} is no comma-separated list of 0, 1 and 2")
-    return chosen
 
 
 def lsgan(logits: Tensor, target: float) -> Tensor:
@@ -46,21 +34,7 @@ def lsgan(logits: Tensor, target: float) -> Tensor:
 class NICE(Trainer):
     """Two generators, and two discriminators whose first layers encode."""
 
-    options = (
-        Option("model", "light", boolean, True, "the paper's generator; false: the full one, for one img_size only"),
-        Option("model", "n_res", natural, 6, "residual blocks of a generator; 4: the paper's NICE-GAN*"),
-        Option("model", "n_dis", bounded(int, 6), 7, "layers of a discriminator, at least 6"),
-        Option("model", "nice", boolean, True, "the discriminators encode; false: independent encoders"),
-        Option("model", "ra", boolean, True, "residual in the attention; false: attention alone"),
-        Option("model", "heads", heads, "0,1,2", "classifiers of a discriminator: 0 CAM, 1 local, 2 global"),
-        Option("model", "shared_layers", int, 2, "layers of the discriminator that encode", choices=(1, 2, 3)),
-        Option("model", "encoder_updates", str, "d", "the update that trains the encoder", choices=("d", "both", "g")),
-        Option("loss", "adv_weight", weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "cycle_weight", weight, 10.0, "weight of the cycle terms"),
-        Option("loss", "recon_weight", weight, 10.0, "weight of the reconstruction terms"),
-        Option("scale", "checkpoint_blocks", boolean, False, "recompute the residual blocks instead of storing them"),
-    )
-    defaults = {"weight_decay": 1e-4}
+    options, defaults = of_method("nice")
     authors_steps = 100_000  # in the paper
     counts_biases = True  # as in the paper's Table 2
     inference_networks = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}

@@ -12,11 +12,30 @@
 
 import os
 import sys
+from pathlib import Path
 
+from options.paths import need_checkpoint, need_folder, need_input
+from options.program import refuse_mistakes
 from utils import at_once, run
 
+
+def refuse_at_once(argv: list[str]):
+    """Answer --help, a mistake in an option and a missing folder; return if only torch can tell more."""
+    args = refuse_mistakes(argv)
+    named = args.checkpoint or args.init_from
+    if named not in (None, "best", "latest"):
+        need_checkpoint(Path(named))
+    if args.phase == "train" and args.dataset != "demo":
+        from images.data_sets import root_of  # here: --help needs no pictures
+
+        for folder in ("trainA", "trainB"):
+            need_folder(root_of(args, "trainA", "trainB") / folder)
+    elif args.phase == "test" and args.input:
+        need_input(args.input)
+
+
 if __name__ == "__main__":  # before torch is imported, which takes seconds
-    at_once("main.py")
+    at_once("main.py", refuse_at_once)
 
 # torch reads this when it is imported.  Large pages for large tensors: faulting in fresh 4 kB pages
 # takes a tenth of a step on a CPU.
@@ -25,8 +44,6 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # yields its core, which another process may need (docs/performance.md).
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
     os.environ |= {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
-
-from pathlib import Path
 
 import torch
 

@@ -180,14 +180,18 @@ def on_stops(handler):
             signal.signal(number, handler)
 
 
-def at_once(program: str):
-    """From now on SIGINT and SIGTERM end the program at once: during imports nothing is half-written."""
+def at_once(program: str, answer=None):
+    """Call answer(words of the command line); from now on signals end the program, as imports half-write nothing."""
 
     def leave(number, _frame):
         say_stopped(program, number)
         os._exit(128 + number)
 
     on_stops(leave)
+    try:
+        answer and answer(sys.argv[1:])
+    except UserError as error:
+        fail(program, str(error))
 
 
 def unwinding():

@@ -18,7 +18,7 @@ import torch
 from checkpoints.contents import fitting, is_network, refuse_strange, without_prefix
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import read_weights
-from options import near, telling
+from options import need_checkpoint, telling
 from utils import UserError, atomic, brief, parse_json, shown
 
 
@@ -140,8 +140,7 @@ def load_checkpoint(path: Path, recognise) -> dict:
         return {**state, "method": state["metadata"]["method"]}
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
-    if not path.exists():
-        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint{near(path)}")
+    need_checkpoint(path)
     if not files:
         raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
                         "with --checkpoint")

@@ -97,6 +97,15 @@ def hint(name: str) -> str:
         if name in SOURCES or name in made.MAKERS else ""
 
 
+def root_of(args, *folders: str) -> Path:
+    """The folder of the data set that --dataset names.  UserError: there is none with these `folders`."""
+    root = Path(args.dataset_dir) / args.dataset
+    if not root.is_dir():
+        remedy = hint(args.dataset) or f"make it, with {', '.join(folders)} in it, or check --dataset"
+        raise UserError(f"no data set {shown(root)}; {remedy}")
+    return root
+
+
 def get(name: str, root: Path, source: Source, sha256: str | None = None) -> str:
     """Make root/name from an archive of that name in root, or from a download; return one line about it.
 

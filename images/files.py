@@ -10,9 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from images import maker
-from images.data_sets import hint
+from images.data_sets import root_of
 from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
 from images.scales import measured, say, say_beyond, scale_of, training_folder
+from options import need_folder
 from utils import RunError, UserError, process_rank, shown
 
 
@@ -24,9 +25,7 @@ def list_images(folder):
     once, so loops of links end. UserError: no such folder, or no picture in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{shown(folder)} {what}: make it a folder of pictures")
+    need_folder(folder)
 
     def fail(error):
         raise UserError(f"cannot list {shown(error.filename)}: {error.strerror}; check its permissions")
@@ -162,11 +161,7 @@ def data_set_pictures(args, *folders: str, scales=None) -> dict[str, list[Path]]
     scales: {"A": scale of the domain's deep pictures, ...} as far as they are known; those of the other folders of
     training pictures are added.
     """
-    root = Path(args.dataset_dir) / args.dataset
-    if not root.is_dir():
-        fetch = hint(args.dataset)
-        remedy = fetch or f"make it, with {', '.join(folders)} in it, or check --dataset"
-        raise UserError(f"no data set {shown(root)}; {remedy}")
+    root = root_of(args, *folders)
     pictures = {}
     for name in folders:
         found = _examined(list_images(root / name), args.skip_bad_images)

@@ -1,4 +1,4 @@
-"""The methods: --method NAME -> class.  A new method is one file and one line here."""
+"""The methods: --method NAME -> class.  A new method is one file, its options in options/methods.py, one line here."""
 
 import importlib
 

@@ -21,7 +21,6 @@ on a CPU, has wrong gradients of PatchNCE, by a bug in PyTorch (up to 2.14 at le
 --norm torch reproduces them; by default ours are right.
 """
 
-import argparse
 import bisect
 import math
 from functools import partial
@@ -33,23 +32,11 @@ from torch import Tensor, nn
 import dataset
 from checkpoints.contents import by_name, lone_network
 from layers import early
-from methods.cut_networks import LAYERS, Discriminator, Generator, Projection, as_recorded
-from methods.cyclegan import SCHEDULE, EpochSchedule, initialise, lsgan
+from methods.cut_networks import Discriminator, Generator, Projection, as_recorded
+from methods.cyclegan import EpochSchedule, initialise, lsgan
 from methods.negatives import Bank, MomentumNetwork
-from options import Option, boolean, positive, positive_float, weight
+from options import of_method
 from training.method import Update, epoch_at
-
-
-def layer_numbers(text: str) -> tuple[int, ...]:
-    """A comma-separated subset of LAYERS."""
-    try:
-        chosen = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        chosen = ()
-    if not chosen or not {*chosen} <= {*LAYERS}:
-        raise argparse.ArgumentTypeError(f"{text!r} is no comma-separated list of {', '.join(map(str, LAYERS))}")
-    return chosen
-
 
 # ----------------------------------------------------------------------------------------- PatchNCE
 
@@ -93,28 +80,7 @@ class Samples(dataset.Samples):
 class CUT(EpochSchedule):
     """CUT: one direction; patches of the translation are contrasted with patches of the input."""
 
-    options = (
-        Option("model", "n_res", positive, 9, "residual blocks of the generator"),
-        Option("model", "netF_nc", positive, 256, "length of the projected features"),
-        Option("model", "nce_layers", layer_numbers, LAYERS, "layers that PatchNCE compares, a subset of 0,4,8,12,16"),
-        Option("model", "shared_encoder", boolean, True, "encode the input with the generator's encoder and F; false: "
-               "with an encoder and an F of its own"),
-        Option("loss", "nce_decoder", boolean, True, "let PatchNCE train the decoder; false: the encoder and F alone"),
-        Option("loss", "negatives", str, "internal", "negatives of PatchNCE: other patches of the picture (internal), "
-               "keys of earlier pictures (external), or both", choices=("internal", "external", "both")),
-        Option("loss", "lambda_GAN", weight, 1.0, "weight of the generator's adversarial term"),
-        Option("loss", "lambda_NCE", weight, 1.0, "weight of PatchNCE"),
-        Option("loss", "nce_idt", boolean, True, "add PatchNCE between x_B and G(x_B)"),
-        Option("loss", "nce_T", positive_float, 0.07, "temperature of PatchNCE"),
-        Option("loss", "num_patches", positive, 256, "patches of each layer that PatchNCE compares"),
-        Option("loss", "flip_equivariance", boolean, False, "mirror the generator's input with probability 1/2"),
-        *SCHEDULE,
-        Option("optimisation", "init_gain", positive_float, 0.02, "gain of the initial weights"),
-        Option("scale", "norm", str, "exact", "torch: PyTorch's, whose CPU gradient is wrong, as in the recordings",
-               choices=("exact", "torch")),
-    )  # fmt: skip
-    # horse2zebra: 400 epochs of 1334 pictures
-    defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 533_600, "n_epochs": 200, "n_epochs_decay": 200}
+    options, defaults = of_method("cut")
     authors_epochs = 400
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G",)}
@@ -300,6 +266,5 @@ class CUT(EpochSchedule):
 class FastCUT(CUT):
     """FastCUT: CUT without PatchNCE(x_B, G(x_B)), and with a larger lambda_NCE."""
 
-    defaults = {**CUT.defaults, "lambda_NCE": 10.0, "nce_idt": False, "flip_equivariance": True}
-    defaults |= {"iteration": 266_800, "n_epochs": 150, "n_epochs_decay": 50}
+    options, defaults = of_method("fastcut")
     authors_epochs = 200

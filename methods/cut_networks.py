@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from layers import Conv2d, InstanceNorm, ReflectionPad2d, reflect, smooth_double
 from methods.cyclegan import ResnetBlock, normed
+from options import NCE_LAYERS
 
-LAYERS = (0, 4, 8, 12, 16)  # modules of G whose outputs PatchNCE compares: 0 pixels, 4 and 8 before IN, 12, 16 blocks
 
 class Down(nn.Module):
     """Blur by (1,2,1)/4 along both axes, then stride 2: (N,C,H,W) -> (N,C,(H+1)//2,(W+1)//2)."""
@@ -43,7 +43,7 @@ class Generator(nn.Module):
     compared: the numbers of the layers that PatchNCE compares, as far as there are so many.
     """
 
-    def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9, compared: tuple[int, ...] = LAYERS):
+    def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9, compared: tuple[int, ...] = NCE_LAYERS):
         super().__init__()
         self.model = nn.Sequential(
             ReflectionPad2d(3),  # 0

@@ -20,20 +20,10 @@ from torch import Tensor, nn
 
 from checkpoints.contents import lone_network
 from layers import Conv2d, ConvTranspose2d, InstanceNorm, ReflectionPad2d
-from options import Option, boolean, bounded, natural, weight
+from options import of_method
 from training.method import Update, epoch_at
 from training.random_draws import Draw
 from training.trainer import Trainer
-
-SCHEDULE = (
-    Option("optimisation", "n_epochs", natural, 100, "epochs at the full learning rate"),
-    Option("optimisation", "n_epochs_decay", natural, 100, "epochs over which the learning rate then falls linearly"),
-    Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch; 0: --iteration / number of epochs"),
-    Option("optimisation", "beta1", bounded(float, 0, 0.999999), 0.5, "Adam's beta1"),
-)
-
-EARLY = Option("optimisation", "early_decay", boolean, False, "let the learning rate fall one epoch earlier, and reach "
-               "0, as CycleGAN's program does since 2020, and those of GcGAN and DRIT on PyTorch 1.1 and newer")
 
 # ------------------------------------------------------------------------------------------ networks
 
@@ -188,17 +178,7 @@ class EpochSchedule(Trainer):
 class CycleGAN(EpochSchedule):
     """CycleGAN: two generators, two patch discriminators, cycle consistency, pools of old fakes."""
 
-    options = (
-        Option("model", "n_res", natural, 9, "residual blocks of a generator; 6 in the paper at 128 pixels"),
-        Option("loss", "lambda_A", weight, 10.0, "weight of the cycle A -> B -> A"),
-        Option("loss", "lambda_B", weight, 10.0, "weight of the cycle B -> A -> B"),
-        Option("loss", "lambda_identity", weight, 0.5, "weight of the identity loss relative to the cycle loss; 0 "
-               "disables it"),
-        Option("loss", "pool_size", natural, 50, "earlier fakes kept per domain for the discriminators; 0: none"),
-        *SCHEDULE,
-        EARLY,
-    )  # fmt: skip
-    defaults = {"lr": 2e-4, "sampling": "cyclegan", "iteration": 266_800}  # horse2zebra: 200 epochs of 1334 pictures
+    options, defaults = of_method("cyclegan")
     authors_epochs = 200
     inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
     first, inner = "model.1.weight", "conv_block.1.weight"  # keys of a generator: its first layer, and one per block

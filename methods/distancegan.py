@@ -27,8 +27,8 @@ from tqdm import trange
 from dataset import UnpairedStream
 from layers import Conv2d, ConvTranspose2d, instance_norm
 from methods import cyclegan
-from methods.cyclegan import SCHEDULE, CycleGAN, ImagePool, epoch_lr, lsgan
-from options import Option, boolean, natural, positive, weight
+from methods.cyclegan import CycleGAN, ImagePool, epoch_lr, lsgan
+from options import of_method
 from training.method import DIRECTIONS
 from utils import UserError
 
@@ -144,25 +144,7 @@ def distance_statistics(batches: Tensor, of_halves: bool) -> tuple[float, float]
 class DistanceGAN(CycleGAN):
     """DistanceGAN and Self-Distance GAN: generators that preserve distances, instead of cycle consistency."""
 
-    options = (
-        Option("model", "n_res", natural, 9, "residual blocks of a generator"),
-        Option("model", "sides", str, "both", "directions to train; with one, only its generator and discriminator are "
-               "built", choices=("both", "AtoB", "BtoA")),
-        Option("loss", "self_distance", boolean, False, "compare the halves of each picture, not pairs of pictures"),
-        Option("loss", "unnormalized_distances", boolean, False, "compare distances without normalising them by their "
-               "domain's mean and std"),
-        Option("loss", "max_items", positive, 900, "maximum number of batches per domain used to estimate the mean and "
-               "std of distances"),
-        Option("loss", "lambda_distance_A", weight, 1.0, "weight of the distance loss from A to B"),
-        Option("loss", "lambda_distance_B", weight, 1.0, "weight of the distance loss from B to A"),
-        Option("loss", "use_cycle_loss", boolean, False, "add CycleGAN's cycle loss"),
-        Option("loss", "lambda_A", weight, 10.0, "weight of the cycle A -> B -> A, with --use_cycle_loss"),
-        Option("loss", "lambda_B", weight, 10.0, "weight of the cycle B -> A -> B, with --use_cycle_loss"),
-        Option("loss", "pool_size", natural, 50, "earlier fakes kept per domain for the discriminators; 0: none"),
-        *SCHEDULE,
-    )  # fmt: skip
-    defaults = {"lr": 2e-4, "batch_size": 2, "iteration": 133_400}  # horse2zebra: 200 epochs of 667 steps
-    defaults |= {"preprocess": "scale_and_crop"}
+    options, defaults = of_method("distancegan")
     resample = "bilinear"
     first, inner = "model.0.weight", "conv_block.0.weight"
     statistics = {}  # expectation_A, std_A, expectation_B, std_B: mu and sigma; empty: no normalisation

@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.cyclegan import EARLY
 from methods.drit_networks import (
     NZ,
     ContentDiscriminator,
@@ -39,8 +38,8 @@ from methods.drit_networks import (
     PlainEncoder,
     initialise,
 )
-from methods.styles import STYLES, Styled
-from options import Option, boolean, bounded, natural, positive
+from methods.styles import Styled
+from options import of_method
 from training.method import Update, epoch_at
 from training.trainer import Trainer
 from utils import frozen
@@ -69,23 +68,7 @@ def logits_of(D: Discriminator, *batches: Tensor) -> list[list[Tensor]]:
 class DRIT(Styled, Trainer):
     """DRIT++: contents shared by both domains, attributes of one; mode seeking; many translations of one picture."""
 
-    options = (
-        Option("model", "concat", int, 1, "attributes are concatenated to the content (1) or modulate it (0)", (0, 1)),
-        Option("model", "dis_scale", positive, 3, "scales of a discriminator"),
-        Option("model", "dis_spectral_norm", boolean, False, "spectral norm in the image discriminators"),
-        Option("loss", "no_ms", boolean, False, "no mode seeking, as in the ECCV paper"),
-        Option("optimisation", "d_iter", positive, 3, "of every d_iter steps all but one train D^c only"),
-        Option("optimisation", "n_ep", positive, 1200, "epochs of the schedule"),
-        Option("optimisation", "n_ep_decay", bounded(int, -1), 600, "epoch at which the lr starts to fall; -1: never"),
-        Option("optimisation", "lr_policy", str, "lambda", "linear decay, or a tenth every n_ep_decay epochs",
-               ("lambda", "step")),
-        Option("optimisation", "steps_per_epoch", natural, 0, "steps per epoch, of which the last two are full; "
-               "0: --iteration / n_ep, without such steps"),
-        EARLY,
-        *STYLES,
-    )  # fmt: skip
-    # 1200 epochs of horse2zebra's 1334 pictures; D^c has a fraction of --lr
-    defaults = {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "sampling": "drit", "iteration": 800_400}
+    options, defaults = of_method("drit")
     inference_networks = dict.fromkeys((("A", "B"), ("B", "A")), ("enc_c", "enc_a", "gen"))
     resample = "bicubic"
     tests_at_load_size = tests_centre = True

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods import cyclegan
-from methods.cyclegan import EARLY, SCHEDULE, CycleGAN, Discriminator, Generator, ImagePool, lsgan
-from options import Option, boolean, natural, weight
+from methods.cyclegan import CycleGAN, Discriminator, Generator, ImagePool, lsgan
+from options import of_method
 from training.method import Update
 
 GEOMETRIES = {  # f, f^-1
@@ -40,21 +40,7 @@ initialise = partial(cyclegan.initialise, init=partial(nn.init.xavier_normal_, g
 class GcGAN(CycleGAN):
     """GcGAN: one generator, two patch discriminators; consistency under f replaces the cycle."""
 
-    options = (
-        Option("model", "n_res", natural, 9, "residual blocks of a generator; 6 in the paper at 128 pixels"),
-        Option("model", "share", boolean, True, "one generator for original and transformed pictures; false: one for "
-               "each, the authors' choice for horse2zebra and summer2winter"),
-        Option("loss", "geometry", str, "rot", "f: rot, 90 degrees clockwise, or vf, upside down", tuple(GEOMETRIES)),
-        Option("loss", "lambda_G", weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "lambda_AB", weight, 10.0, "weight of the geometry and identity terms together"),
-        Option("loss", "lambda_gc", weight, 2.0, "weight of the geometry term within lambda_AB"),
-        Option("loss", "identity", weight, 0.5, "weight of the identity terms within lambda_AB; 0 disables them"),
-        Option("loss", "pool_size", natural, 50, "earlier fakes kept for each discriminator; 0: none"),
-        *SCHEDULE,
-        EARLY,
-    )  # fmt: skip
-    # horse2zebra: 200 epochs of 167 steps
-    defaults = {"lr": 2e-4, "batch_size": 8, "sampling": "cyclegan", "iteration": 33_400}
+    options, defaults = of_method("gcgan")
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G_AB",)}
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from layers import Conv2d, InstanceNorm, adaptive_instance_norm, conv2d, reflect, std_layer_norm, upsampled_conv2d
 from methods.cyclegan import initialise, lsgan
-from methods.styles import STYLES, Styled
-from options import Option, bounded, natural, positive, weight
+from methods.styles import Styled
+from options import of_method
 from training.method import Update
 from training.trainer import Trainer
 
@@ -223,18 +223,6 @@ class SharedContent(Trainer):
     generator_parts(G, x), triples (title, a module's name in G, its inputs for pictures x).
     """
 
-    options = (
-        Option("model", "n_res", natural, 4, "residual blocks of an encoder and of a decoder"),
-        Option("model", "n_downsample", positive, 2, "down-samplings by 2 from picture to content"),
-        Option("model", "dis_dim", positive, 64, "base channels of a discriminator; --ch: of a generator"),
-        Option("model", "n_layer", positive, 4, "down-samplings by 2 in a discriminator"),
-        Option("model", "num_scales", positive, 3, "scales of a discriminator"),
-        Option("loss", "gan_w", weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "recon_x_w", weight, 10.0, "weight of the image reconstruction loss"),
-        Option("optimisation", "step_size", positive, 100_000, "steps between drops of the learning rate"),
-        Option("optimisation", "gamma", bounded(float, 0, 1), 0.5, "factor of each drop"),
-    )
-    defaults = {"iteration": 1_000_000, "weight_decay": 1e-4, "preprocess": "scale_and_crop"}
     tests_at_load_size = True
     authors_steps = 1_000_000
     inference_networks = {("A", "B"): ("gen_a", "gen_b"), ("B", "A"): ("gen_b", "gen_a")}
@@ -323,15 +311,7 @@ def _count(keys, pattern: str) -> int:
 class MUNIT(Styled, SharedContent):
     """MUNIT: contents shared by the domains, a style per domain; many translations of one picture."""
 
-    options = (
-        *SharedContent.options,
-        Option("model", "style_dim", positive, 8, "numbers in a style"),
-        Option("model", "mlp_dim", positive, 256, "width of the MLP that maps a style to AdaIN parameters"),
-        Option("loss", "recon_s_w", weight, 1.0, "weight of the style reconstruction loss"),
-        Option("loss", "recon_c_w", weight, 1.0, "weight of the content reconstruction loss"),
-        Option("loss", "recon_x_cyc_w", weight, 0.0, "weight of the cycle loss; authors' summer2winter: 10"),
-        *STYLES,
-    )
+    options, defaults = of_method("munit")
     encoder = "enc_content"
 
     def generator(self, a):

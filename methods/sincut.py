@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from checkpoints.contents import by_name, lone_network
 from dataset import Samples
 from images.decode import read_image, resize, to_tensor
-from methods.cyclegan import SCHEDULE, EpochSchedule
+from methods.cyclegan import EpochSchedule
 from methods.stylegan2 import Discriminator, Generator, widths_of_D, widths_of_G
-from methods.styles import SAME_STYLE
-from options import Option, bounded, positive, positive_float, weight
+from options import of_method
 from training.method import Update
 from utils import UserError, shown
 
@@ -148,24 +147,7 @@ def spans(side: int, halo: int, tile: int) -> list[tuple[slice, slice, slice]]:
 class SinCUT(EpochSchedule):
     """SinCUT: contrastive translation between two single pictures."""
 
-    options = (
-        Option("model", "netG", str, "stylegan2", "smallstylegan2: 2 residual blocks instead of 6, and no noise",
-               choices=("stylegan2", "smallstylegan2")),
-        Option("model", "ndf", positive, 8, "base channels of the discriminator"),
-        Option("model", "netF_nc", positive, 256, "length of the projected features"),
-        SAME_STYLE,
-        Option("data", "random_scale_max", bounded(float, 1), 3.0, "crops zoom between 1/this and 1"),
-        Option("loss", "lambda_GAN", weight, 1.0, "weight of the generator's adversarial term"),
-        Option("loss", "lambda_NCE", weight, 4.0, "weight of PatchNCE"),
-        Option("loss", "lambda_identity", weight, 1.0, "weight of the identity loss"),
-        Option("loss", "lambda_R1", weight, 1.0, "weight of the discriminator's gradient penalty (R1)"),
-        Option("loss", "nce_T", positive_float, 0.07, "temperature of PatchNCE"),
-        Option("loss", "num_patches", positive, 1, "patches of each crop; PatchNCE compares those of all crops"),
-        *SCHEDULE,
-        Option("optimisation", "init_gain", positive_float, 0.02, "gain of the projection's initial weights"),
-    )  # fmt: skip
-    defaults = {"img_size": 64, "ch": 10, "batch_size": 16, "lr": 2e-3, "beta1": 0.0}
-    defaults |= {"n_epochs": 8, "n_epochs_decay": 8}  # epochs of 100,000 crops
+    options, defaults = of_method("sincut")
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G",)}
     min_size = 4

@@ -1,21 +1,10 @@
-"""What MUNIT and DRIT share: translations that combine a content with one of many styles.  SAME_STYLE: SinCUT, too."""
+"""What MUNIT and DRIT share: translations that combine a content with one of many styles."""
 
-from options import Option, boolean, bounded, folder
 from translation.pipeline import answer_suffixes
-
-SAME_STYLE = Option("run", "same_style", boolean, False, "draw one random style, or noise, for all pictures of a "
-                    "call, such as the frames of a film, not one for each picture")
-STYLES = (
-    Option("run", "styles", bounded(int, 1, 1000), 1, "translations of each picture, in random styles; from 2 on "
-           "NAME_style0.png, NAME_style1.png, ...; the authors' test programs make 10 (MUNIT) and 5 (DRIT)"),
-    Option("run", "style_from", folder, None, "use the style of this picture, an example of the target domain; by "
-           "default styles are random, the same for the same picture and --seed", metavar="PICTURE"),
-    SAME_STYLE,
-)  # fmt: skip
 
 
 class Styled:
-    """Mixed into a Trainer whose translations combine a content and a style; its options include STYLES.
+    """Mixed into a Trainer whose translations combine a content and a style; options: STYLES.
 
     content(x, s)              the content of pictures x of domain s
     style_of(x, t)             the style of pictures x of domain t

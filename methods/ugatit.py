@@ -28,7 +28,7 @@ from images.encode import jet
 from layers import Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
 from methods.cyclegan import ResnetBlock, lsgan, normed
 from networks import AdaILNBlock, down
-from options import Option, boolean, natural, weight
+from options import of_method
 from training.method import Update
 from training.trainer import Trainer
 
@@ -165,16 +165,7 @@ def bce(logits: Tensor, target: float) -> Tensor:
 class UGATIT(Trainer):
     """U-GAT-IT: two generators with attention, a global and a local discriminator per domain."""
 
-    options = (
-        Option("model", "light", boolean, True, "pool before the fully connected layers, as in NICE-GAN's Table 1; "
-               "false: the full generator of U-GAT-IT's own paper, bound to its img_size"),
-        Option("model", "n_res", natural, 4, "residual blocks of a generator, before and after the attention each"),
-        Option("loss", "adv_weight", weight, 1.0, "weight of the adversarial terms"),
-        Option("loss", "cycle_weight", weight, 10.0, "weight of the cycle terms"),
-        Option("loss", "identity_weight", weight, 10.0, "weight of the identity terms"),
-        Option("loss", "cam_weight", weight, 1000.0, "weight of the generators' class activation terms"),
-    )  # fmt: skip
-    defaults = {"weight_decay": 1e-4}
+    options, defaults = of_method("ugatit")
     authors_steps = 1_000_000
     inference_networks = {("A", "B"): ("genA2B",), ("B", "A"): ("genB2A",)}
 

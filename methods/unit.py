@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from layers import InstanceNorm
 from methods.munit import ContentEncoder, Decoder, SharedContent, lsgan_of_scales
-from options import Option, weight
+from options import of_method
 
 
 class Generator(nn.Module):
@@ -39,12 +39,7 @@ class Generator(nn.Module):
 class UNIT(SharedContent):
     """UNIT: one latent space for both domains."""
 
-    options = (
-        *SharedContent.options,
-        Option("loss", "recon_kl_w", weight, 0.01, "weight of the KL terms of the codes"),
-        Option("loss", "recon_x_cyc_w", weight, 10.0, "weight of the cycle loss; 0 disables it"),
-        Option("loss", "recon_kl_cyc_w", weight, 0.01, "weight of the KL terms of the codes in cycles"),
-    )
+    options, defaults = of_method("unit")
     encoder = "enc"
 
     def generator(self, a):

@@ -1,7 +1,9 @@
-"""Options: declared (option), common to all methods (common), read from files (files), parsed and shown (parser)."""
+"""Options: declared (option), of all methods (common) and of each (methods), read from files (files), parsed and shown
+(parser), paths that exist (paths); main.py's command line as far as it needs no torch (program)."""
 
 from options.common import COMMON
-from options.files import OptionFileError, expanded, near
+from options.files import OptionFileError, expanded
+from options.methods import DECLARED, NCE_LAYERS, of_method
 from options.option import (
     Option,
     boolean,
@@ -16,5 +18,6 @@ from options.option import (
     weight,
 )
 from options.parser import OTHER_PROGRAMS, Help, Parser, as_argv
+from options.paths import near, need_checkpoint, need_folder, need_input
 from options.progress import telling
 

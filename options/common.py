@@ -15,6 +15,9 @@ from options.option import (
     weight,
 )
 
+# of --phase export, and the suffix of its files
+FORMATS = {"weights": ".pt", "folder": "", "onnx": ".onnx", "pt2": ".pt2", "html": ".html"}
+
 COMMON = (
     Option("run", "phase", str, "train", "train, translate pictures (test), report the cost of training (info), or "
            "write a model file (export)", choices=("train", "test", "info", "export")),
@@ -54,7 +57,7 @@ COMMON = (
            "fit in memory)", metavar="ROWS"),
     Option("run", "format", str, "weights", "with --phase export: weights for this program, folder (the same in "
            "safetensors, with a model card), onnx, pt2 for torch.export, or html for a page that translates in a "
-           "browser", choices=("weights", "folder", "onnx", "pt2", "html")),
+           "browser", choices=(*FORMATS,)),
     Option("run", "half", boolean, False, "export weights in half precision; computation stays in float32; html "
            "always has them"),
     Option("run", "ort", folder, None, "with --format html: the folder dist of the npm package onnxruntime-web "

@@ -2,21 +2,9 @@
 
 import os
 import shlex
-from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
-from utils import shown
-
-
-def near(path) -> str:
-    """A hint for a path that does not exist: "; did you mean ...?", the name beside it that is most like it, or ""."""
-    path = Path(path)
-    with suppress(OSError, ValueError):
-        if not path.exists():
-            names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
-            return "".join(f"; did you mean {shown(path.parent / n)}?" for n in get_close_matches(path.name, names, 1))
-    return ""
+from options.paths import near
 
 
 class OptionFileError(Exception):

@@ -9,6 +9,7 @@ from torchvision.models import inception as tv
 
 from checkpoints.weights import read_weights
 from images.download import fetch, sha256_of
+from options.scores import DIMS
 from utils import UserError, brief, shown
 
 WEIGHTS_URL = ("https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -74,7 +75,7 @@ class InceptionV3(nn.Module):
     For speed, batch norms are folded into the convolutions and memory is channels last.
     """
 
-    name, size, dims, classes = "inception", 299, (64, 192, 768, 2048), 1008
+    name, size, dims, classes = "inception", 299, DIMS, 1008
 
     def __init__(self, weights=None):
         super().__init__()

@@ -12,14 +12,10 @@ from tqdm import tqdm
 
 from images.decode import read_image
 from images.files import common_scale, list_images
+from options.scores import PROTOCOLS
 from scoring.lpips import LEAST, NAME
 from scoring.metrics import ssim
 from utils import UserError, shown
-
-PROTOCOLS = {  # of diversity: pairs of an input's translations, and how many styles they need
-    "munit": "19 random pairs an input",
-    "starganv2": "all 45 pairs of 10 translations an input",
-}
 
 
 def counterparts(folder, truth, option):

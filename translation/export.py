@@ -29,12 +29,12 @@ from torch.nn.utils import parametrize
 from checkpoints.files import save_checkpoint
 from layers import definitions, fold_spectral_norms
 from options import telling
+from options.common import FORMATS
 from translation.export_page import write_page
 from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
 from utils import UserError, atomic, evaluating, parse_json, shown
 
-SUFFIXES = {"weights": ".pt", "onnx": ".onnx", "pt2": ".pt2", "html": ".html", "folder": ""}
 LICENCE = "MIT, of the program; the weights are their trainer's"
 
 
@@ -91,7 +91,7 @@ def export_page(pipeline: Pipeline):
 def output_path(args, path: Path, direction: str) -> Path:
     """The file to write.  UserError: it is the checkpoint."""
     half = "_half" * (args.half and args.format != "html")  # a page's weights are always half ones
-    name = f"{path.stem.split('_params_')[0]}{'_' * bool(direction)}{direction}{half}{SUFFIXES[args.format]}"
+    name = f"{path.stem.split('_params_')[0]}{'_' * bool(direction)}{direction}{half}{FORMATS[args.format]}"
     place = Path(args.output) if args.output else path.parent / name
     if args.format != "folder" and (place.is_dir() or (args.output or "").endswith("/")):
         place /= name

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
 from images.encode import kept_metadata, save_picture, with_alpha
 from images.files import check_images, list_images, output_paths
-from options import near
+from options import need_input
 from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
 from utils import UserError, shown
 
@@ -70,9 +70,7 @@ def list_inputs(text: str) -> tuple[Path, list[Path]]:
     if path.is_dir():
         return path, list_images(path)
     if path.exists() or not glob.has_magic(text):
-        if not os.path.lexists(path):
-            remedy = f"give a picture, a folder or a 'pattern'{near(path)}"
-            raise UserError(f"--input {shown(text)} does not exist: {remedy}")
+        need_input(text)
         return path.parent, [path]
     files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if os.path.isfile(name)]
     pictures = [file for file in files if is_picture(file)]
