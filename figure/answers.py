@@ -9,7 +9,9 @@ from pathlib import Path
 
 import common
 from common import UserError, bounded, run
-from compare import by_stem
+from compare import alike, by_stem
+
+from images.decode import read_image
 
 
 def main(argv=None):
@@ -18,10 +20,10 @@ def main(argv=None):
     parser.add_argument("--dataset_dir", default="dataset", type=Path, help="folder of the data sets")
     parser.add_argument("--result_dir", default="results", type=Path, help="folder of the training's results")
     parser.add_argument("--pictures", type=bounded(int, 1), default=10, help="number of columns")
-    parser.add_argument("--size", type=bounded(int, 16), default=64, help="side in pixels, to which all are scaled")
+    parser.add_argument("--size", type=bounded(int, 16), default=64, help="longest side, in pixels")
     args = parser.parse_args(argv)
     data, results = args.dataset_dir / args.dataset, args.result_dir / args.dataset
-    rows, labels = [], []
+    columns, labels = [], []  # of each direction and test picture: input, translation, truth
     for s, t in "AB", "BA":
         folders = {f"{s}": data / f"test{s}", f"{s} to {t}": results / f"fake{t}", f"true {t}": data / f"truth{s}"}
         found = {label: by_stem(folder) for label, folder in folders.items()}
@@ -31,12 +33,14 @@ def main(argv=None):
             if missing:
                 raise UserError(f"{common.shown(folders[label])} has no picture {missing[0]}; translate the test "
                                 "folders with main.py --phase test")  # fmt: skip
-            rows.append([common.read_square(pictures[stem], args.size) for stem in stems])
+        columns.append([[read_image(pictures[stem]) for pictures in found.values()] for stem in stems])
         labels += list(found)
+    shown = iter(alike([column for way in columns for column in way], args.size))
+    rows = [list(row) for way in columns for row in zip(*(next(shown) for _ in way), strict=True)]
     width = max(map(len, rows))
     rows = [row + [None] * (width - len(row)) for row in rows]
     figure = common.grid(rows, [""] * width, f"{args.dataset}: input, translation, true answer", labels)
-    common.save(figure, args.out, results, args.dataset)
+    common.save(figure, args.out, results, args.dataset, args.format, args.dpi)
 
 
 if __name__ == "__main__":

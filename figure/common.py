@@ -20,7 +20,7 @@ import NICE
 import options
 from checkpoints.contents import architecture_of, load_network, saved_options
 from checkpoints.files import newest_checkpoint
-from images.decode import load_for_test, read_image, resize
+from images.decode import load_for_test
 from images.encode import jet
 from images.files import list_images
 from nicegan.command_line import refuse_what_the_file_lacks
@@ -89,11 +89,6 @@ def build(args, state: dict, path: Path) -> NICE.NICE:
 def evenly(things: list, n: int) -> list:
     """n things (or all, if fewer) evenly spread over the list, first and last included."""
     return [things[i] for i in np.linspace(0, len(things) - 1, min(n, len(things))).round().astype(int)]
-
-
-def read_square(path: Path, size: int) -> np.ndarray:
-    """The picture, resized to (size,size,3) uint8."""
-    return resize(read_image(path), size)
 
 
 def pictures(args, nice: NICE.NICE, folder: str, n: int) -> torch.Tensor:

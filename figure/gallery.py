@@ -270,16 +270,20 @@ def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: i
             )
 
     def item(number):
-        answers = []
-        for r, one in enumerate(runs):
-            pictures = [webpage.fit(read_image(one.answers[way] / name), longest) for name in found[r][number]]
-            answers.append([webpage.save(p, folder, f"{way}_{number}_{r}_{k}") for k, p in enumerate(pictures)])
-        sizes = [(a["width"], a["height"]) for some in answers for a in some]
         picture = read_image(source / inputs[number])
-        if sizes:  # the page puts one over the other
-            picture = picture.resize(sizes[0], Image.Resampling.BICUBIC)
-        picture = webpage.save(webpage.fit(picture, longest), folder, f"{way}_{number}")
-        return {"name": inputs[number].as_posix(), "input": picture, "answers": answers}
+        pictures = [[read_image(one.answers[way] / name) for name in found[r][number]] for r, one in enumerate(runs)]
+        sides = [max(p.size) for some in pictures for p in some] or [max(picture.size)]
+        share = min(longest, *sides[:1]) / max(picture.size)
+        size = tuple(max(1, round(share * side)) for side in picture.size)
+
+        def saved(p, name):  # in the input's proportions, as the page puts one over the other
+            p = p if p.size == size else p.resize(size, Image.Resampling.BICUBIC)
+            return webpage.save(p, folder, name)
+
+        answers = [
+            [saved(p, f"{way}_{number}_{r}_{k}") for k, p in enumerate(some)] for r, some in enumerate(pictures)
+        ]
+        return {"name": inputs[number].as_posix(), "input": saved(picture, f"{way}_{number}"), "answers": answers}
 
     return {"way": way, "items": webpage.each(item, range(len(inputs)), f"translations {WAYS[way]}")}
 

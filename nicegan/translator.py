@@ -58,7 +58,7 @@ class Translator:
 
     def _picture(self, picture: Image.Image, s: str, t: str) -> list[Image.Image]:
         colours, alpha = from_pil(picture, scale_of(self.trainer, s))
-        x = self.trainer.to_input(colours, self.pipeline.side)[None]
+        x = self.trainer.to_input(self.trainer.shrunk(colours), self.pipeline.side)[None]
         fakes = self._translate(x, picture.tobytes(), s, t, to_pixels)
         return [to_image(with_alpha(array, alpha)) for array in fakes]
 

@@ -49,6 +49,9 @@ COMMON = (
            "model file, or its folder", metavar="PATH"),
     Option("run", "keep_size", boolean, False, "translate each picture at its own size, if the networks allow "
            "it"),
+    Option("run", "longest", positive, None, "with --input: shrink larger pictures to this length of the longer side, "
+           "in pixels; proportions are kept", metavar="N"),
+    Option("run", "shortest", positive, None, "the same for the shorter side", metavar="N"),
     Option("run", "png", boolean, False, "write translations as PNG files, whatever the format of the inputs"),
     Option("run", "raw_weights", boolean, False, "use the raw weights instead of the EMA weights"),
     Option("run", "keep_metadata", boolean, False, "with --input: keep EXIF's date, rights and resolution"),

@@ -124,6 +124,8 @@ def _out_of_phase(args) -> str | None:
         return "--input is translated by --phase test: add that"
     if args.output and not args.input and args.phase != "export":
         return "--output goes with --input or --phase export; --result_dir is the folder for other results"
+    if args.phase != "test" and (args.longest or args.shortest):
+        return "--longest and --shortest go with --phase test --input"
     if args.phase != "export" and {"half", "format", "ort", "opset"} & set(args.given):
         return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
     if args.init_from and (args.phase != "train" or args.checkpoint):

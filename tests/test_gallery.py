@@ -283,7 +283,7 @@ def test_scores_and_run_json(tmp_path):
         assert rows("#options details") == {"lr": ["0.0001", "0.0002"], "heads": ["0,1", "0,1"]}
 
 
-def test_any_format_is_shown_at_the_size_of_its_translation(tmp_path):
+def test_any_format_is_shown_at_the_size_of_its_translation_in_the_proportions_of_its_input(tmp_path):
     folder = made_run(tmp_path, inputs=["a.tif", "b.ppm", "c.bmp"], ways=["A2B"])
     paint(tmp_path / "dataset" / "toy" / "testA" / "c.bmp", RED, (900, 600))
     paint(folder / "fakeB" / "b.ppm", BLUE, (1200, 40))
@@ -291,7 +291,7 @@ def test_any_format_is_shown_at_the_size_of_its_translation(tmp_path):
         page.locator("#translations").scroll_into_view_if_needed()
         page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
         sizes = page.locator(".card img").evaluate_all("all => all.map(i => [i.naturalWidth, i.naturalHeight])")
-        assert sizes == [[24, 24], [24, 24], [512, 17], [512, 17], [24, 24], [24, 24]]
+        assert sizes == [[24, 24], [24, 24], [512, 512], [512, 512], [24, 16], [24, 16]]
 
 
 def test_a_page_is_replaced_atomically(tmp_path):

@@ -190,6 +190,26 @@ def test_a_phone_picture_comes_out_upright_in_srgb_at_its_size(run, files, tmp_p
         assert np.abs(np.asarray(found).astype(int) - translated(files["cyclegan"], upright)).max() <= 1
 
 
+def test_large_pictures_are_named_once_and_shrunk_on_demand(run, files, tmp_path, capfd):
+    for name, w, h in (("a.png", 60, 40), ("b.png", 150, 100), ("c.png", 20, 30)):
+        save(tmp_path / "in" / name, np.dstack((scene(w, h), np.full((h, w), 9, np.uint8))))
+    run("--input in --output out")
+    said = capfd.readouterr().err
+    assert said.count(" of the training") == 1 and "b.png has 150 x 100 pixels, 3 times the 32 of the training" in said
+    assert "--shortest 32 translates it at that scale" in said and read("out/b.png").shape == (100, 150, 4)
+    run("--input in --output shorter --shortest 32")
+    assert [read(f"shorter/{n}.png").shape for n in "abc"] == [(32, 48, 4), (32, 48, 4), (30, 20, 4)]
+    run("--input in/b.png --output longer --longest 60")
+    assert read("longer/b.png").shape == (40, 60, 4) and " of the training" not in capfd.readouterr().err
+    t = Translator(files["cyclegan"], device="cpu", longest=60)
+    again = np.asarray(t(Image.open(tmp_path / "in" / "b.png"), "AtoB"))
+    assert np.array_equal(again, read("longer/b.png"))
+    for more in ("--input in --output no --keep_size false --longest 60", "--longest 60 --dataset_dir . --dataset in"):
+        with pytest.raises((UserError, SystemExit)):
+            run(more)
+    assert not (tmp_path / "no").exists()
+
+
 def test_transparency_is_put_back(run, files, tmp_path):
     alpha = np.linspace(0, 255, 50 * 70).reshape(50, 70).astype(np.uint8)
     given = np.dstack((scene(70, 50), alpha))
@@ -308,7 +328,7 @@ def test_results_of_one_name_are_refused(run, tmp_path):
 @pytest.mark.parametrize("typed, words", [
     ("--input x.png", "--phase test: add that"), ("--output out", "--result_dir"), ("--tile -1", "at least 0"),
     ("--phase info --input x.png", "--phase test"), ("--format coreml", "onnx"),
-    ("--half true", "--amp"),
+    ("--half true", "--amp"), ("--longest 9", "--phase test --input"),
 ])  # fmt: skip
 def test_options_out_of_place(typed, words, capsys):
     with pytest.raises(SystemExit) as end:

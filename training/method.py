@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from checkpoints.contents import by_name
@@ -205,7 +206,14 @@ class Method:
 
     def read_input(self, path: Path, size: int | None, scale=None) -> Tensor:
         """(C,h,w) in [-1,1], at the scale of the test; None: at its own height and width."""
-        return self.to_input(read_image(path, scale), size)
+        return self.to_input(self.shrunk(read_image(path, scale)), size)
+
+    def shrunk(self, picture):
+        """The picture (PIL) within --longest and --shortest, with its proportions."""
+        limits = ((self.args.longest, max(picture.size)), (self.args.shortest, min(picture.size)))
+        ratio = min([1, *(limit / side for limit, side in limits if limit)])
+        size = tuple(max(1, round(ratio * side)) for side in picture.size)
+        return picture if ratio == 1 else picture.resize(size, Image.Resampling[self.resample.upper()])
 
     def to_input(self, picture, size: int | None) -> Tensor:
         pixels = resize(picture, self.test_size(picture.size, size), self.architecture["img_ch"], self.resample)

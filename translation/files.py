@@ -15,6 +15,8 @@ from options import need_input
 from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
 from utils import UserError, shown
 
+MANY = 3  # times as large as in training: then one note says so
+
 
 def translate_inputs(trainer, found: tuple[dict, Path]):
     """Translate the pictures of --input with a checkpoint (state, path), and write them to --output.
@@ -41,7 +43,7 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     refuse_overwriting(files, places, root, output)
     pipeline.load(own_size=True)
     if trainer.rank == 0:
-        report_scale(pipeline, files[0])
+        report_scale(pipeline, files)
     mine = slice(trainer.rank, None, trainer.world)
     bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
     with pipeline.translating(s, t):
@@ -53,13 +55,21 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
         print(f"translated {len(files)} pictures with {pipeline.path} into {args.output}")
 
 
-def report_scale(pipeline: Pipeline, file: Path):
-    """Print the difference if the first picture is translated at another scale than the training's."""
-    trainer, own = pipeline.trainer, size_of(file)
-    if pipeline.side or trainer.makes_own_crops or trainer.preparation[0] == "crop":
+def report_scale(pipeline: Pipeline, files: list[Path]):
+    """Print a note if the largest picture is translated at another scale than the training's."""
+    trainer, args = pipeline.trainer, pipeline.trainer.args
+    if pipeline.side or args.longest or args.shortest or trainer.makes_own_crops or trainer.preparation[0] == "crop":
         return
+    sizes = [size_of(file) for file in files]
+    file, own = max(zip(files, sizes, strict=True), key=lambda each: each[1][0] * each[1][1])
     w, h = trainer.test_size(own, pipeline.size)
-    if (w, h) != own:
+    times = min(own) / min(w, h)
+    if times >= MANY:
+        side = min(w, h)
+        print(f"{shown(file.name)} has {own[0]} x {own[1]} pixels, {times:.0f} times the {side} of the training: what "
+              f"was learned there is small in it; --shortest {side} translates it at that scale, --longest N at any",
+              file=sys.stderr)  # fmt: skip
+    elif (w, h) != own:
         print(f"{shown(file.name)} keeps its {own[0]} x {own[1]} pixels; at the scale of the training it would have "
               f"{w} x {h}: --keep_size false resizes pictures so", file=sys.stderr)  # fmt: skip
 
