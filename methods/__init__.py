@@ -14,6 +14,7 @@ METHODS = {
     "unit": "methods.unit:UNIT",
     "drit": "methods.drit:DRIT",
     "sincut": "methods.sincut:SinCUT",
+    "sincyclegan": "methods.sincyclegan:SinCycleGAN",
 }
 
 

@@ -191,22 +191,36 @@ DRIT = (
     EARLY_DECAY,
     *STYLES,
 )  # fmt: skip
-SINCUT = (
+SINGLE = (  # of both methods of two single pictures
     Option("model", "netG", str, "stylegan2", "smallstylegan2: 2 residual blocks instead of 6, and no noise",
            choices=("stylegan2", "smallstylegan2")),
     Option("model", "ndf", positive, 8, "base channels of the discriminator"),
-    Option("model", "netF_nc", positive, 256, "length of the projected features"),
+    Option("model", "D_size", natural, 0, "side of the tiles that the discriminator judges: 64, 128 or 256; 0: it "
+           "judges whole crops"),
     SAME_STYLE,
-    Option("data", "random_scale_max", bounded(float, 1), 3.0, "crops zoom between 1/this and 1"),
+    Option("data", "crops", str, "program", "how crops are scaled: program, by random_scale_max, width and height "
+           "apart; paper, to a width of min_width to max_width, drawn at each step, proportions kept",
+           choices=("program", "paper")),
+    Option("data", "random_scale_max", bounded(float, 1), 3.0, "with --crops program: crops zoom between 1/this and 1"),
+    Option("data", "min_width", positive, 384, "with --crops paper: the smallest width of the picture, in pixels"),
+    Option("data", "max_width", positive, 1024, "with --crops paper: the largest one"),
+    Option("loss", "lambda_R1", weight, 1.0, "weight of the discriminator's gradient penalty (R1)"),
+    *SCHEDULE,
+)  # fmt: skip
+SINCUT = (
+    *SINGLE,
+    Option("model", "netF_nc", positive, 256, "length of the projected features"),
     Option("loss", "lambda_GAN", weight, 1.0, "weight of the generator's adversarial term"),
     Option("loss", "lambda_NCE", weight, 4.0, "weight of PatchNCE"),
     Option("loss", "lambda_identity", weight, 1.0, "weight of the identity loss"),
-    Option("loss", "lambda_R1", weight, 1.0, "weight of the discriminator's gradient penalty (R1)"),
     Option("loss", "nce_T", positive_float, 0.07, "temperature of PatchNCE"),
     Option("loss", "num_patches", positive, 1, "patches of each crop; PatchNCE compares those of all crops"),
-    *SCHEDULE,
     Option("optimisation", "init_gain", positive_float, 0.02, "gain of the projection's initial weights"),
-)  # fmt: skip
+)
+OF_CYCLES = ("lambda_A", "lambda_B", "lambda_identity", "pool_size")
+SINCYCLEGAN = (*SINGLE, *(option for option in CYCLEGAN if option.name in OF_CYCLES))
+RATES_OF_SINGLE = {"img_size": 64, "ch": 10, "batch_size": 16, "lr": 2e-3, "beta1": 0.0, "n_epochs": 8,
+                   "n_epochs_decay": 8}  # epochs of 100,000 crops  # fmt: skip
 
 DECLARED = {
     "nice": Declaration(
@@ -256,9 +270,6 @@ DECLARED = {
         DRIT,  # 1200 epochs of horse2zebra's 1334 pictures; D^c has a fraction of --lr
         {"img_size": 216, "batch_size": 2, "weight_decay": 1e-4, "sampling": "drit", "iteration": 800_400},
     ),
-    "sincut": Declaration(
-        "SinCUT: CUT between two single pictures.",
-        SINCUT,  # epochs of 100,000 crops
-        {"img_size": 64, "ch": 10, "batch_size": 16, "lr": 2e-3, "beta1": 0.0, "n_epochs": 8, "n_epochs_decay": 8},
-    ),
+    "sincut": Declaration("SinCUT: CUT between two single pictures.", SINCUT, RATES_OF_SINGLE),
+    "sincyclegan": Declaration("SinCycleGAN: CycleGAN between two single pictures.", SINCYCLEGAN, RATES_OF_SINGLE),
 }  # fmt: skip

@@ -38,6 +38,7 @@ SMALL = {
     "unit": "--img_size 16 --ch 2 --dis_dim 2 --n_res 1 --n_layer 2 --num_scales 2",
     "drit": "--img_size 212 --ch 1",
     "sincut": "--img_size 64 --ch 1 --ndf 1 --netF_nc 8 --batch_size 2 --init_gain 1",
+    "sincyclegan": "--img_size 64 --ch 1 --ndf 1 --batch_size 2 --pool_size 2",
 }
 ALIKE = "--dataset tiny --num_workers 0 --device cpu --log_freq 1"
 TINY = f"{ALIKE} {SMALL['nice']}"

@@ -18,8 +18,9 @@ from checkpoints.contents import architecture_of, load_network
 from checkpoints.files import load_checkpoint
 from dataset import UnpairedStream
 from images.files import list_images
-from methods import sincut, stylegan2
-from methods.sincut import Crops, crop_at, patch_nce, zoomed_size
+from methods import sincut, single_image, stylegan2
+from methods.sincut import patch_nce
+from methods.single_image import Crops, crop_at, zoomed_size
 from training.cost import dry_run, modules
 from utils import UserError
 
@@ -185,7 +186,8 @@ def test_position_is_the_whole_state_of_the_crops(pair):
 
 def test_zooms_and_numbers_are_fixed_and_origins_are_not(pair, monkeypatch):
     seen = []
-    monkeypatch.setattr(sincut, "crop_at", lambda *given: seen.append(given[2:]) or np.zeros((16, 16, 3), np.uint8))
+    empty = np.zeros((16, 16, 3), np.uint8)
+    monkeypatch.setattr(single_image, "crop_at", lambda *given: seen.append(given[2:]) or empty)
     monkeypatch.setattr(Crops, "EPOCH", 600)
     samples = stream(pair)._samples
     for k in range(1200):
@@ -222,7 +224,7 @@ def test_tiles_are_the_whole(more, monkeypatch):
     expected = model.translate(x, "A", "B")
     seen = []
     model.G.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
-    monkeypatch.setattr(sincut, "TILE", 60)
+    monkeypatch.setattr(single_image, "TILE", 60)
     torch.manual_seed(2)
     torch.testing.assert_close(model.translate(x, "A", "B"), expected, rtol=0, atol=3e-6)
     assert len(seen) == 3 * 4 and max(h * w for h, w in seen) < 148 * 200 * (0.8 if not more else 0.4)
