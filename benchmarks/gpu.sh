@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-results/gpu} DATA=${DATA:-.data} NAME=${NAME:-cat2dog} RUN=${RUN:-results/gpu_run}
 DEVICE=${DEVICE:-cuda} LIMIT=${LIMIT:-590} TOY=${TOY:-} SIZE=${SIZE:-128} PYTHON=${PYTHON:-python3}
 SMALL="" STEPS=100000 FREQ=500 BASE=nice CASE=256 CASE4="256 b4" ROUNDS=(--rounds 3 --warm 2 --seconds 0.5)
-METHODS=(cyclegan ugatit cut fastcut gcgan distancegan unit munit drit sincut)
+METHODS=(cyclegan ugatit cut fastcut gcgan distancegan unit munit drit sincut sincyclegan)
 if [ -n "$TOY" ]; then
   SIZE=48 STEPS=1000000 FREQ=20 CASE=tiny CASE4="tiny b4"
   ROUNDS=(--rounds 1 --warm 0 --seconds 0.01)

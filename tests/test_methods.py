@@ -276,7 +276,7 @@ def test_samples_and_translations_change_nothing(method, make):
     width, height = (size_of(method),) * 2
     columns = {"A2B": 4 + 2, "B2A": 3 + 2}
     if model.test_split == "train":  # one picture, whole
-        (width, height), columns = (60, 40), {"A2B": 1}
+        (width, height), columns = (60, 40), {"A2B": 1, "B2A": 1}
     for grid in map(Image.open, grids):
         assert grid.width == columns[Path(grid.filename).name[:3]] * width
         assert grid.height % height == 0 and grid.height >= 2 * height

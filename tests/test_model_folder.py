@@ -154,7 +154,7 @@ def test_a_lone_generator_is_known_by_its_keys(tmp_path):
             assert np.array_equal(np.asarray(Translator(tmp_path / "mine.pth", device="cpu")(picture, "AtoB")), wanted)
 
 
-@pytest.mark.parametrize("method", ["munit", "drit", "sincut"])
+@pytest.mark.parametrize("method", ["munit", "drit", "sincut", "sincyclegan"])
 def test_one_style_for_all_pictures_of_a_call(tmp_path, method):
     path = saved(tmp_path, method)
     seeds = {}

@@ -148,6 +148,7 @@ def test_pictures_too_small_for_the_crop_are_enlarged_and_counted(tmp_path, capf
     ("--load_size 255", ["255", "256"]),
     ("--preprocess crop --load_size 300", ["--load_size"]),
     ("--method sincut --flip false", ["sincut", "--flip"]),
+    ("--method sincyclegan --flip false", ["sincyclegan", "--flip"]),
     ("--sampling other", ["sampling"]),
 ])  # fmt: skip
 def test_impossible_choices_are_one_line(text, words, capsys):
@@ -248,6 +249,7 @@ RATES = {  # method and options: rates of each epoch or step, divided by the fir
     "cut": (linear(200, 200), 1334),
     "fastcut": (linear(150, 50), 1334),
     "sincut": (linear(8, 8), 6250),
+    "sincyclegan": (linear(8, 8), 6250),
     "drit": (DRIT, 667),
     "munit": ([0.5**k for k in range(10)], 100_000),
     "unit": ([0.5**k for k in range(10)], 100_000),
@@ -317,7 +319,7 @@ def test_option_files_have_the_authors_number_of_steps(path):
 
 
 def test_each_method_has_option_files_of_the_papers_data_sets():
-    for method in {*methods.METHODS} - {"nice", "sincut"}:
+    for method in {*methods.METHODS} - {"nice", "sincut", "sincyclegan"}:
         for name in ("cat2dog", "horse2zebra", "summer2winter", "vangogh2photo"):
             assert CONFIGS / method / f"{name}.txt" in OF_DATA
 

@@ -30,7 +30,8 @@ from utils import DiskError, UserError, evaluating
 
 VARIANTS = {"shared 1": ("nice", "--shared_layers 1"), "shared 3": ("nice", "--shared_layers 3"),
             "no attention": ("nice", "--ra false --heads 1"), "modulated": ("drit", "--concat 0")}  # fmt: skip
-TILED = {m: (m, "") for m in SMALL if m not in ("fastcut", "gcgan", "sincut")} | VARIANTS  # these are tested elsewhere
+ELSEWHERE = ("fastcut", "gcgan", "sincut", "sincyclegan")
+TILED = {m: (m, "") for m in SMALL if m not in ELSEWHERE} | VARIANTS  # those are tested elsewhere
 
 
 @torch.no_grad()
@@ -116,9 +117,9 @@ def test_the_program_tiles_when_memory_asks_for_it(monkeypatch):
     assert 2**26 <= tiles_free(monkeypatch) < 2**46
 
 
-@pytest.mark.parametrize("method", [name for name in methods.METHODS if name != "sincut"])
+@pytest.mark.parametrize("method", [name for name in methods.METHODS if not methods.load(name).tiles_itself])
 def test_the_rough_bound_is_above_what_a_picture_takes(method):
-    """The peak of feature maps, counted on the meta device; SinCUT has its own tiles."""
+    """The peak of feature maps, counted on the meta device; methods of single pictures have their own tiles."""
     args = main.parse_args(["--phase", "info", "--method", method, "--device", "cpu"])
     model = dry_run(methods.load(method), args)
     with LiveBytes() as live, torch.device("meta"), torch.no_grad(), evaluating(model.networks().values()):

@@ -23,7 +23,7 @@ def opening(trainer, paths: dict[str, list[Path]]) -> list[str]:
         f"{args.iteration}, each with {size} a domain; results go to "
         f"{shown(trainer.results)}, samples from step {first_sample(trainer)} on"
     ]
-    if args.method != "sincut":
+    if trainer.test_split != "train":
         lines += [
             f"{shown(files[0])} is the only picture of {trainer.folder[d]}: a domain needs many; --method sincut "
             "learns from one picture each"
