@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None):
     if args.phase == "info":
         cost.report(method, args)
         return
-    root, results = Path(args.dataset_dir) / args.dataset, Path(args.result_dir) / args.dataset
+    root = Path(args.dataset_dir) / args.dataset
     if args.phase == "train":
         cost.refuse_what_cannot_fit(method, args)
         torch.set_num_threads(threads_for(args))
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None):
             sys.exit(128 + trainer.stopped)
         if args.dataset == "demo":
             trainer.test()
-            demo.report(results, root)
+            demo.report(trainer.results, root)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def out_of_memory(error: Exception) -> bool:
 
 def brief(error: Exception) -> str:
     """A foreign exception's message, shortened to a part of a line."""
-    return shown(" ".join(str(error).split())[:160] or type(error).__name__)
+    text = f"there is no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    return shown(" ".join(text.split())[:160] or type(error).__name__)
 
 
 def shown(path) -> str:

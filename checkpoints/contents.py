@@ -15,7 +15,7 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "same_style", "raw_weights")
 NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "init_from", "png", "epochs")
-NOT_SAVED += ("opset", "keep_metadata", "longest", "shortest")
+NOT_SAVED += ("opset", "keep_metadata", "longest", "shortest", "run")
 
 LARGEST = 2**63 - 1  # of a whole number, as of an option
 
@@ -89,6 +89,11 @@ def is_network(key: str) -> bool:
     return key not in SCHEMA and not key.endswith("_optimizer")
 
 
+def holds_only_weights(state: dict) -> bool:
+    """Whether this is of a method's authors whose program keeps no optimizers."""
+    return "args" not in state and not any(key.endswith("_optimizer") for key in state)
+
+
 def refuse_strange(state: dict, path: Path):
     """UserError: an entry is not of the kind that checkpoints hold."""
     for name, value in state.items():
@@ -98,7 +103,7 @@ def refuse_strange(state: dict, path: Path):
             fits = SCHEMA.get(name, is_state_dict)(value)
         if not fits:
             what = "holds something that is no tensor" if is_network(name) else "holds what no checkpoint does"
-            raise UserError(f"{shown(path)} is damaged: {shown(name)} {what}; name another with --checkpoint")
+            raise UserError(f"{shown(path)} cannot be used: {shown(name)} {what}; name another with --checkpoint")
 
 
 @contextmanager
@@ -107,7 +112,7 @@ def fitting(path: Path, what: str):
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{shown(path)} is damaged or does not fit: {shown(what)}: {brief(error)}") from None
+        raise UserError(f"{shown(path)} does not fit: {shown(what)}: {brief(error)}") from None
 
 
 def without_prefix(x, depth: int = 3):
@@ -210,7 +215,7 @@ def refuse_contradictions(state: dict, path: Path, trainer):
     args, stored = trainer.args, stored_options(state)
     same = state["method"] == args.method  # of another method nothing else is comparable
     architecture = architecture_of(state, path, type(trainer)) if same else {}
-    identity = {"method", "dataset", *architecture} - (set() if trainer.size_bound else {"img_size"})
+    identity = {"method", *architecture} - (set() if trainer.size_bound else {"img_size"})
     saved = {**(stored if same else {}), **architecture, "method": state["method"]}
     ours = {**vars(args), **trainer.architecture}
     if learned := same and learned_direction(state, type(trainer)):

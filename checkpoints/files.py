@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.contents import fitting, is_network, refuse_strange, without_prefix
+from checkpoints.contents import fitting, is_network, is_state_dict, refuse_strange, without_prefix
+from checkpoints.describe import in_words, kind_of
 from checkpoints.model_folder import is_model_folder, read_model_folder
-from checkpoints.weights import read_weights
+from checkpoints.weights import Foreign, read_weights
 from options import need_checkpoint, telling
 from utils import UserError, atomic, brief, parse_json, shown
 
@@ -136,7 +137,7 @@ def load_checkpoint(path: Path, recognise) -> dict:
         state = _read(path, read_model_folder)
         refuse_strange(state, path)
         if recognise(state) is None:
-            raise UserError(f"{shown(path)} is no model of a method that is known here; name another")
+            raise UserError(f"{shown(path)} is no model that is known here: {in_words(state)}; name another")
         return {**state, "method": state["metadata"]["method"]}
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
@@ -150,8 +151,11 @@ def load_checkpoint(path: Path, recognise) -> dict:
     if path.is_file() and not tensors and "state_dict" not in single:
         found = single  # a dict of networks; else the file is one network, or OpenMMLab's, whose name matters
     recognised = recognise(found)
+    wrapped = [x for x in single.values() if isinstance(x, dict) and x and is_state_dict(x)]
+    if recognised is None and path.is_file() and len(wrapped) == 1:  # one network, beside a number of steps or the like
+        recognised = recognise({path.stem: wrapped[0]})
     if recognised is None:
-        raise UserError(f"{shown(path)} is no checkpoint of a method that is known here; name another")
+        raise UserError(f"{shown(path)} is no checkpoint that is known here: {in_words(found)}; name another")
     method, state = recognised
     state = {**state, "method": method}
     refuse_strange(state, path)
@@ -162,16 +166,20 @@ def _read(path: Path, reader=read_weights) -> dict:
     """The dict in a file, or folder.  UserError: damaged or unsafe."""
     try:
         state = reader(path)
-        if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-            raise ValueError("it holds no dict of names")
+        if not isinstance(state, dict):
+            raise Foreign(f"it holds one {type(state).__name__} and no dict of networks")
+        if not all(isinstance(key, str) for key in state):
+            raise Foreign("it holds a dict of numbers, not of names")
         return state
     except PermissionError:
         raise UserError(f"no permission to read {shown(path)}: change its permissions, or name another") from None
     except Exception as error:  # damaged files end in errors of any kind
-        reason = brief(error)
-        raise UserError(
-            f"{shown(path)} is no checkpoint of this program or is damaged ({reason}); name another with --checkpoint"
-        ) from None
+        why = f"is no checkpoint of this program or is damaged ({brief(error)})"
+        if kind := kind_of(path):
+            why = f"cannot be used: it is {kind}"
+        elif isinstance(error, Foreign):
+            why = f"cannot be used: {brief(error)}"
+        raise UserError(f"{shown(path)} {why}; name another with --checkpoint") from None
 
 
 def verify(state: dict, path: Path, keys=None):
@@ -183,8 +191,10 @@ def verify(state: dict, path: Path, keys=None):
         with fitting(path, key):
             if key in ("digest", "method") or (keys and key not in keys):
                 continue
-            if stored.get(key) != (digest(state[key]) if key in state else None):
-                raise ValueError("its digest differs; name another with --checkpoint")
+            right = stored.get(key) == (digest(state[key]) if key in state else None)
+        if not right:
+            raise UserError(f"{shown(path)} is damaged: {shown(key)}: its digest differs; name another with "
+                            "--checkpoint")  # fmt: skip
 
 
 def path_of(named: str, results: Path) -> Path:

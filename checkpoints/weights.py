@@ -31,6 +31,10 @@ DTYPES = {
 }  # fmt: skip
 
 
+class Foreign(ValueError):
+    """The file may be intact, and holds something other than names and numbers."""
+
+
 def read_weights(path: Path):
     """What was saved in the file: dicts, lists and plain values; tensors are views of the mapped file.
 
@@ -262,7 +266,8 @@ def _interpret(file, storage=None):
             stack[-1].extend(items)
         elif name == "GLOBAL":
             if arg not in GLOBALS:
-                raise ValueError(f"it asks for {arg.replace(' ', '.')}, which no checkpoint needs")
+                raise Foreign(f"it asks for {arg.replace(' ', '.')}, which no checkpoint needs; of a whole model, save "
+                              "model.state_dict() alone")  # fmt: skip
             push(GLOBALS[arg])
         elif name == "BINPERSID":
             push(persistent(stack.pop()))

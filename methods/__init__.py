@@ -29,6 +29,16 @@ def create(args):
     return load(args.method)(args)
 
 
+def recogniser(method: str | None):
+    """recognise, but a file of a method's authors is of this method if it can be: some have networks of one shape."""
+
+    def of_method(found: dict) -> tuple[str, dict] | None:
+        networks = load(method).from_released(found) if method and "args" not in found else None
+        return recognise(found) if networks is None else (method, networks)
+
+    return of_method
+
+
 def recognise(found: dict) -> tuple[str, dict] | None:
     """(method, its networks by name and everything else in the checkpoint), or None if no method recognises it.
 
@@ -37,7 +47,11 @@ def recognise(found: dict) -> tuple[str, dict] | None:
     said = found["args"].get("method", "nice") if isinstance(found.get("args"), dict) else None
     if said in METHODS and "metadata" in found:  # a model file, which names its method
         return said, found
-    for name in METHODS if said is None else [said] if said in METHODS else []:
+    names = [*METHODS] if said is None else [said] if said in METHODS else []
+    network = next(iter(found)).rpartition("_net_") if len(found) == 1 else ("",) * 3
+    if network[0]:  # first the methods that have a network of that name: GcGAN's G_AB could be CycleGAN's G_A
+        names.sort(key=lambda name: all(network[2] not in nets for nets in load(name).inference_networks.values()))
+    for name in names:
         if (networks := load(name).from_released(found)) is not None:
             return name, networks
     return None

@@ -181,6 +181,7 @@ class CycleGAN(EpochSchedule):
     options, defaults = of_method("cyclegan")
     authors_epochs = 200
     inference_networks = {("A", "B"): ("G_A",), ("B", "A"): ("G_B",)}
+    training_networks = ("D_A", "D_B")
     first, inner = "model.1.weight", "conv_block.1.weight"  # keys of a generator: its first layer, and one per block
 
     def build(self, a) -> dict[str, nn.Module]:

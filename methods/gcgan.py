@@ -43,6 +43,7 @@ class GcGAN(CycleGAN):
     options, defaults = of_method("gcgan")
     directions = (("A", "B"),)
     inference_networks = {("A", "B"): ("G_AB",)}
+    training_networks = ("G_gc_AB", "D_B", "D_gc_B")
 
     def build(self, a) -> dict[str, nn.Module]:
         self.G = self.G_gc = initialise(Generator(a.img_ch, a.ch, a.n_res))

@@ -280,6 +280,8 @@ class SharedContent(Trainer):
             files = {kind: max((f for f in found if f.startswith(kind)), default=None) for kind in ("gen_", "dis_")}
             pairs = {kind: found[f] for kind, f in files.items() if isinstance(found.get(f), dict)} or {"gen_": found}
             networks = {kind + d: pair[d] for kind, pair in pairs.items() for d in "ab" if d in pair}
+            if (step := (files["gen_"] or "")[4:]).isdecimal() and files["dis_"] == f"dis_{step}":
+                networks["start_iter"] = int(step)
         weights = networks.get("gen_a")
         return networks if isinstance(weights, dict) and f"{cls.encoder}.model.0.conv.weight" in weights else None
 

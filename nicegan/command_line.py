@@ -8,13 +8,21 @@ from pathlib import Path
 import torch
 
 import methods
-from checkpoints.contents import architecture_of, is_network, learned_direction, newer_options, saved_options
+from checkpoints.contents import (
+    architecture_of,
+    holds_only_weights,
+    is_network,
+    learned_direction,
+    newer_options,
+    saved_options,
+)
 from checkpoints.files import candidates, newest_checkpoint
 from options.program import TRANSLATING, asks_for_help, build_parser, first_look, parsed
 from training.cost import dry_run
 from training.cuda_graphs import refusal
 from training.distributed import own_device
-from utils import UserError, brief, fail, shown
+from training.run_record import run_of_these_pictures
+from utils import UserError, brief, fail, process_rank, shown
 
 GROWTH = 40  # the most weights of networks to be built for each weight in their checkpoint
 MOST = 1000  # the largest value of an option of group "model", such as a number of layers
@@ -68,16 +76,34 @@ def too_large(args, method: type) -> str | None:
 
 
 def checkpoint_for(argv: list[str]):
-    """The checkpoint (state, path) that these options continue or translate with, or None."""
+    """The checkpoint (state, path) that these options continue or translate with, or None; the name of its run.
+
+    The run's name is that of its folder in --result_dir: the data set's, or an earlier one of a renamed data set.
+    """
     first = first_look(argv)
-    translating = first.phase in TRANSLATING
+    translating, run = first.phase in TRANSLATING, os.path.basename(first.dataset)
     if first.phase == "info" or not (translating or first.resume or first.checkpoint):
-        return None
-    results = Path(first.result_dir) / os.path.basename(first.dataset)
-    optional = first.phase == "train" and first.resume == "auto" and not first.checkpoint
-    if optional and not candidates(results):
-        return None
-    return newest_checkpoint(results, first.checkpoint, methods.recognise, to_translate=translating)
+        return None, run
+    place, optional = Path(first.result_dir), first.phase == "train" and first.resume == "auto"
+    if not first.checkpoint and not candidates(place / run):
+        data = Path(first.dataset if os.path.dirname(first.dataset) else os.path.join(first.dataset_dir, run))
+        renamed = run_of_these_pictures(place, data, first.method, only_renamed=optional)
+        if optional and not renamed:
+            return None, run
+        run = renamed.name if renamed else run
+        if renamed and process_rank() == 0:
+            print(f"{shown(data)} holds the pictures of the run in {shown(renamed)}: that is used", file=sys.stderr)
+    found = newest_checkpoint(place / run, first.checkpoint, methods.recogniser(first.method), to_translate=translating)
+    say_whose(*found, first.method)
+    return found, run
+
+
+def say_whose(state: dict, path: Path, method: str | None):
+    """Say what a lone generator was taken for, where neither its keys nor its name tell CycleGAN's from GcGAN's."""
+    lone = state["method"] == "cyclegan" and [*filter(is_network, state)] == ["G_A"] and "args" not in state
+    if lone and method is None and path.is_file() and not path.stem.endswith(("net_G", "net_G_A")):
+        print(f"{shown(path)} is one generator, taken for CycleGAN's of AtoB; if it is GcGAN's, add --method gcgan",
+              file=sys.stderr)  # fmt: skip
 
 
 def refuse_what_the_file_lacks(state: dict, path: Path):
@@ -94,7 +120,7 @@ def refuse_what_the_file_lacks(state: dict, path: Path):
     wanted = sum(x.numel() for net in networks.values() for x in net.parameters())
     held = sum(x.numel() for name in filter(is_network, state) for x in state[name].values())
     if wanted > GROWTH * held + (4 << 20):
-        raise UserError(f"{shown(path)} is damaged or does not fit: its options ask for {wanted:,} weights, and it "
+        raise UserError(f"{shown(path)} does not fit: its options ask for {wanted:,} weights, and it "
                         f"holds {held:,}; name another with --checkpoint")  # fmt: skip
 
 
@@ -103,7 +129,9 @@ def initial_options(argv: list[str]) -> dict:
     first = first_look(argv)
     if first.phase != "train" or not first.init_from or first.checkpoint or asks_for_help(argv):
         return {}
-    found = newest_checkpoint(Path(first.init_from), first.init_from, methods.recognise, to_translate=True)
+    recognise = methods.recogniser(first.method)
+    found = newest_checkpoint(Path(first.init_from), first.init_from, recognise, to_translate=True)
+    say_whose(*found, first.method)
     refuse_what_the_file_lacks(*found)
     if first.method not in (None, found[0]["method"]):
         raise UserError(f"--init_from {shown(found[1])} is a model of {found[0]['method']}: leave --method out")
@@ -112,7 +140,7 @@ def initial_options(argv: list[str]) -> dict:
 
 def options_and_checkpoint(argv: list[str]):
     """The checked options, and the checkpoint (state, path) that they continue or translate with, or None."""
-    found = None if asks_for_help(argv) else checkpoint_for(argv)
+    found, run = (None, None) if asks_for_help(argv) else checkpoint_for(argv)
     if not found:
         return parse_args(argv, initial_options(argv)), None
     first, written = first_look(argv), found[0].get("args", {}).get("method")
@@ -122,12 +150,15 @@ def options_and_checkpoint(argv: list[str]):
     saved = saved_options(found[0])
     if first.phase == "train" and "metadata" in found[0]:
         raise UserError(f"{shown(found[1])} is a model file, which can only translate: continue from a checkpoint")
+    if first.phase == "train" and holds_only_weights(found[0]):
+        saved |= architecture_of(*found, methods.load(saved["method"]))
     if first.phase == "export" or first.input:
         saved = translation_options(*found)
     elif first.phase == "test":  # Pipeline.load reads the architecture
         method = saved["method"]
         saved = {"method": method, "direction": learned_direction(found[0], methods.load(method))}
     args = parse_args(argv, saved)
+    args.run = run
     if kept := newer_options(found[0], build_parser(args.method), args):
         print(f"{shown(found[1])} was written before these options, and keeps what it was trained with: {kept}",
               file=sys.stderr)  # fmt: skip

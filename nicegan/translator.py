@@ -29,7 +29,8 @@ class Translator:
     """
 
     def __init__(self, checkpoint: str | Path, **more):
-        found = newest_checkpoint(Path(checkpoint), str(checkpoint), methods.recognise, to_translate=True)
+        recognise = methods.recogniser(more.get("method"))
+        found = newest_checkpoint(Path(checkpoint), str(checkpoint), recognise, to_translate=True)
         refuse_what_the_file_lacks(*found)
         argv = ["--phase=test", f"--checkpoint={found[1]}", *as_argv(more)]
         self.trainer = methods.create(parse_args(argv, translation_options(*found)))

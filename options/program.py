@@ -11,7 +11,8 @@ from options.option import Option
 from options.parser import Help, Parser, as_argv
 from utils import shown
 
-FIRST = ("dataset", "result_dir", "resume", "checkpoint", "input", "init_from")  # parsed before the method is known
+# parsed before the method is known
+FIRST = ("dataset", "dataset_dir", "result_dir", "resume", "checkpoint", "input", "init_from")
 TRANSLATING = ("test", "export")
 METHOD = Option("run", "method", str, None, f"the method, one of {', '.join(DECLARED)}; --method NAME --help "
                 "lists its options", (*DECLARED,), "NAME")  # fmt: skip
@@ -90,8 +91,8 @@ def parsed(argv: list[str], saved: dict | None = None) -> argparse.Namespace:
     """Parse and check the options; a mistake ends in parser.error (status 2).
 
     saved: options of a checkpoint; they replace the defaults and are checked like typed ones.
-    The namespace also has `given`, the names of the options on the command line, and `command`,
-    the command that continues this run.
+    The namespace also has `given`, the names of the options on the command line; `command`, the command
+    that continues this run; and `run`, the name of its folder in --result_dir.
     """
     saved = saved or {}
     method = first_look(argv).method or saved.get("method") or "nice"
@@ -153,7 +154,7 @@ def _split_dataset(args) -> str | None:
     folder, args.dataset = os.path.split(args.dataset)
     if folder and "dataset_dir" in args.given and os.path.abspath(folder) != os.path.abspath(args.dataset_dir):
         return f"--dataset lies in {folder}, --dataset_dir is {args.dataset_dir}: leave out one of them"
-    args.dataset_dir = folder or args.dataset_dir
+    args.dataset_dir, args.run = folder or args.dataset_dir, args.dataset
     return None
 
 

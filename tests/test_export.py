@@ -271,7 +271,7 @@ def test_a_model_file_is_no_checkpoint_to_train_on(toy, tmp_path):
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(UserError) as error:
         Translator(tmp_path / "m.pt", device="cpu")
-    one_line(error, "m.pt is damaged or does not fit", name)
+    one_line(error, "m.pt does not fit", name)
 
 
 def test_every_network_that_translates_has_its_parts():

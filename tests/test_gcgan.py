@@ -133,5 +133,5 @@ def test_official_files_are_told_from_others():
     model = methods.create(options())
     found = {f"latest_net_{name}": net.state_dict() for name, net in model.networks().items()}
     name, networks = methods.recognise(found)
-    assert name == "gcgan" and networks.keys() == {"G_AB"}
+    assert name == "gcgan" and networks.keys() == {"G_AB", "D_B", "D_gc_B"}
     assert methods.load(name).infer_options(networks) == {"ch": 2, "img_ch": 3, "n_res": 1, "share": True}

@@ -15,10 +15,11 @@ from training.forecast import Forecast
 from training.log import Log, TensorBoardLog, bare_and_weighted, check_tensorboard
 from training.opening import EARLY, closing, opening
 from training.progress import TrainingBar
-from training.run_record import record
+from training.run_record import changed_data, record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
 from training.state import archive_later_steps, archive_run, locked, refuse_another_method
+from translation.model_card import results_of
 from utils import DiskError, UserError
 
 
@@ -38,7 +39,7 @@ def train(trainer) -> bool:
     trainer.check_images(pictures)
 
     # Resume.
-    if args.resume and trainer.step == 0 and (args.resume != "auto" or candidates(trainer.results)):
+    if args.resume and not trainer.loaded and (args.resume != "auto" or candidates(trainer.results)):
         trainer.load()
     agree_on("last finished step", trainer.step)
     if evaluation:
@@ -49,6 +50,9 @@ def train(trainer) -> bool:
             print(f"nothing to do: {done}; a larger one goes on", file=sys.stderr)
         return True
 
+    changes = changed_data(results_of(trainer.loaded), pictures) if main and trainer.loaded else ""
+    if changes:
+        print(f"the pictures have changed since the run's last start: {changes}", file=sys.stderr)
     if main and trainer.step == 0:
         refuse_another_method(trainer.results, args.method)
 

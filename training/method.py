@@ -108,6 +108,7 @@ class Method:
     authors_epochs = authors_steps = None
     test_split = "test"
     size_multiple, min_size = 4, 16
+    training_networks = ()  # names in the authors' files of networks that do not translate
     size_bound = False  # whether the networks accept only one img_size
     tiles_itself = False
     counts_biases = False  # whether --phase info counts the additions of biases as multiply-adds
@@ -264,7 +265,8 @@ class Method:
 
     @classmethod
     def from_released(cls, found: dict) -> dict | None:
-        return by_name(found, {name for names in cls.inference_networks.values() for name in names})
+        translate = {name for names in cls.inference_networks.values() for name in names}
+        return by_name(found, translate.union(cls.training_networks))
 
     @classmethod
     def infer_options(cls, networks: dict) -> dict:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.contents import NOT_SAVED, fitting, load_network, load_optimizer, refuse_contradictions, scales_in
+from checkpoints.contents import (
+    NOT_SAVED,
+    fitting,
+    holds_only_weights,
+    load_network,
+    load_optimizer,
+    refuse_contradictions,
+    scales_in,
+)
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
 from utils import UserError, move_aside, parse_json, shown, writing
 
@@ -84,13 +92,22 @@ def save(trainer, numbered: bool = False):
 
 
 def load(trainer, found: tuple[dict, Path] | None = None):
-    """Continue from a checkpoint (state, path), by default the newest valid one of this run."""
+    """Continue from a checkpoint (state, path), by default the newest valid one of this run.
+
+    Files of a method's authors that hold all networks and nothing else continue with new optimizers.  UserError: it
+    does not fit, or lacks a network.
+    """
     state, path = found or trainer.newest_checkpoint()
     refuse_contradictions(state, path, trainer)
+    if lacking := [name for name in trainer.networks() if name not in state]:
+        raise UserError(f"{shown(path)} has no {', no '.join(lacking)}, and a run continues from all its networks: "
+                        f"begin a new one with --init_from {shown(path)}")  # fmt: skip
     for name, net in trainer.networks().items():
         load_network(net, state, name, path)
-    for name, optimizer in trainer.optimizers.items():
+    only_weights = holds_only_weights(state)
+    for name, optimizer in trainer.optimizers.items() if not only_weights else ():
         load_optimizer(optimizer, state, f"{name}_optimizer", path)
+    trainer.loaded = path
     if trainer.ema:
         trainer.ema.load(state, path)
     trainer.scales = scales_in(state) or trainer.scales
@@ -108,7 +125,8 @@ def load(trainer, found: tuple[dict, Path] | None = None):
             if trainer.device.type == "cuda" and state["rng"]["cuda"]:
                 torch.cuda.set_rng_state(state["rng"]["cuda"][0])
     if trainer.rank == 0:
-        print(f"continuing from step {trainer.step} of {path}", file=sys.stderr)
+        rest = f", from the weights of {', '.join(trainer.networks())}; it holds no optimizers, so these are new"
+        print(f"continuing from step {trainer.step} of {path}{rest * only_weights}", file=sys.stderr)
 
 
 # What a run writes into results/NAME; the checkpoints latest and best lie beside it.

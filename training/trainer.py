@@ -35,6 +35,7 @@ class Trainer(Method):
         self.args = args
         self.step = self.position = 0
         self.scales = {}  # of deep pictures, by folder: "A", "B"; from a checkpoint, or measured on training pictures
+        self.loaded = None  # the path of the checkpoint that is continued
         self.stopped = 0  # the number of the signal that ended the training
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = torch.device(args.device)
@@ -43,7 +44,7 @@ class Trainer(Method):
         self.may_sync = self.device.type not in ("cuda", "meta")  # whether reading a number is free for the host
         self.draw = Draw(self.device)
         self.guard = Guard(args.on_nan, self.device)
-        self.results = Path(args.result_dir) / args.dataset
+        self.results = Path(args.result_dir) / args.run
         self.preparation = args.preprocess, args.load_size  # decides the scale of test pictures
         self.trained_directions = self.directions
         # a method with one direction learns B to A by swapping the folders
