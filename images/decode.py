@@ -72,6 +72,25 @@ def read_image(path, scale=None):
 
 
 @decoding
+def read_full_depth(path, scale=None) -> deep.FullDepth | Image.Image:
+    """The same without rounding to 8 bits, where a picture has more, but for colours that a profile changes."""
+    with _reading(path) as source:
+        found = _deep(source)
+        if found is not None:
+            profile, orientation = _profile_and_orientation(source)
+            if not (profile and _changes(profile, "L" if found.values.shape[2] == 1 else "RGB")):
+                return upright(deep.FullDepth.of(found, scale), orientation)
+    return read_image.__wrapped__(path, scale)
+
+
+def _changes(profile: bytes, mode: str) -> bool:
+    """Whether a colour profile, if it is sound, moves values."""
+    with suppress(Exception):
+        return _transform(profile, mode) is not None
+    return False
+
+
+@decoding
 def alpha_of(path):
     """The opacity of an upright picture, a PIL image in mode L; None where it has none.  Errors as read_image."""
     with _reading(path) as source:
@@ -137,14 +156,17 @@ def _loaded(source: Source, scale) -> Image.Image:
         with suppress(Exception):  # a camera's damaged EXIF block does not spoil its picture
             image = ImageOps.exif_transpose(image)
         return image
-    profile, orientation = None, None
-    if source.tags is None:
-        profile = image.info.get("icc_profile")
-        with suppress(Exception):
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-    else:
-        profile, orientation = source.tags.get(34675), source.tags.get(ExifTags.Base.Orientation)
+    profile, orientation = _profile_and_orientation(source)
     return _with_profile(upright(found.to_8_bits(scale), orientation), profile)
+
+
+def _profile_and_orientation(source: Source):
+    if source.tags is not None:
+        return source.tags.get(34675), source.tags.get(ExifTags.Base.Orientation)
+    orientation = None
+    with suppress(Exception):
+        orientation = source.image.getexif().get(ExifTags.Base.Orientation)
+    return source.image.info.get("icc_profile"), orientation
 
 
 def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:

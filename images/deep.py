@@ -44,8 +44,8 @@ class Deep(NamedTuple):
         """Its black and white: as the file says, as its domain's, or by the rule for it alone."""
         return self.levels or (scale or {}).get(self.depth) or rule(*self.extent(), self.depth)
 
-    def to_8_bits(self, scale: Scale | None) -> Image.Image:
-        """Mode L or RGB, with opacity LA or RGBA."""
+    def in_255(self, scale: Scale | None) -> np.ndarray:
+        """The values (H,W,1 or 3) float32, black 0 and white 255."""
         black, white = self.levels_in(scale)
         values = self.values.astype(np.float32)  # and in place from here, for the sake of large pictures
         np.nan_to_num(values, copy=False, nan=black, posinf=white, neginf=black)
@@ -57,10 +57,46 @@ class Deep(NamedTuple):
         if self.premultiplied:
             values /= np.maximum(self.opacity, 1e-6)[..., None]
             values.clip(0, 255, out=values)
-        bands = np.rint(values, out=values).astype(np.uint8)
+        return values
+
+    def to_8_bits(self, scale: Scale | None) -> Image.Image:
+        """Mode L or RGB, with opacity LA or RGBA."""
+        bands = self.in_255(scale)
+        bands = np.rint(bands, out=bands).astype(np.uint8)
         if self.opacity is not None:
             bands = np.dstack((bands, np.rint(self.opacity * 255).astype(np.uint8)))
         return Image.fromarray(bands[..., 0] if bands.shape[2] == 1 else bands)
+
+
+class FullDepth:
+    """A picture whose bands keep their depth: float32 of 0 to 255, with as much of a PIL image as inputs need."""
+
+    def __init__(self, bands: list[Image.Image]):
+        self.bands, self.size = bands, bands[0].size  # of mode F
+        self.width, self.height = self.size
+
+    @classmethod
+    def of(cls, picture: Deep, scale: Scale | None) -> "FullDepth":
+        """Three bands, on white where the picture has opacity."""
+        values = picture.in_255(scale)
+        if picture.opacity is not None:
+            values = 255 - (255 - values) * picture.opacity[..., None]
+        return cls([Image.fromarray(values[..., i % values.shape[2]].astype(np.float32)) for i in range(3)])
+
+    def transpose(self, method) -> "FullDepth":
+        return FullDepth([band.transpose(method) for band in self.bands])
+
+    def resize(self, size, resample) -> "FullDepth":
+        return FullDepth([band.resize(size, resample) for band in self.bands])
+
+    def convert(self, mode: str) -> "FullDepth":
+        """Mode L: PIL's luma."""
+        assert mode == "L"
+        r, g, b = map(np.asarray, self.bands)
+        return FullDepth([Image.fromarray(np.float32(0.299) * r + np.float32(0.587) * g + np.float32(0.114) * b)])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.dstack([np.asarray(band) for band in self.bands]).clip(0, 255)  # bicubic goes beyond
 
 
 def rule(least: float, most: float, depth: str) -> Levels:

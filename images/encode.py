@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
+from images import encode_deep
 from images.opening import opened
 from utils import atomic, open_regular
 
@@ -28,7 +29,7 @@ def jet(heatmap: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def save_picture(array: np.ndarray, path: Path, metadata: dict | None = None):
-    """Write (H,W,3 or 1) uint8 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as atomic.
+    """Write (H,W,3 or 1) uint8 or uint16 in the format of path's suffix, JPEG at quality 95; atomic.  Errors as atomic.
 
     A further band has opacities, which are dropped if the format has none.  metadata: as kept_metadata gives them.
     """
@@ -38,7 +39,9 @@ def save_picture(array: np.ndarray, path: Path, metadata: dict | None = None):
 
 
 def encoded(array: np.ndarray, suffix: str, metadata: dict | None = None) -> bytes:
-    """The bytes that save_picture writes for (H,W,1 to 4) uint8 and this suffix."""
+    """The bytes that save_picture writes for (H,W,1 to 4) uint8, or uint16 as PNG or TIFF, and this suffix."""
+    if array.dtype == np.uint16:
+        return encode_deep.encoded(array, suffix, metadata)
     kind = Image.registered_extensions()[suffix.lower()]
     if array.shape[2] in (2, 4) and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
         array = array[..., :-1]
@@ -75,9 +78,10 @@ def kept_metadata(path: Path) -> dict:
 
 
 def with_alpha(picture: np.ndarray, alpha: Image.Image | None) -> np.ndarray:
-    """(H,W,3 or 1) uint8 and its input's opacity, resized to fit, as a further band; without opacity unchanged."""
+    """(H,W,3 or 1) and its input's opacity, resized to fit, as a further band; without opacity unchanged."""
     if alpha is None:
         return picture
     h, w, _ = picture.shape
     alpha = alpha if alpha.size == (w, h) else alpha.resize((w, h), Image.Resampling.BILINEAR)
-    return np.dstack((picture, np.asarray(alpha)))
+    opacity = np.asarray(alpha).astype(picture.dtype) * (np.iinfo(picture.dtype).max // 255)
+    return np.dstack((picture, opacity))

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from images import maker
 from images.data_sets import root_of
 from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
+from images.encode_deep import ENDINGS
 from images.scales import measured, say, say_beyond, scale_of, training_folder
 from options import need_folder
 from utils import RunError, UserError, process_rank, shown
@@ -57,17 +58,27 @@ def _some(paths):
     return ", ".join(shown(path.name) for path in sorted(paths)[:5]) + more
 
 
-def check_images(paths, skip_bad=False, workers=None, scale=None):
+def check_images(paths, skip_bad=False, workers=None, scale=None, shortens=False):
     """Decode every picture once, on `workers` threads, before a long training; return the readable ones.
 
     list[Path], never empty. UserError: the first unreadable one; with `skip_bad` these are left out, counted
     and named in one line on stderr, and only an empty list is an error. Lines also say what of their files is
-    left out, and, for a scale of deep pictures, whose values lie beyond it.
+    left out, and, for a scale of deep pictures, whose values lie beyond it. shortens: the results have 8 bits a
+    band, and a line counts the deep pictures.
     """
     found = _examined(paths, skip_bad, workers)
+    if shortens:
+        _say_shortened(found, _common(found))
     if scale is not None:
         say_beyond(found.values(), scale, _common(found))
     return list(found)
+
+
+def _say_shortened(found: dict[Path, Contents], place):
+    number = sum(each.depth is not None for each in found.values())
+    if number and process_rank() == 0:
+        print(f"{number} of the {len(found)} pictures in {shown(place)} have more than 8 bits a band; their results "
+              "are written with 8: --deep true writes 16", file=sys.stderr)
 
 
 def _common(paths) -> str:
@@ -123,10 +134,11 @@ def common_scale(*folders) -> dict:
     return measured(path for place in places for path in list_images(place))
 
 
-def output_paths(paths, root, png=False):
+def output_paths(paths, root, png=False, deep=False):
     """The relative paths of the results for inputs below `root`: those of the inputs, list[Path].
 
     png: all get the suffix .png, or add it where another file of the folder differs in its suffix alone.
+    deep: so do all names of formats that hold no 16 bits a band.
     Names whose format we do not write (GIF, AVIF, ..., or none) get .png added, which one line on stderr says.
     So no two inputs share a result, and no result leaves its folder. UserError: a path is not below `root`.
     """
@@ -135,7 +147,7 @@ def output_paths(paths, root, png=False):
         if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
             raise UserError(f"{shown(path)} is not below {shown(root)}: give paths inside that folder")
         output = path
-        if png and path.suffix.lower() != ".png":
+        if (png and path.suffix.lower() != ".png") or (deep and path.suffix.lower() not in ENDINGS):
             alone = _stems(path.parent)[path.stem] == 1
             output = path.with_suffix(".png") if alone else path.with_name(f"{path.name}.png")
         while output.suffix.lower() not in EXTENSIONS or (output != path and os.path.lexists(output)):
@@ -144,8 +156,9 @@ def output_paths(paths, root, png=False):
             renamed.append(output)
         outputs.append(output.relative_to(root))
     if renamed:
-        print(f"results of {len(renamed)} pictures are PNG files, as their own formats are not written: "
-              f"{_some(renamed)}", file=sys.stderr)
+        why = "hold no 16 bits a band" if deep else "are not written"
+        print(f"results of {len(renamed)} pictures are PNG files, as their own formats {why}: {_some(renamed)}",
+              file=sys.stderr)
     return outputs
 
 
@@ -155,16 +168,18 @@ def _stems(folder):
     return Counter(path.stem for path in folder.iterdir())
 
 
-def data_set_pictures(args, *folders: str, scales=None) -> dict[str, list[Path]]:
+def data_set_pictures(args, *folders: str, scales=None, shortens=False) -> dict[str, list[Path]]:
     """The checked pictures of these folders of the data set.  UserError: none, or unreadable ones.
 
     scales: {"A": scale of the domain's deep pictures, ...} as far as they are known; those of the other folders of
-    training pictures are added.
+    training pictures are added.  shortens: as for check_images.
     """
     root = root_of(args, *folders)
     pictures = {}
     for name in folders:
         found = _examined(list_images(root / name), args.skip_bad_images)
+        if shortens:
+            _say_shortened(found, root / name)
         if scales is not None:
             if name.startswith("train") and name[-1] not in scales:
                 scales[name[-1]] = scale_of(found.values())

@@ -34,6 +34,8 @@ class Translator:
         refuse_what_the_file_lacks(*found)
         argv = ["--phase=test", f"--checkpoint={found[1]}", *as_argv(more)]
         self.trainer = methods.create(parse_args(argv, translation_options(*found)))
+        if self.trainer.args.deep:
+            raise UserError("Translator gives PIL images of 8 bits a band: leave deep out, and give a tensor for more")
         self.pipeline = Pipeline(self.trainer, found).load(own_size=True)
 
     def __call__(self, pictures, direction: str | None = None):

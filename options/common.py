@@ -55,6 +55,8 @@ COMMON = (
     Option("run", "png", boolean, False, "write translations as PNG files, whatever the format of the inputs"),
     Option("run", "raw_weights", boolean, False, "use the raw weights instead of the EMA weights"),
     Option("run", "keep_metadata", boolean, False, "with --input: keep EXIF's date, rights and resolution"),
+    Option("run", "deep", boolean, False, "with --phase test: read pictures of more than 8 bits a band at their full "
+           "depth, and write 16 bits, as PNG or TIFF files, in the scale of the training pictures"),
     Option("run", "tile", natural, None, "number of rows of a picture to translate at a time; 0: all rows; the "
            "result differs by rounding only, since statistics are computed over the whole picture (default: as many as "
            "fit in memory)", metavar="ROWS"),

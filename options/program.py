@@ -129,6 +129,8 @@ def _out_of_phase(args) -> str | None:
         return "--longest and --shortest go with --phase test --input"
     if args.phase != "export" and {"half", "format", "ort", "opset"} & set(args.given):
         return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
+    if args.deep and args.phase != "test":
+        return "--deep is an option of --phase test: leave it out, pictures of any depth are read"
     if args.init_from and (args.phase != "train" or args.checkpoint):
         return "--init_from begins a new training: leave --phase and --checkpoint out, or --init_from"
     if args.phase == "train" and "best" in args.given and not args.score_freq:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from checkpoints.contents import by_name
 from dataset import MARGIN, Samples, centre, scaled_size
-from images.decode import read_image, resize, to_tensor
+from images.decode import read_full_depth, read_image, resize, to_tensor
 
 DIRECTIONS = (("A", "B"), ("B", "A"))  # source, target
 PICTURE_OPTIONS = ("preprocess", "load_size", "flip", "sampling")
@@ -207,7 +207,8 @@ class Method:
 
     def read_input(self, path: Path, size: int | None, scale=None) -> Tensor:
         """(C,h,w) in [-1,1], at the scale of the test; None: at its own height and width."""
-        return self.to_input(self.shrunk(read_image(path, scale)), size)
+        read = read_full_depth if self.args.deep else read_image
+        return self.to_input(self.shrunk(read(path, scale)), size)
 
     def shrunk(self, picture):
         """The picture (PIL) within --longest and --shortest, with its proportions."""

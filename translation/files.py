@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from images.decode import EXTENSIONS, alpha_of, is_picture, reader_of, size_of
 from images.encode import kept_metadata, save_picture, with_alpha
+from images.encode_deep import ENDINGS
 from images.files import check_images, list_images, output_paths
 from options import need_input
 from translation.pipeline import DIRECTIONS, Pipeline, answer_suffixes, scale_of, with_suffix
@@ -32,18 +33,22 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
     s, t = pipeline.only_direction()
     root, files = list_inputs(args.input)
     # few threads, as phones' pictures are large
-    files = check_images(files, args.skip_bad_images, workers=2, scale=scale_of(trainer, s))
+    files = check_images(files, args.skip_bad_images, 2, scale_of(trainer, s), shortens=not args.deep)
     suffixes, output = answer_suffixes(getattr(args, "styles", 1)), Path(args.output)
-    names = output_paths(files, root, args.png)
+    names = output_paths(files, root, args.png, args.deep)
     if output.suffix.lower() in EXTENSIONS and not output.is_dir():  # the name of a picture, not of a folder
         if len(files) > 1:
             raise UserError(f"--output {shown(output)} names one picture, --input {len(files)}: name a folder")
+        if args.deep and output.suffix.lower() not in ENDINGS:
+            raise UserError(f"--output {shown(output)} names a file of 8 bits a band: with --deep true end it in .png "
+                            "or .tif")  # fmt: skip
         names, output = [Path(output.name)], output.parent
     places = [[with_suffix(output / name, suffix) for suffix in suffixes] for name in names]
     refuse_overwriting(files, places, root, output)
     pipeline.load(own_size=True)
     if trainer.rank == 0:
         report_scale(pipeline, files)
+        pipeline.say_levels(t)
     mine = slice(trainer.rank, None, trainer.world)
     bar = tqdm(files[mine], f"{trainer.folder[s]} -> {trainer.folder[t]}", disable=trainer.rank != 0)
     with pipeline.translating(s, t):

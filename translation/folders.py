@@ -25,13 +25,14 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     for domain in "AB":  # of a checkpoint that keeps no scale of deep pictures
         if "scales" not in pipeline.state and (root / f"train{domain}").is_dir():
             trainer.scales[domain] = measured(list_images(root / f"train{domain}"))
-    inputs = data_set_pictures(args, *_sources(trainer, pipeline.directions), scales=trainer.scales)
+    sources = _sources(trainer, pipeline.directions)
+    inputs = data_set_pictures(args, *sources, scales=trainer.scales, shortens=not args.deep)
     trainer.check_images(inputs)
     pipeline.load()
     jobs, claims, suffixes = [], {}, answer_suffixes(getattr(args, "styles", 1))
     for s, t in pipeline.directions:
         source, target = f"{trainer.test_split}{trainer.folder[s]}", trainer.results / f"fake{trainer.folder[t]}"
-        names = output_paths(inputs[source], root / source, args.png)
+        names = output_paths(inputs[source], root / source, args.png, args.deep)
         jobs.append((s, t, source, inputs[source], target, names))
         claims[target] = pipeline.record(s, t), {with_suffix(name, suffix) for name in names for suffix in suffixes}
     with pipeline.translating(*pipeline.directions[0]):
@@ -42,6 +43,7 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
         torch.distributed.barrier()  # no rank writes before the earlier translations are aside
     mine = slice(trainer.rank, None, trainer.world)
     for s, t, source, files, target, names in jobs:
+        pipeline.say_levels(t)
         bar = tqdm(files[mine], f"{source} -> {target.name}", disable=trainer.rank != 0)
         with pipeline.translating(s, t):
             for file, name in zip(bar, names[mine], strict=True):

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch.nn.functional as F
 from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option, scales_in
 from checkpoints.files import digest, verify
 from images import maker
+from images.deep import Levels
 from images.encode import to_uint8
+from images.encode_deep import levels_of_results, to_uint16
 from layers import fold_spectral_norms
 from translation.tiling.maps import Map
 from translation.tiling.plan import tiled
@@ -135,8 +138,14 @@ class Pipeline:
             yield
 
     def translate_file(self, source: Path, s: str, t: str) -> list[tuple[str, np.ndarray]]:
-        """The translations of one picture: pairs (suffix of its name, (H,W,3) uint8)."""
-        return translate_file(self.trainer, source, s, t, self.side)
+        """The translations of one picture: pairs (suffix of its name, (H,W,3) uint8, or uint16 with --deep true)."""
+        levels = levels_of_results(scale_of(self.trainer, t))[0] if self.trainer.args.deep else None
+        return translate_file(self.trainer, source, s, t, self.side, levels)
+
+    def say_levels(self, t: str):
+        """With --deep true a line that says which numbers of the results are black and white."""
+        if self.trainer.args.deep and self.trainer.rank == 0:
+            print(levels_of_results(scale_of(self.trainer, t))[1], file=sys.stderr)
 
     def record(self, s: str, t: str) -> dict:
         """What translates s to t, for made.json: method, checkpoint, its step, a digest of the weights, options."""
@@ -151,7 +160,8 @@ class Pipeline:
             "direction": direction_name(trainer, s, t),
             "weights": "averaged" if self.uses_ema else "raw",
             "digest": digest({key: digests.get(key) or digest(state[key]) for key in keys}),
-            "options": {"size": self.side, **{name: getattr(args, name) for name in names if hasattr(args, name)}},
+            "options": {"size": self.side, **{name: getattr(args, name) for name in names if hasattr(args, name)}}
+            | ({"deep": True} if args.deep else {}),
         }
 
     @property
@@ -195,13 +205,15 @@ def test_side(trainer, size: int) -> int | None:
     return None if own else size
 
 
-def translate_file(trainer, source: Path, s: str, t: str, size: int | None) -> list[tuple[str, np.ndarray]]:
+def translate_file(
+    trainer, source: Path, s: str, t: str, size: int | None, levels: Levels | None = None
+) -> list[tuple[str, np.ndarray]]:
     """The translations of one picture of domain s to t: pairs (suffix of its name, (H,W,3) uint8).
 
-    size: the side that it is resized to; None: it keeps its height and width.
+    size: the side that it is resized to; None: it keeps its height and width.  levels: for uint16, black and white.
     """
     x = trainer.read_input(source, size, scale_of(trainer, s))[None]
-    return translations(trainer, x, source, s, t, to_pixels)
+    return translations(trainer, x, source, s, t, partial(to_pixels, levels=levels))
 
 
 def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str, convert: Callable) -> list[tuple]:
@@ -215,15 +227,15 @@ def translations(trainer, x: torch.Tensor, content: Path | bytes, s: str, t: str
         return [(suffix, convert(y, h, w)) for suffix, y in trainer.translations(tiled(trainer, x, s, t), s, t)]
 
 
-def to_pixels(y: torch.Tensor | Map, h: int, w: int) -> np.ndarray:
-    """The first h rows and w columns of an output (1,C,H,W) in [-1,1], as (h,w,C) uint8."""
-    C = y.shape[1]
+def to_pixels(y: torch.Tensor | Map, h: int, w: int, levels: Levels | None = None) -> np.ndarray:
+    """The first h rows and w columns of an output (1,C,H,W) in [-1,1], as (h,w,C) uint8; levels: as uint16."""
+    C, convert = y.shape[1], partial(to_uint16, levels=levels) if levels else to_uint8
     if isinstance(y, torch.Tensor):
-        return to_uint8(y[0, :, :h, :w])[..., :C]
-    picture = np.empty((h, w, C), np.uint8)
+        return convert(y[0, :, :h, :w])[..., :C]
+    picture = np.empty((h, w, C), np.uint16 if levels else np.uint8)
     for a, b in y.plan.bands(y.shape[2]):
         if a < h:
-            picture[a:b] = to_uint8(y.rows(a, min(b, h))[0, :, :, :w])[..., :C]
+            picture[a:b] = convert(y.rows(a, min(b, h))[0, :, :, :w])[..., :C]
     return picture
 
 
