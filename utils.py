@@ -64,7 +64,8 @@ def run(program, name: str):
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        remedy = "lower --batch_size or --img_size; --phase info tells what a training takes"
+        remedies = {"main.py": "lower --batch_size or --img_size; --phase info tells what a training takes"}
+        remedy = (remedies | {"fid_kid.py": "lower --batch-size"}).get(name, "close other programs")
         fail(name, f"out of memory ({brief(error)}): {remedy}", RunError.status)
     except BrokenPipeError:  # whoever read stdout wants no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

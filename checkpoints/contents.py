@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from options import another
 from utils import UserError, brief, shown
 
 # entries that profiling tools and PyTorch before 0.4 left in state dicts
@@ -103,7 +104,7 @@ def refuse_strange(state: dict, path: Path):
             fits = SCHEMA.get(name, is_state_dict)(value)
         if not fits:
             what = "holds something that is no tensor" if is_network(name) else "holds what no checkpoint does"
-            raise UserError(f"{shown(path)} cannot be used: {shown(name)} {what}; name another with --checkpoint")
+            raise UserError(f"{shown(path)} cannot be used: {shown(name)} {what}; {another()}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from checkpoints.contents import fitting, is_network, is_state_dict, refuse_stra
 from checkpoints.describe import in_words, kind_of
 from checkpoints.model_folder import is_model_folder, read_model_folder
 from checkpoints.weights import Foreign, read_weights
-from options import need_checkpoint, telling
+from options import another, need_checkpoint, telling
 from utils import UserError, atomic, brief, parse_json, shown
 
 
@@ -143,8 +143,7 @@ def load_checkpoint(path: Path, recognise) -> dict:
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
     need_checkpoint(path)
     if not files:
-        raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; name another "
-                        "with --checkpoint")
+        raise UserError(f"no checkpoint in the folder {shown(path)}: no file there ends in .pt or .pth; {another()}")
     found = {file.stem: without_prefix(_read(file)) for file in files}
     single = next(iter(found.values()))
     tensors = all(isinstance(value, torch.Tensor) for value in single.values())
@@ -179,7 +178,7 @@ def _read(path: Path, reader=read_weights) -> dict:
             why = f"cannot be used: it is {kind}"
         elif isinstance(error, Foreign):
             why = f"cannot be used: {brief(error)}"
-        raise UserError(f"{shown(path)} {why}; name another with --checkpoint") from None
+        raise UserError(f"{shown(path)} {why}; {another()}") from None
 
 
 def verify(state: dict, path: Path, keys=None):
@@ -193,18 +192,20 @@ def verify(state: dict, path: Path, keys=None):
                 continue
             right = stored.get(key) == (digest(state[key]) if key in state else None)
         if not right:
-            raise UserError(f"{shown(path)} is damaged: {shown(key)}: its digest differs; name another with "
-                            "--checkpoint")  # fmt: skip
+            raise UserError(f"{shown(path)} is damaged: {shown(key)}: its digest differs; {another()}")
 
 
-def path_of(named: str, results: Path) -> Path:
-    """The file that --checkpoint names: best, latest (the run's own) or a path.  UserError: there is no best yet."""
+def paths_of(named: str, results: Path) -> list[Path]:
+    """The files that --checkpoint names: best, latest (the run's own), a path, or a run's folder.
+
+    Of several the first valid one is meant.  UserError: there is no best yet.
+    """
     path = {"best": best_path(results), "latest": latest_path(results)}.get(named, Path(named))
-    if path.is_dir() and latest_path(path.absolute()).exists():  # a run's folder: its checkpoint lies beside it
-        return latest_path(path.absolute()) if path.name in ("", "..") else latest_path(path)
+    if path.is_dir():  # perhaps a run's: its latest checkpoint lies beside it, the numbered ones in it
+        return candidates(path.absolute() if path.name in ("", "..") else path) or [path]
     if named == "best" and not path.exists():
         raise UserError(f"no checkpoint {shown(path)}: a training with --score_freq keeps one")
-    return path
+    return [path]
 
 
 def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=False) -> tuple[dict, Path]:
@@ -212,7 +213,7 @@ def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=
 
     to_translate: verify only what translation needs.  UserError: none is valid.
     """
-    paths = [path_of(named, results)] if named else candidates(results)
+    paths = paths_of(named, results) if named else candidates(results)
     if not paths:
         earlier = [p for p in results.glob("previous_*/*_params_latest.pt") if p.parent.name[9:].isdecimal()]
         earlier.sort(key=lambda p: int(p.parent.name[9:]))

@@ -43,7 +43,7 @@ def read(path: Path) -> list[dict]:
         raise UserError(f"{path} is not a readable log; name the folder of a run, such as results/cat2dog") from None
     lines = Log.parsed(text.splitlines())
     if not lines:
-        raise UserError(f"{path} has no line of a training yet; train first, or lower --log_freq")
+        raise UserError(f"{path} has no line of a training yet; train first, or lower main.py's --log_freq")
     return bare(sorted(lines, key=lambda values: values["step"]), path.with_name("run.json"))
 
 

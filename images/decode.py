@@ -18,6 +18,7 @@ from images import deep, tiff
 from images.in_flight import budget
 from images.opening import FORMATS, opened
 from images.turns import decoding
+from options import named
 from utils import UserError, open_regular, shown
 
 # Formats that are also written, without loss or as JPEG: results keep these names.
@@ -290,8 +291,10 @@ class _TooLarge(ValueError):
 def _check_size(width: int, height: int) -> int:
     """The number of pixels.  ValueError: too many."""
     if width * height > MAX_PIXELS:
-        raise _TooLarge(f"its {width} x {height} = {width * height} pixels are more than --max_pixels {MAX_PIXELS}: "
-                        "give a larger one if the file is sound")
+        option = named("max_pixels")
+        remedy = "give a larger one if the file is sound" if option else "make it smaller"
+        raise _TooLarge(f"its {width} x {height} = {width * height} pixels are more than {option or 'the limit of'} "
+                        f"{MAX_PIXELS}: {remedy}")
     if width * height < 1 or max(width, height) > MAX_SIDE:
         raise ValueError(f"its size {width} x {height} is outside 1 to {MAX_SIDE} a side")
     return width * height

@@ -4,6 +4,7 @@ import threading
 from contextlib import contextmanager, suppress
 from functools import wraps
 
+from options import named
 from utils import RunError, shown
 
 
@@ -47,7 +48,8 @@ def decoding(function):
             with turns.alone():
                 return function(path, *args, **kwargs)
         except MemoryError:
-            raise RunError(f"memory is too small to decode {shown(path)}, even alone: free some, give --num_workers 0, "
-                           "or make the picture smaller") from None
+            fewer = named("fewer readers")
+            raise RunError(f"memory is too small to decode {shown(path)}, even alone: free some, "
+                           f"{f'give {fewer}, ' if fewer else ''}or make the picture smaller") from None
 
     return call

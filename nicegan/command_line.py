@@ -17,6 +17,7 @@ from checkpoints.contents import (
     saved_options,
 )
 from checkpoints.files import candidates, newest_checkpoint
+from options import another
 from options.program import TRANSLATING, asks_for_help, build_parser, first_look, parsed
 from training.cost import dry_run
 from training.cuda_graphs import refusal
@@ -121,7 +122,7 @@ def refuse_what_the_file_lacks(state: dict, path: Path):
     held = sum(x.numel() for name in filter(is_network, state) for x in state[name].values())
     if wanted > GROWTH * held + (4 << 20):
         raise UserError(f"{shown(path)} does not fit: its options ask for {wanted:,} weights, and it "
-                        f"holds {held:,}; name another with --checkpoint")  # fmt: skip
+                        f"holds {held:,}; {another()}")  # fmt: skip
 
 
 def initial_options(argv: list[str]) -> dict:

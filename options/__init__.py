@@ -20,4 +20,5 @@ from options.option import (
 from options.parser import OTHER_PROGRAMS, Help, Parser, as_argv
 from options.paths import near, need_checkpoint, need_folder, need_input
 from options.progress import telling
+from options.remedies import another, named
 

