@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from images.decode import read_image, resize, size_of, to_tensor
+from images.memory import machine_memory
 from images.scales import measured
-from utils import UserError, machine_memory, shown
+from utils import UserError, shown
 
 MARGIN = 30  # training pictures are resized to (S + MARGIN)^2, then cropped to S^2
 

@@ -1,4 +1,4 @@
-"""Shared helpers: error types and exit codes, signals, atomic file writes, the machine's memory.
+"""Shared helpers: error types and exit codes, signals, atomic file writes.
 
 Imports nothing slow: it is needed before torch is imported.
 """
@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import secrets
+import shlex
 import signal
 import stat
 import sys
@@ -87,8 +88,14 @@ def warn_of_holes():
             if tuple(int(n) for n in re.findall(r"\d+", version)[: len(least)]) < least:
                 old.append(f"{package} {version}")
     if old and process_rank() == 0:
-        print(f"{' and '.join(old)}: this version has known security holes; pip install -r requirements.txt brings a "
-              "newer one", file=sys.stderr)  # fmt: skip
+        print(f"{' and '.join(old)}: this version has known security holes; pip install -r "
+              f"{own_file('requirements.txt')} brings a newer one", file=sys.stderr)  # fmt: skip
+
+
+def own_file(name: str) -> str:
+    """A file of this program, such as fid_kid.py, as a word of a command that is typed in the current folder."""
+    path = Path(__file__).resolve().parent / name
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def brief_os(error: OSError) -> str:
@@ -339,37 +346,6 @@ def move_aside(results: Path, paths: list[Path]) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, place)
     return folder
-
-
-# -------------------------------------------------------------------------------------------- memory
-
-
-def machine_memory() -> tuple[float, float]:
-    """(total, free) bytes of main memory for this process, within the limits of a container and of the process.
-
-    inf: unknown.
-    """
-    total, free = [], []
-    with suppress(AttributeError, ValueError, OSError):
-        total.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, TypeError):
-        text = Path("/proc/meminfo").read_text()
-        total.append(1024 * int(re.search(r"MemTotal:\s*(\d+)", text)[1]))
-        free.append(1024 * int(re.search(r"MemAvailable:\s*(\d+)", text)[1]))
-    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for pair in (("memory.max", "memory.current"), old):  # of a container
-        with suppress(OSError, ValueError):  # no limit reads "max"
-            limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in pair)
-            total.append(limit)
-            free.append(limit - used)
-    with suppress(ImportError, OSError):
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            free.append(limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
-    most = min(total, default=float("inf"))
-    return most, max(0, min([*free, most]))
 
 
 # ------------------------------------------------------------------------------------------ networks

@@ -55,7 +55,7 @@ CUT_ROWS = {  # option file: what differs from CUT
 TABLES = {"nice": ROWS, "cut": CUT_ROWS}
 TITLES = {"nice": "Table 3", "cut": "The ablations of CUT"}
 COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
-OURS = {"seed": "give --seeds", "iteration": "give --steps", "save_freq": "give --curve",
+OURS = {"seed": "give --seeds", "iteration": "give --steps", "epochs": "give --steps", "save_freq": "give --curve",
         "phase": "leave it out", "resume": "leave it out", "checkpoint": "leave it out"}  # fmt: skip
 DIGITS = {"fd": 1}  # 3 in all others
 
@@ -212,7 +212,7 @@ def main(argv=None):
         if args.dataset == "demo":
             demo.ensure(root)
         if missing := [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]:
-            remedy = hint(args.dataset) or "check --dataset and --dataset_dir"
+            remedy = hint(args.dataset, args.dataset_dir) or "check --dataset and --dataset_dir"
             raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
         scorer = Scorer(root)  # a missing package fails before hours of training
 

@@ -127,7 +127,7 @@ def check_data(args):
         demo.ensure(root)
     missing = [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]
     if missing:
-        remedy = hint(args.dataset) or "check --dataset and --dataset_dir"
+        remedy = hint(args.dataset, args.dataset_dir) or "check --dataset and --dataset_dir"
         raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from demo.data import DIRECTIONS, ROOT
-from demo.measures import TRANSLATE, counterparts, translation, values
+from demo.measures import counterparts, to_draw, to_translate, translation, values
 from utils import UserError
 
 STEPS = 8  # of each colour channel: 512 colours
@@ -22,7 +22,8 @@ def area(fake_dir, truth_dir, mask_dir) -> dict:
     """
     names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
     if not names:
-        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: python -m demo")
+        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: "
+                        f"{to_draw(Path(mask_dir).parent)}")
     pictures = [counterparts(name, truth_dir, truth_dir, mask_dir) for name in names]
     truths = [_colours(values(truth)) for truth, _, _ in pictures]
     masks = [values(mask) >= 0.5 for _, _, mask in pictures]
@@ -55,7 +56,7 @@ def report(results_dir, root: Path = ROOT) -> dict:
         if (Path(results_dir) / f"fake{t}").is_dir()
     }
     if not found:
-        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {TRANSLATE}")
+        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {to_translate()}")
     for name, one in found.items():
         print(f"{name}: the animal takes {one['area']:.3f} of its true area, IoU {one['iou']:.3f}")
     return found

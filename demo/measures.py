@@ -1,5 +1,6 @@
 """Three measures of how well the demo's test pictures are translated, each with a range to pass."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,27 @@ from scipy.ndimage import gaussian_filter
 
 from demo.data import DIRECTIONS, ROOT
 from images.decode import read_image
-from utils import UserError, shown
+from utils import UserError, own_file, shown
 
 BARS = {  # measure: at least, at most, meaning
     "background": (0, 0.04, "change outside the animal"),
     "coat_colour": (0, 0.4, "error of the coat's colour, 1 = not translated"),
     "coat_texture": (0.6, 1.5, "strength of the coat's pattern, 1 = correct"),
 }
-TRANSLATE = "python main.py @configs/demo.txt --phase test"
+
 BLUR = 4  # sigma in pixels, wider than a stripe: separates a coat into colour and texture
+
+
+def to_translate() -> str:
+    """The command that translates the demo's test pictures."""
+    return f"python {own_file('main.py')} @{own_file('configs/demo.txt')} --phase test"
+
+
+def to_draw(root: Path) -> str:
+    """The command that draws the demo's pictures into the folder `root`."""
+    if Path.cwd() == Path(__file__).resolve().parents[1]:
+        return "python -m demo"
+    return f"(cd {own_file('')} && python -m demo --root {shlex.quote(str(root.resolve()))})"
 
 
 def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
@@ -36,7 +49,8 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     """
     names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
     if not names:
-        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: python -m demo")
+        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: "
+                        f"{to_draw(Path(mask_dir).parent)}")
     sums = np.zeros(5)
     for name in names:
         pictures = counterparts(name, source_dir, truth_dir, mask_dir)
@@ -84,7 +98,7 @@ def _picture(path: Path) -> Image.Image:
     """A picture, RGB.  UserError: it is missing or unreadable."""
     if not path.exists():
         raise UserError(f"{shown(path)}: missing; generate the demo data set, or translate its test folders with: "
-                        f"{TRANSLATE}")  # fmt: skip
+                        f"{to_translate()}")  # fmt: skip
     return read_image(path)
 
 
@@ -127,7 +141,7 @@ def report(results_dir, root: Path = ROOT) -> dict:
         if (results_dir / f"fake{t}").is_dir()
     }
     if not found:
-        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {TRANSLATE}")
+        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {to_translate()}")
     print(f"{'demo':14}" + "".join(f"{name:>6}       " for name in found) + "  bar")
     for name, (low, high, meaning) in BARS.items():
         values = "".join(f"{m[name]:6.3f} {'pass' if passes(name, m[name]) else 'MISS'}  " for m in found.values())

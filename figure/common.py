@@ -25,11 +25,11 @@ from images.encode import jet
 from images.files import list_images
 from nicegan.command_line import refuse_what_the_file_lacks
 from options import Help, Parser, bounded
-from utils import UserError, atomic, run, shown
+from utils import UserError, atomic, own_file, run, shown
 
 __all__ = ["UserError", "bounded", "jet", "parser", "run"]
 
-INSTALL = "pip install -r requirements-figures.txt"
+INSTALL = f"pip install -r {own_file('requirements-figures.txt')}"
 DPI = 100
 FORMATS = ("png", "pdf", "svg")
 WIDTH = 9.0  # maximum in inches: at DPI about the 900 pixels that a README shows

@@ -14,6 +14,7 @@ import gzip
 import lzma
 import os
 import re
+import shlex
 import shutil
 import stat
 import struct
@@ -27,7 +28,7 @@ from typing import NamedTuple
 from images import made
 from images.download import download, drop, sha256_of, writing_below
 from options import telling
-from utils import RunError, UserError, shown
+from utils import RunError, UserError, own_file, shown
 
 DATASETS = Path(__file__).resolve().parents[1] / "dataset"
 FOLDERS = ("trainA", "trainB", "testA", "testB")
@@ -91,17 +92,31 @@ SOURCES = {
 }
 
 
-def hint(name: str) -> str:
-    """The end of "no data set NAME; ...": the command that fetches it; empty for unknown names."""
-    return f"`python dataset/get.py {name}` {'makes' if name in made.MAKERS else 'fetches'} it" \
-        if name in SOURCES or name in made.MAKERS else ""
+def hint(name: str, folder: str | Path = "dataset") -> str:
+    """The end of "no data set NAME; ...": the command that fetches it into `folder`; empty for unknown names."""
+    maker, size = re.fullmatch(r"(.*?)(\d*)", name).groups()
+    if name in SOURCES or name in made.MAKERS:
+        words = [name]
+    elif maker in made.MAKERS:
+        words = [maker, "--size", size]
+    else:
+        return ""
+    if Path(folder).resolve() != default_folder().resolve():
+        words += ["--dataset_dir", str(folder)]
+    does = "makes" if maker in made.MAKERS else "fetches"
+    return f"`python {own_file('dataset/get.py')} {shlex.join(words)}` {does} it"
+
+
+def default_folder() -> Path:
+    """The folder of the data sets, as main.py's: `dataset` in the current folder, which may be that one itself."""
+    return Path() if Path.cwd() == DATASETS else Path("dataset")
 
 
 def root_of(args, *folders: str) -> Path:
     """The folder of the data set that --dataset names.  UserError: there is none with these `folders`."""
     root = Path(args.dataset_dir) / args.dataset
     if not root.is_dir():
-        remedy = hint(args.dataset) or f"make it, with {', '.join(folders)} in it, or check --dataset"
+        remedy = hint(args.dataset, args.dataset_dir) or f"make it, with {', '.join(folders)} in it, or check --dataset"
         raise UserError(f"no data set {shown(root)}; {remedy}")
     return root
 
@@ -348,8 +363,8 @@ def main(argv: list[str] | None = None):
     parser = _Parser(prog="get.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of --list")
     parser.add_argument("--list", action="store_true", help="list names, numbers of pictures and sources")
-    parser.add_argument("--dataset_dir", default=DATASETS, type=Path, metavar="DIR",
-                        help="where the data sets are (default: the folder of get.py)")
+    parser.add_argument("--dataset_dir", default=default_folder(), type=Path, metavar="DIR",
+                        help="where the data sets are (default: dataset, as for main.py)")
     parser.add_argument("--sha256", type=_hash, metavar="HASH", help="the hash that the archive must have")
     parser.add_argument("--size", type=int, metavar="N",
                         help="side of the test pictures in pixels, of world and emoji (default: 64); of another size "

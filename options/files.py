@@ -18,8 +18,14 @@ def expanded(argv: list[str], around: tuple[Path, ...] = ()) -> list[str]:
     """
     words = []
     for word in argv:
-        words += _words(Path(os.path.expanduser(word[1:])), around) if word.startswith("@") else [word]
+        words += _words(_place(Path(os.path.expanduser(word[1:])), around), around) if word.startswith("@") else [word]
     return words
+
+
+def _place(file: Path, around: tuple[Path, ...]) -> Path:
+    """The file; where a file of options names another, and it is not here, that below a folder of the former."""
+    above = around[-1].absolute().parents if around and not file.exists() else ()
+    return next((place for folder in above if (place := folder / file).is_file()), file)
 
 
 def _words(file: Path, around) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 
 from options.common import COMMON, FORMATS
 from options.files import expanded
@@ -76,6 +77,12 @@ def _parser_of_all() -> Parser:
     return parser
 
 
+def main_py() -> str:
+    """main.py as it was typed, so that printed commands work in the folder where they are printed."""
+    typed = sys.argv[0] if sys.argv else ""
+    return typed if os.path.basename(typed) == "main.py" else "main.py"
+
+
 def resume_command(argv: list[str]) -> str:
     """The command that continues the run of `argv` from its newest checkpoint, not from --checkpoint."""
     once = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -84,7 +91,7 @@ def resume_command(argv: list[str]) -> str:
     words = expanded(argv)
     if not once.parse_known_args(words)[0].checkpoint:
         words = argv  # @FILE may stay: it names no checkpoint
-    return shlex.join(["python", "main.py", *once.parse_known_args(words)[1], "--resume", "True"])
+    return shlex.join(["python", main_py(), *once.parse_known_args(words)[1], "--resume", "True"])
 
 
 def parsed(argv: list[str], saved: dict | None = None) -> argparse.Namespace:

@@ -394,7 +394,7 @@ def test_the_command_works_from_anywhere_and_answers_mistakes_in_one_line(tmp_pa
             main(arguments)
         out, error = capsys.readouterr()
         assert stop.value.code == 2 and not out and error.count("\n") == 1
-    for root, argv in (tmp_path, ["--dataset_dir", str(tmp_path)]), (ROOT / "dataset", []):
+    for root, argv in (tmp_path, ["--dataset_dir", str(tmp_path)]), (Path("dataset"), []):  # as main.py
         with pytest.raises(UserError) as error:
             main(["cityscapes", *argv])
         one_line(error, "https://www.cityscapes-dataset.com", "trainA", root / "cityscapes")
@@ -410,3 +410,18 @@ def test_the_hint_names_the_command_for_the_names_that_configs_use():
         name = re.search(r"--dataset (\S+)", config.read_text())[1]
         assert f"dataset/get.py {name}`" in hint(name)
     assert hint("my_own") == ""
+
+
+def test_the_hint_works_in_the_folder_where_it_is_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    get = ROOT / "dataset" / "get.py"
+    assert hint("cat2dog") == f"`python {get} cat2dog` fetches it"
+    assert hint("world128", "my data") == f"`python {get} world --size 128 --dataset_dir 'my data'` makes it"
+    with pytest.raises(UserError) as error:
+        main(["cityscapes"])
+    one_line(error, Path("dataset") / "cityscapes")
+    monkeypatch.chdir(ROOT / "dataset")
+    assert hint("cat2dog", ".") == "`python get.py cat2dog` fetches it"
+    with pytest.raises(UserError) as error:
+        main(["cityscapes"])
+    assert "dataset/cityscapes" not in one_line(error, "cityscapes")

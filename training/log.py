@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, atomic, parse_json, writing
+from utils import UserError, atomic, own_file, parse_json, writing
 
 
 class Log:
@@ -89,7 +89,8 @@ def check_tensorboard():
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise UserError("--tensorboard true needs a package: pip install -r requirements-scores.txt") from None
+        needed = own_file("requirements-scores.txt")
+        raise UserError(f"--tensorboard true needs a package: pip install -r {needed}") from None
 
 
 class TensorBoardLog(Log):

@@ -3,10 +3,10 @@
 import hashlib
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from options import telling
+from options.program import main_py
 from utils import shown
 
 EARLY = (1, 100, 300)  # steps of the first samples, before those of every --print_freq
@@ -53,19 +53,13 @@ def first_sample(trainer) -> int:
     return min(*[n for n in EARLY if n > step], step - step % every + every, trainer.args.iteration)
 
 
-def program() -> str:
-    """main.py as it was typed, so that printed commands work in the folder where they are printed."""
-    typed = sys.argv[0] if sys.argv else ""
-    return typed if os.path.basename(typed) == "main.py" else "main.py"
-
-
 def closing(trainer) -> str:
     """The line after the last step: the command that translates."""
     args = trainer.args
     root = Path(args.dataset_dir, args.dataset)
     tests = all((root / f"{trainer.test_split}{trainer.folder[s]}").is_dir() for s, _ in trainer.directions)
     data = args.dataset if args.dataset_dir == "dataset" else os.path.join(args.dataset_dir, args.dataset)
-    words = ["python", program(), "--dataset", data]
+    words = ["python", main_py(), "--dataset", data]
     words += ["--result_dir", args.result_dir] if args.result_dir != "results" else []
     words += ["--phase", "test"]
     if not tests:

@@ -33,7 +33,7 @@ from options.common import FORMATS
 from translation.export_page import write_page
 from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
-from utils import UserError, atomic, evaluating, parse_json, shown
+from utils import UserError, atomic, evaluating, own_file, parse_json, shown
 
 LICENCE = "MIT, of the program; the weights are their trainer's"
 
@@ -43,7 +43,7 @@ def export(trainer, found: tuple[dict, Path]):
     args = trainer.args
     if args.format in ("onnx", "html") and not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
         needs = f"--format {args.format} needs the packages onnx and onnxscript"
-        raise UserError(f"{needs}: pip install -r requirements-export.txt")
+        raise UserError(f"{needs}: pip install -r {own_file('requirements-export.txt')}")
     pipeline = Pipeline(trainer, found)
     if args.format == "html":
         export_page(pipeline)

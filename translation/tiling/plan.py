@@ -2,9 +2,9 @@
 
 import torch
 
+from images.memory import machine_memory
 from translation.tiling.layers import banded
 from translation.tiling.maps import Map, Plan
-from utils import machine_memory
 
 ROUGHLY = 64  # bytes per pixel and base channel: above the measured need of every method
 KEPT, BAND = 0.45, 0.12  # shares of the free memory: for kept maps, and for one band
