@@ -86,7 +86,7 @@ def test_directions(text, meant):
 def test_printed_commands_work_in_the_folder_where_they_are_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["../there/main.py"])
-    args = main.parse_args("--device cpu --dataset some/where/cats".split())
+    args = main.parse_args(["--device", "cpu", "--dataset", "some/where/cats"])
     assert args.command == "python ../there/main.py --device cpu --dataset some/where/cats --resume True"
     assert own_file("fid_kid.py") == str(ROOT / "fid_kid.py")
     monkeypatch.chdir(ROOT / "docs")
