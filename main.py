@@ -52,7 +52,7 @@ import methods
 from layers import keep_freed_memory, use_definitions
 from nicegan.command_line import build_parser, options_and_checkpoint, parse_args, too_large
 from options import telling
-from training import budget, cost
+from training import budget, cost, diagram
 from training.distributed import process_group
 from training.initial_weights import start_from
 from training.threads import threads_for
@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None):
     method = methods.load(args.method)
     if args.phase == "info":
         cost.report(method, args)
+        if args.diagram:
+            diagram.write(method, args)
         return
     root = Path(args.dataset_dir) / args.dataset
     if args.phase == "train":

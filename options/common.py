@@ -67,6 +67,8 @@ COMMON = (
            "always has them"),
     Option("run", "ort", folder, None, "with --format html: the folder dist of the npm package onnxruntime-web "
            "(default: npm fetches it once)"),
+    Option("run", "diagram", folder, None, "with --phase info: draw the networks, their shapes, parameters and what "
+           "trains them into this SVG file", metavar="FILE.svg"),
     Option("run", "opset", bounded(int, 18, 24), 18, "with --format onnx: the version of ONNX's operators"),
     Option("data", "dataset_dir", folder, "dataset", "folder of the data sets", metavar="DIR"),
     Option("data", "img_ch", positive, 3, "channels of a picture: 3 for colour, 1 for grey", choices=(1, 3)),

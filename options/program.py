@@ -138,6 +138,10 @@ def _out_of_phase(args) -> str | None:
         return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
     if args.deep and args.phase != "test":
         return "--deep is an option of --phase test: leave it out, pictures of any depth are read"
+    if args.diagram and args.phase != "info":
+        return "--diagram draws the networks of --phase info: add that"
+    if args.diagram and os.path.splitext(args.diagram)[1].lower() != ".svg":
+        return f"--diagram {shown(args.diagram)} is drawn as SVG: end it in .svg"
     if args.init_from and (args.phase != "train" or args.checkpoint):
         return "--init_from begins a new training: leave --phase and --checkpoint out, or --init_from"
     if args.phase == "train" and "best" in args.given and not args.score_freq:
