@@ -10,7 +10,7 @@ from torch import Tensor
 
 import methods
 from checkpoints.files import newest_checkpoint
-from images.decode import from_pil
+from images.decode import alpha_of, from_pil, read_image
 from images.encode import to_image, with_alpha
 from nicegan.command_line import parse_args, refuse_what_the_file_lacks, translation_options
 from options import as_argv
@@ -22,7 +22,7 @@ class Translator:
     """Translates with a checkpoint or a model file.
 
         t = Translator("results/cat2dog_params_latest.pt")
-        t(picture, "AtoB").save("dog.png")
+        t("cat.jpg", "AtoB").save("dog.png")
 
     checkpoint: a file, or a folder with the files of a method's authors; options: those of the command line by name,
     such as device="cuda", tile=256, style_from="cat.jpg", seed=1.  UserError: the file cannot be used.
@@ -41,8 +41,9 @@ class Translator:
     def __call__(self, pictures, direction: str | None = None):
         """Translate pictures; direction: "AtoB" or "BtoA", needed if the checkpoint translates both ways.
 
-        A PIL image (of any mode, with its orientation, colour profile and transparency) becomes one of its size; a
-        list becomes a list; a tensor (N,3,H,W) in [-1,1] another.  With styles=n each becomes a list of n.
+        A PIL image (of any mode, with its orientation, colour profile and transparency) or the path of a picture file
+        becomes an image of its size; a list becomes a list; a tensor (N,3,H,W) in [-1,1] another.  With styles=n each
+        becomes a list of n.
         """
         s, t = self._direction(direction)
         if isinstance(pictures, (list, tuple)):
@@ -59,10 +60,15 @@ class Translator:
             raise UserError(f"{self.pipeline.path} translates {' and '.join(known)}, not {name}: give one of them")
         return known[name]
 
-    def _picture(self, picture: Image.Image, s: str, t: str) -> list[Image.Image]:
-        colours, alpha = from_pil(picture, scale_of(self.trainer, s))
+    def _picture(self, picture: Image.Image | str | Path, s: str, t: str) -> list[Image.Image]:
+        scale = scale_of(self.trainer, s)
+        if isinstance(picture, Image.Image):
+            (colours, alpha), content = from_pil(picture, scale), picture.tobytes()
+        else:
+            content = Path(picture).expanduser()
+            colours, alpha = read_image(content, scale), alpha_of(content)
         x = self.trainer.to_input(self.trainer.shrunk(colours), self.pipeline.side)[None]
-        fakes = self._translate(x, picture.tobytes(), s, t, to_pixels)
+        fakes = self._translate(x, content, s, t, to_pixels)
         return [to_image(with_alpha(array, alpha)) for array in fakes]
 
     def _tensor(self, x: Tensor, s: str, t: str) -> list[Tensor]:
@@ -75,6 +81,6 @@ class Translator:
             fakes.append(self._translate(one, content, s, t, to_tensor))
         return [torch.cat(answers) for answers in zip(*fakes, strict=True)]
 
-    def _translate(self, x: Tensor, content: bytes, s: str, t: str, convert: Callable) -> list:
+    def _translate(self, x: Tensor, content: Path | bytes, s: str, t: str, convert: Callable) -> list:
         """All translations of one picture (1,C,h,w); its content seeds their random styles."""
         return [y for _, y in translations(self.trainer, x, content, s, t, convert)]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from conftest import images
 from drawers import lively, saved
 from pictures import one_line, save, scene
 from PIL import Image
+from runs import ROOT
 from test_methods import SMALL, size_of
 
 import main
 import methods
 from checkpoints.contents import is_network
 from checkpoints.files import load_checkpoint
+from images.encode import to_uint8
 from layers import definitions
 from nicegan import Translator
 from translation.pipeline import pad_to_multiple
@@ -94,6 +97,29 @@ def test_onnx_translates_the_same_at_three_sizes(ship, method):
     assert json.loads(about["options"])["ch"] == model.args.ch and about["licence"].startswith("MIT")
     assert [x.name for x in runs.get_inputs()] == ["picture", *json.loads(about["further inputs"])]
     assert all(isinstance(side, str) for side in runs.get_inputs()[0].shape[2:])  # dynamic
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "sincut", pytest.param("munit", marks=pytest.mark.slow)])
+def test_the_script_of_the_docs_is_in_the_file_and_runs(ship, method, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    file, model = ship(method, "--format onnx")
+    page = (ROOT / "docs" / "onnx.md").read_text("utf-8")
+    script = "".join(line[4:] + "\n" for line in page.split("in theirs.\n\n")[1].split("\n\n")[0].splitlines())
+    proto = onnx.load(file)
+    assert proto.doc_string.endswith(script) and f"by {method}, AtoB" in proto.doc_string
+    assert all(value.doc_string and value.doc_string in proto.doc_string for value in (*proto.graph.input,
+                                                                                       *proto.graph.output))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(file, "model.onnx")
+    (x,) = inputs_of(model, 44, 52)[:1]
+    Image.fromarray(to_uint8(x[0])).save("cat.png")
+    exec(compile(script.replace("cat.jpg", "cat.png"), "onnx.md", "exec"), {})
+    found = np.asarray(Image.open("dog.png"))
+    assert found.shape == (44, 52, 3)
+    if method == "cyclegan":
+        x = torch.from_numpy(np.array(Image.open("cat.png"))).permute(2, 0, 1)[None] / 127.5 - 1
+        expected = to_uint8(torch.from_numpy(expected_of(model, [x]))[0])
+        assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("method, text", [("nice", "--opset 20"), ("cyclegan", "--half true")])

@@ -389,4 +389,4 @@ def test_the_lines_of_the_docs_run(files, tmp_path, monkeypatch):
     save(tmp_path / "cat.jpg", scene(41, 33))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "translation.md", "exec"), {})
-    assert Image.open("dog.png").size == (41, 33)
+    assert Image.open("dog.png").size == (41, 33) and np.array_equal(read("dog.png"), read("dog2.png"))

@@ -240,6 +240,8 @@ def graph(trainer, s: str, t: str, about: dict) -> bytes:
             onnx_file.fold_weights(proto)
             if dynamic and trainer.args.format == "onnx":  # the page of --format html pads by itself
                 onnx_file.accept_any_size(proto, trainer.size_multiple, trainer.min_size)
+            if trainer.args.format == "onnx":
+                onnx_file.describe(proto, about)
             proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
             encoded.write(proto.SerializeToString())
     return encoded.getvalue()

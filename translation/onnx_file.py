@@ -7,6 +7,20 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxscript import opset18 as op
 
+# Translates cat.jpg; docs/onnx.md shows the same lines.
+SCRIPT = """\
+import numpy as np, onnxruntime
+from PIL import Image
+model = onnxruntime.InferenceSession("model.onnx")
+first, *others = model.get_inputs()                   # others: a style or noise, of some methods
+picture = Image.open("cat.jpg").convert("RGB" if first.shape[1] == 3 else "L")
+x = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
+x = {"picture": x.transpose(2, 0, 1)[None] / 127.5 - 1}             # (1,C,H,W) from -1, black, to 1, white
+sides = {"h": picture.height, "w": picture.width}
+x |= {o.name: np.random.randn(*[sides.get(n, n) for n in o.shape]).astype(np.float32) for o in others}
+y = model.run(["drawing"], x)[0][0].transpose(1, 2, 0)
+Image.fromarray(((y + 1) * 127.5).round().clip(0, 255).astype(np.uint8).squeeze()).save("dog.png")
+"""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -25,6 +39,17 @@ def var_mean(x, dim, correction=1.0, keepdim=False):
 
 
 TRANSLATIONS = {torch.ops.aten.var_mean.correction: var_mean}
+
+
+def describe(model: onnx.ModelProto, about: dict):
+    """Say in the model's doc_string, and in those of its inputs and its output, what they are and how to use them."""
+    graph, further = model.graph, about["further inputs"]
+    texts = {"picture": about["input"], **further, "drawing": about["output"]}
+    for value in (*graph.input, *graph.output):
+        value.doc_string = texts[value.name]
+    names = "".join(f"{value.name}: float32, {value.doc_string}\n" for value in (*graph.input, *graph.output))
+    model.doc_string = (f"Translates pictures by {about['method']}, {about['direction']}.  Sizes: {about['sizes']}.\n\n"
+                        f"{names}\n{SCRIPT}")
 
 
 def fold_weights(model: onnx.ModelProto):
