@@ -16,7 +16,7 @@ STRAY = ("total_ops", "total_params", "running_mean", "running_var", "num_batche
 NOT_SAVED = ("phase", "resume", "checkpoint", "device", "command", "given", "keep_size", "skip_bad_images")
 NOT_SAVED += ("dataset_dir", "result_dir", "plain", "styles", "style_from", "same_style", "raw_weights")
 NOT_SAVED += ("input", "output", "tile", "format", "half", "ort", "init_from", "png", "epochs")
-NOT_SAVED += ("opset", "keep_metadata", "longest", "shortest", "run", "deep", "diagram")
+NOT_SAVED += ("opset", "keep_metadata", "longest", "replace", "shortest", "run", "deep", "diagram")
 
 LARGEST = 2**63 - 1  # of a whole number, as of an option
 

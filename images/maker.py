@@ -1,11 +1,12 @@
 """made.json beside translations: what made them, so that pictures of two trainings are not taken for those of one."""
 
 import json
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from utils import atomic, move_aside, parse_json, shown
+from utils import atomic, move_aside, parse_json, shown, writing
 
 NAME = "made.json"
 
@@ -35,21 +36,27 @@ def read(folder: Path) -> dict | None:
     return None
 
 
-def claim(results: Path, wanted: dict[Path, tuple[dict, set[Path]]]):
+def claim(results: Path, wanted: dict[Path, tuple[dict, set[Path]]], replace: bool = False):
     """Write made.json into folders of results/NAME that translations are about to be written to.
 
     wanted: for each folder the record, and the files (relative) that will be written.  A folder that something else
-    made, or that holds other files, is moved to results/NAME/previous_1, or _2, ...
+    made, or that holds other files, is moved to results/NAME/previous_1, or _2, ...; replace: it is deleted instead,
+    if made.json says that this program made it.
     """
     others = []
     for folder, (record, files) in wanted.items():
         there = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()} - {Path(NAME)}
         if there and (_maker(read(folder)) != _maker(record) or there - files):
             others.append(folder)
+    for folder in [folder for folder in others if replace and read(folder)]:
+        others.remove(folder)
+        with writing(folder):
+            shutil.rmtree(folder)
     if others:
         names = " and ".join(shown(folder.name) for folder in others)
         place = move_aside(results, others)
-        print(f"earlier translations, {names}, are now in {shown(place)}", file=sys.stderr)
+        instead = "" if replace else "; --replace true deletes them instead"
+        print(f"earlier translations, {names}, are now in {shown(place)}{instead}", file=sys.stderr)
     for folder, (record, _) in wanted.items():
         with atomic(folder / NAME) as temporary:
             temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

@@ -53,6 +53,8 @@ COMMON = (
            "in pixels; proportions are kept", metavar="N"),
     Option("run", "shortest", positive, None, "the same for the shorter side", metavar="N"),
     Option("run", "png", boolean, False, "write translations as PNG files, whatever the format of the inputs"),
+    Option("run", "replace", boolean, False, "with --phase test: delete the earlier translations of the test folders, "
+           "which are otherwise moved to results/NAME/previous_1, ..."),
     Option("run", "raw_weights", boolean, False, "use the raw weights instead of the EMA weights"),
     Option("run", "keep_metadata", boolean, False, "with --input: keep EXIF's date, rights and resolution"),
     Option("run", "deep", boolean, False, "with --phase test: read pictures of more than 8 bits a band at their full "

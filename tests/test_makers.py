@@ -54,8 +54,20 @@ def test_what_something_else_made_goes_aside_whole(folder, options):
     first = folder / "results" / "tiny" / "model" / "tiny_params_0000001.pt"
     run = trained(folder, f"--phase test {options}".format(first=first))
     assert run.output.count("earlier translations, fakeB and fakeA, are now in") == 1
+    assert "previous_1; --replace true deletes them instead\n" in run.output
     wanted = {f"previous_1/{fake}/{name}" for fake in ("fakeA", "fakeB") for name in ("0.png", "1.png", "made.json")}
     assert aside(folder) == wanted
+
+
+def test_earlier_translations_are_deleted_on_demand_if_they_are_ours(folder):
+    results = folder / "results" / "tiny"
+    run = trained(folder, "--phase test --seed 3 --replace true")
+    assert not aside(folder) and "earlier translations" not in run.output
+    assert read(results / "fakeB")["options"]["seed"] == 3
+    (results / "fakeA" / "made.json").unlink()
+    run = trained(folder, "--phase test --seed 4 --replace true")
+    assert "earlier translations, fakeA, are now in" in run.output
+    assert aside(folder) == {"previous_1/fakeA/0.png", "previous_1/fakeA/1.png"}
 
 
 def test_pictures_of_removed_inputs_go_aside_in_their_direction_alone(folder):

@@ -38,7 +38,7 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     with pipeline.translating(*pipeline.directions[0]):
         pass  # --style_from is read before anything is moved or written
     if trainer.rank == 0:
-        maker.claim(trainer.results, claims)
+        maker.claim(trainer.results, claims, args.replace)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no rank writes before the earlier translations are aside
     mine = slice(trainer.rank, None, trainer.world)
