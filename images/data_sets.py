@@ -9,23 +9,16 @@ used instead of a download. Those with true answers are made by images/made.py.
 """
 
 import argparse
-import bz2
-import gzip
-import lzma
 import os
 import re
 import shlex
 import shutil
-import stat
-import struct
-import tarfile
-import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from images import made
+from images import made, scenes
+from images.archives import MAX_GROWTH, damage, members
 from images.download import download, drop, sha256_of, writing_below
 from options import telling
 from utils import RunError, UserError, own_file, shown
@@ -35,7 +28,6 @@ FOLDERS = ("trainA", "trainB", "testA", "testB")
 PICTURES = {".jpg", ".jpeg", ".png"}
 ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
 
-MAX_GROWTH = 10  # of the archive when unpacked; pictures are compressed already, zip bombs grow a thousandfold
 
 
 class Source(NamedTuple):
@@ -88,7 +80,8 @@ SOURCES = {
         ("https://codeload.github.com/taesungp/contrastive-unpaired-translation/tar.gz/refs/heads/master",),
         folders=tuple(f"single_image_monet_etretat/{folder}" for folder in FOLDERS),
     ),
-    "cityscapes": Source("https://www.cityscapes-dataset.com", (2975, 2975, 500, 500)),
+    "cityscapes": Source("https://www.cityscapes-dataset.com", (2975, 2975, 500, 500)),  # photographs, labels
+    "gta2cityscapes": Source("https://download.visinf.tu-darmstadt.de/data/from_games/", (24466, 2975, 500, 500)),
 }
 
 
@@ -199,10 +192,22 @@ def _make(name, root, source):
     return f"{shown(target)}: {pictures} pictures{known}"
 
 
+def make_scenes(name: str, root: Path, folder: Path, size: int | None) -> str:
+    """Make root/name from the official archives in a folder.  Returns and raises as get."""
+    source = SOURCES[name]
+    if there := _there(root / name, source):
+        return there
+    with writing_below(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with _alone(name, root):
+        return scenes.make(name, root / name, folder, size, lambda made: _miscount(made, source))
+
+
 def _by_hand(name, root, source):
     folders = ", ".join(folder for folder, count in zip(FOLDERS, source.counts, strict=True) if count)
     place = shown(root / name)
     archive = f"save its archive as {place}.zip (or .tar.gz) and run this again, or " if source.urls else ""
+    archive += "give the folder of its archives by --from FOLDER, or " if name in scenes.SETS else ""
     return f"see {source.page}, then {archive}put the pictures into {folders} of {place}"
 
 
@@ -235,8 +240,8 @@ def _unpack(archive, target, source):
     beside.mkdir()
     try:
         room = MAX_GROWTH * archive.stat().st_size + (1 << 20)
-        with _damage(source):
-            for path, size, opened in _members(archive):
+        with damage(source.page):
+            for path, size, opened in members(archive):
                 room -= size
                 if room < 0:
                     raise UserError(f"the archive of {source.page} grows more than {MAX_GROWTH}-fold when "
@@ -255,86 +260,6 @@ def _unpack(archive, target, source):
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-
-
-@contextmanager
-def _damage(source):
-    """Turn the errors of reading a damaged archive into one line."""
-    try:
-        yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
-            EOFError, RuntimeError, ValueError, OSError) as error:
-        if getattr(error, "errno", None):  # of the disk
-            raise
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the archive of {source.page} is damaged ({said}): run this again") from error
-
-
-def _decompressed(archive):
-    """The archive, open for reading what a tar's compression holds."""
-    with open(archive, "rb") as file:
-        head = file.read(6)
-    kinds = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-    return kinds.get(head[:2], open)(archive, "rb")
-
-
-class _Bounded:
-    """A file for tarfile that yields no more than an archive may grow to, headers included.  ValueError: more."""
-
-    def __init__(self, file, archive):
-        self.file, self.room = file, MAX_GROWTH * archive.stat().st_size + (1 << 20)
-
-    def _use(self, size):
-        if size < 0 or size > self.room:
-            raise ValueError(f"its headers and files grow more than {MAX_GROWTH}-fold")
-        self.room -= size
-
-    def read(self, size=-1):
-        self._use(size)
-        return self.file.read(size)
-
-    def seek(self, position):
-        self._use(max(0, position - self.file.tell()))
-        return self.file.seek(position)
-
-    def tell(self):
-        return self.file.tell()
-
-
-def _opened_tar(file):
-    try:
-        return tarfile.open(fileobj=file, mode="r:")
-    except (tarfile.ReadError, EOFError):
-        raise ValueError("it is neither zip nor tar") from None
-
-
-def _members(archive):
-    """(path, size, function that opens it) of each file in a zip or tar.  UserError: links, devices."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            for member in file.infolist():
-                kind = stat.S_IFMT(member.external_attr >> 16)
-                if not member.is_dir():
-                    yield _safe(member.filename, kind in (0, stat.S_IFREG)), member.file_size, \
-                        lambda member=member: file.open(member)
-    else:
-        with _decompressed(archive) as data, _opened_tar(_Bounded(data, archive)) as file:
-            for member in file:
-                if not member.isdir():
-                    yield _safe(member.name, member.isreg()), member.size, \
-                        lambda member=member: file.extractfile(member)
-            while data.read(1 << 20):  # the end of the archive: a compressed one has its checksum there
-                pass
-
-
-def _safe(name, regular):
-    """The name as a path.  UserError: it leads out of the archive, or is no regular file."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name):
-        raise UserError(f"the archive wants to write outside of its folder, to {shown(name)}: do not trust it")
-    if not regular:
-        raise UserError(f"the archive holds a link or device, {shown(name)}: do not trust it")
-    return path
 
 
 def _place(path, folders):
@@ -368,7 +293,10 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--sha256", type=_hash, metavar="HASH", help="the hash that the archive must have")
     parser.add_argument("--size", type=int, metavar="N",
                         help="side of the test pictures in pixels, of world and emoji (default: 64); of another size "
-                             "than 64, the data set is called NAME followed by it")
+                             "than 64, the data set is called NAME followed by it. Of cityscapes: side of all pictures "
+                             "(default: 256); of gta2cityscapes: their shorter side (default: 512)")
+    parser.add_argument("--from", type=Path, metavar="FOLDER", dest="folder",
+                        help=f"folder of the official archives, or of what was in them, of {' and '.join(scenes.SETS)}")
     args = parser.parse_args(argv)
     if args.list:
         for name, source in SOURCES.items():
@@ -380,8 +308,14 @@ def main(argv: list[str] | None = None):
         if args.sha256:
             parser.error(f"--sha256 is of no use for {args.name}: the hashes of its packages are known")
         print(made.get(args.name, args.dataset_dir, made.SIZE if args.size is None else args.size))
-    elif args.size is not None:
-        parser.error(f"--size is for {' and '.join(made.MAKERS)} only")
+    elif args.name in scenes.SETS and args.folder:
+        if args.sha256:
+            parser.error(f"--sha256 is of no use for {args.name}: its pictures are counted")
+        print(make_scenes(args.name, args.dataset_dir, args.folder, args.size))
+    elif args.size is not None or args.folder:
+        names = [*made.MAKERS, *scenes.SETS] if args.size is not None else scenes.SETS
+        parser.error(f"{'--from' if args.folder else '--size'} is for {' and '.join(names)} only"
+                     f"{'; give --from, too' * (args.name in scenes.SETS)}")
     elif args.name in SOURCES:
         print(get(args.name, args.dataset_dir, SOURCES[args.name], args.sha256))
     else:
