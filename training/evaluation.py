@@ -80,6 +80,7 @@ class Evaluation:
         if self.kind != "test":
             self.tests = [_direction(trainer, s, t, self.side, "test") for s, t in trainer.directions]
         self.summary, self.best, self.features = {}, None, {}  # summary: for the progress bar
+        self.intervals = {}  # of the last scores
         if trainer.rank == 0:
             cached = inception.cached_weights().exists()  # decided here: nothing is downloaded during a training
             self.criterion = self._criterion(args.best, SCORES["inception" if cached else "other"])
@@ -182,7 +183,7 @@ class Evaluation:
         value, step = scores[self.criterion], self.trainer.step
         if value < (np.inf if self.best is None else self.best):  # False for NaN
             score = {"name": self.criterion, "value": value, "step": step, "scores": scores,
-                     "chosen": in_words(self.kind, self.trainer.args)}  # fmt: skip
+                     "intervals": self.intervals, "chosen": in_words(self.kind, self.trainer.args)}  # fmt: skip
             save_checkpoint({**self.trainer.state(), "score": score}, best_path(self.results))
             self.best = value
 
@@ -197,13 +198,17 @@ class Evaluation:
         score = load_checkpoint(path, self.trainer.recognise)["score"] if path.exists() else None
         if self.kind != "test":
             last = self.scores(heartbeat, self.tests)
-        best = score and last
-        if score and score["step"] != self.trainer.step:
-            best = score["scores"] if self.kind == "test" else self._scores_of_best(heartbeat)
-        report = {"last": {"step": self.trainer.step, "scores": last}, "best": None}
+        report = {"last": {"step": self.trainer.step, "scores": last, "intervals": self.intervals}, "best": None}
         if score:
+            best, intervals = last, self.intervals
+            if score["step"] != self.trainer.step and self.kind == "test":
+                best, intervals = score["scores"], score.get("intervals", {})
+            elif score["step"] != self.trainer.step:
+                best = self._scores_of_best(heartbeat)
+                intervals = self.intervals
             chosen = in_words(self.kind, self.trainer.args)
             report["best"] = {"step": score["step"], "by": score["name"], "chosen": chosen, "scores": best}
+            report["best"]["intervals"] = intervals
         with atomic(self.results / "test_scores.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -221,10 +226,11 @@ class Evaluation:
     def scores(self, heartbeat=lambda: None, directions=None, opened=None) -> dict[str, float]:
         """{"fid_A2B": ..., "kid_mean": ...} of the present weights, fd and kd in other features, and demo's measures.
 
+        self.intervals: {"fid_A2B": [low, high]}, their 95% intervals over pictures where there are enough of these.
         Calls heartbeat before each picture.  Changes no state of the training.  directions: by default those that
         choose the best step; opened(s, t): a context in which the networks translate.
         """
-        found, directions = {}, directions or self.directions
+        found, directions, self.intervals = {}, directions or self.directions, {}
         for direction in directions:
             with self._translations(direction, heartbeat, opened) as folder:
                 for score, value in self._direction_scores(direction, folder).items():
@@ -259,7 +265,9 @@ class Evaluation:
             self.features[direction.sets[1]] = self._real_features(direction)
         real = features.Source(str(direction.target), features=self.features[direction.sets[1]])
         fake = features.Source(str(folder), features=self._features(list_images(folder), direction))
-        found = distances(real, fake, [], self.net.name, self.dim, with_prdc=True)
+        found = distances(real, fake, [], self.net.name, self.dim, with_prdc=True, with_intervals=True)
+        ends = {score: found.get(f"{score}_interval") for score in LOWER_IS_BETTER}
+        self.intervals |= {f"{score}_{direction.name}": [*map(float, pair)] for score, pair in ends.items() if pair}
         found = {score: found[score] for score in (*LOWER_IS_BETTER, *PRDC) if score in found}
         return found | (demo.measure(folder, *direction.counterparts) if direction.counterparts else {})
 

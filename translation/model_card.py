@@ -47,10 +47,18 @@ def newest_grid(results: Path, direction: str) -> Path | None:
 
 
 def newest_scores(state: dict, results: Path) -> dict:
-    """{"step": n, name: score, ...}: those kept with the best checkpoint, else the log's at the checkpoint's step."""
+    """{"step": n, name: score, name_interval: [low, high], ...} of a checkpoint.
+
+    They are those kept with the best checkpoint, else those at the end of the run, else the log's newest before the
+    checkpoint's step, which have no intervals.
+    """
     if "score" in state:
-        return {"step": state["score"]["step"], **state["score"]["scores"]}
+        return with_intervals(state["score"])
     found = {}
+    with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+        last = json.loads((results / "test_scores.json").read_text("utf-8"))["last"]
+        if last["step"] == state["start_iter"]:
+            return with_intervals(last)
     with suppress(OSError):
         for line in (results / "log.jsonl").read_text("utf-8", "replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
@@ -58,6 +66,12 @@ def newest_scores(state: dict, results: Path) -> dict:
                 if "scoring_seconds" in entry and entry["step"] <= state.get("start_iter", 0):
                     found = entry
     return {key: value for key, value in found.items() if key != "scoring_seconds"}
+
+
+def with_intervals(scored: dict) -> dict:
+    """The step, the scores and, as name_interval, their intervals, of a checkpoint's or a file's record of scores."""
+    intervals = {f"{name}_interval": ends for name, ends in scored.get("intervals", {}).items()}
+    return {"step": scored["step"], **scored["scores"], **intervals}
 
 
 def paper(trainer) -> str:
@@ -88,10 +102,12 @@ def card(trainer, about: dict, scores: dict, preview: bool, title: str) -> str:
         lines += ["Not recorded: the checkpoint had no run.json beside it."]
     lines += ["", "## Scores", ""]
     if scores:
-        values = {k: v for k, v in scores.items() if k != "step" and not isinstance(v, dict)}
+        others = "B2A" if direction == "AtoB" else "A2B", "mean", "step", "interval"
+        values = {k: v for k, v in scores.items() if not k.endswith(others)}
         lines += [f"At step {scores.get('step')}, over the translated test pictures:", ""]
-        lines += ["| score | value |", "|---|---|"]
-        lines += [f"| {k} | {shown_score(v)} |" for k, v in values.items()]
+        lines += ["| score | value | 95% interval over pictures |", "|---|---|---|"]
+        lines += [f"| {k} | {shown_score(v)} | {shown_score(scores.get(f'{k}_interval', ''))} |"
+                  for k, v in values.items()]  # fmt: skip
     else:
         lines += ["None were computed in this run (`--score_freq`)."]
     call = "python main.py --phase test --checkpoint FOLDER --input cat.jpg --output translated"
