@@ -68,9 +68,16 @@ def _opened_tar(file):
         raise ValueError("it is neither zip nor tar") from None
 
 
+def _is_plain_tar(archive):
+    """Whether it says so: a tar that ends with a zip, such as a checkpoint's, is taken for a zip by zipfile."""
+    with open(archive, "rb") as file:
+        file.seek(257)
+        return file.read(5) == b"ustar"
+
+
 def members(archive):
     """(path, size, function that opens it) of each file in a zip or tar.  UserError: links, devices."""
-    if zipfile.is_zipfile(archive):
+    if zipfile.is_zipfile(archive) and not _is_plain_tar(archive):
         with zipfile.ZipFile(archive) as file:
             for member in file.infolist():
                 kind = stat.S_IFMT(member.external_attr >> 16)
