@@ -108,11 +108,13 @@ def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
     (K, out), N, k = u.shape, len(x), weight.shape[2]
     h, w = ((side - k) // stride + 1 for side in x.shape[2:])
     cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()  # which fails to unfold a padded map
-    if cpu and h * w <= 64 and not torch.is_autocast_enabled("cpu"):
+    if cpu and h * w <= 64:
         # Few positions, huge weights: a matrix product reads the weights in place, while the CPU's convolution
-        # copies them into its own layout in every forward and backward.
-        patches = F.unfold(x, k, stride=stride).transpose(1, 2).reshape(N * h * w, -1)
-        y = _SpectralProduct.apply(patches, weight, inv_sigma, u, v)
+        # copies them into its own layout in every forward and backward.  So it does in mixed precision, where
+        # rounding the weights would cost more than products in half precision gain.
+        with torch.autocast("cpu", enabled=False):
+            patches = F.unfold(x.to(weight.dtype), k, stride=stride).transpose(1, 2).reshape(N * h * w, -1)
+            y = _SpectralProduct.apply(patches, weight, inv_sigma, u, v)
         y = y.view(N, h, w, out).permute(0, 3, 1, 2)
         # add the bias last: an in-place operation on a view of y costs autograd two copies
         return y.contiguous() if bias is None else y + bias.view(-1, 1, 1)
