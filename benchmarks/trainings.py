@@ -96,10 +96,14 @@ class Training:
 _running, _stopping = set(), threading.Event()
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads(jobs: int) -> int:
     """Threads for each of `jobs` simultaneous trainings: this process's cores, shared."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    return max(1, cores() // jobs)
 
 
 def call(words: list[str], output: Path, threads: int) -> int:
@@ -172,9 +176,13 @@ class Progress:
 def work(tasks: list, jobs: int, finish, progress: Progress | None = None):
     """Call the tasks, `jobs` at a time, and call finish(result) in this thread as each ends.
 
+    Never more run than there are cores.
+
     After an error, running tasks end and no others start.  A signal stops running trainings, which save.
     """
-    pool = ThreadPoolExecutor(jobs)
+    if jobs > cores() and len(tasks) > cores():
+        print(f"--jobs {jobs}: this machine has {cores()} cores, so {cores()} train at a time", file=sys.stderr)
+    pool = ThreadPoolExecutor(min(jobs, cores()))
     try:
         running = {pool.submit(task) for task in tasks}
         while running:

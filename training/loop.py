@@ -19,6 +19,7 @@ from training.run_record import changed_data, record
 from training.sample_grid import save_sample_grids, training_pictures
 from training.signals import Signals
 from training.state import archive_later_steps, archive_run, locked, refuse_another_method
+from training.threads import Adaptive, is_adaptive
 from translation.model_card import results_of
 from utils import DiskError, UserError
 
@@ -104,6 +105,7 @@ class Loop:
         trainer, args, evaluation, signals = self.trainer, self.trainer.args, self.evaluation, self.signals
         show_every = 20 if trainer.device.type == "cuda" else 1  # reading a loss waits for the GPU
         self.interval, forecast, stop = Interval(), Forecast(args.iteration), 0
+        threads = Adaptive(torch.get_num_threads(), trainer.period) if is_adaptive(args) else None
         if evaluation and evaluation.missing():
             self.begin(trainer.step)
             stop = self.score()
@@ -121,10 +123,13 @@ class Loop:
                 trainer.prepare(batch["A"], batch["B"])
 
             # Step.
+            begun = time.perf_counter()
             terms = trainer.train_step(batch["A"], batch["B"])
             trainer.position = self.stream.position
             if trainer.ema:
                 trainer.ema.update()
+            if threads and (line := threads(time.perf_counter() - begun)) and trainer.rank == 0:
+                self.bar.write(line, file=sys.stderr)
             if not signals.begun:
                 self.begin(trainer.step - 1)
 

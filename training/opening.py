@@ -7,6 +7,7 @@ from pathlib import Path
 
 from options import telling
 from options.program import main_py
+from training.threads import choose
 from utils import shown
 
 EARLY = (1, 100, 300)  # steps of the first samples, before those of every --print_freq
@@ -23,6 +24,8 @@ def opening(trainer, paths: dict[str, list[Path]]) -> list[str]:
         f"{args.iteration}, each with {size} a domain; results go to "
         f"{shown(trainer.results)}, samples from step {first_sample(trainer)} on"
     ]
+    if trainer.device.type == "cpu":
+        lines.append(choose(args)[1])
     if trainer.test_split != "train":
         lines += [
             f"{shown(files[0])} is the only picture of {trainer.folder[d]}: a domain needs many; --method sincut "
