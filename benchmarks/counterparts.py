@@ -30,7 +30,12 @@ def there(root: Path, s: str) -> bool:
 
 
 def measure(fake: Path, truth: Path, lpips=None) -> dict[str, float]:
-    """l1, ssim and, with a network, lpips of the pictures in `fake` to those of the same names in `truth`.
+    """Means of measure_each's values over the pictures."""
+    return {name: float(values.mean()) for name, values in measure_each(fake, truth, lpips).items()}
+
+
+def measure_each(fake: Path, truth: Path, lpips=None) -> dict[str, np.ndarray]:
+    """l1, ssim and, with a network, lpips of each picture in `fake` to that of the same name in `truth`: (n,) each.
 
     A larger picture in `fake` (some networks need larger inputs) is first reduced to the size of its counterpart.
     """
@@ -49,7 +54,7 @@ def measure(fake: Path, truth: Path, lpips=None) -> dict[str, float]:
         if lpips:
             row.append(lpips(*(2 * z.float() - 1 for z in (a, b))).item())
         rows.append(row)
-    return dict(zip(MEASURES, np.mean(rows, 0).tolist(), strict=False))
+    return dict(zip(MEASURES, np.array(rows).T, strict=False))
 
 
 # ----------------------------------------------------------------------------------------- baselines

@@ -17,6 +17,7 @@ import shlex
 from functools import partial
 from pathlib import Path
 
+import chance
 import costs
 import counterparts
 import tables
@@ -37,9 +38,9 @@ from scoring.lpips import LPIPS
 from utils import RunError, UserError, run, shown
 
 FEATURES = {
-    "fid": "FID and KID are computed on the FID Inception's features.",
+    "fid": "FID, KID and MIND are computed on the FID Inception's features.",
     "l1": "L1 (of values in 0 to 1), SSIM and LPIPS are to the true counterpart.",
-    "fd": "FD and KD are distances in EfficientNet-Lite0's features (lower is better); they are not FID and KID.",
+    "fd": "FD, KD and MD are distances in EfficientNet-Lite0's features (lower is better), not FID, KID, MIND.",
 }
 
 
@@ -76,8 +77,9 @@ class Run(Training):
         return self
 
     def complete(self, scorer: Scorer) -> bool:
-        """Whether all its scores are known."""
-        return {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
+        """Whether all its scores are known, and the samples that tests need."""
+        there = {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
+        return there and all((self.folder / f"samples_{way}.npz").is_file() for way in self.ways)
 
     def attempt(self):
         """Train unless only scores are missing: the run, and the error or None."""
@@ -106,7 +108,8 @@ def train(args, runs: list[Run], score: Scorer, cost: dict) -> list[str]:
         finished, error = done
         if not error:
             try:
-                finished.write_scores({str(finished.steps): finished.last_scores() | score(finished.results)})
+                found = finished.last_scores() | score(finished.results, keep=finished.folder)
+                finished.write_scores({str(finished.steps): found})
                 progress.ends(f"done: {finished.folder.name}")
                 return
             except UserError as wrong:
@@ -163,10 +166,13 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
     notes = [FEATURES[c] for c in ("l1", "fid", "fd") if c in tables.columns_of(rows)]
     notes += [demo.bars()] * any(name in tables.columns_of(rows) for name in demo.BARS)
     notes += [f"{', '.join(one_way)}: {both}."] * bool(one_way)
-    text = f"""Table 1 on {args.dataset}, {each} a training, mean ± standard deviation over seeds:
+    known = tables.facts(rows)
+    text = f"""Table 1 on {args.dataset}, {each} a training:
 
-{tables.score_markdown(rows)}
-{chance(rows)}{" ".join(notes)}
+{tables.score_markdown(rows, known)}
+{chance.LEGEND}
+
+{" ".join(notes)}
 
 {tables.cost_markdown(contestants, cost["rows"])}![{title}]({name}.{args.format})
 
@@ -176,20 +182,11 @@ Settings, with the method's own in parentheses; each training has its own --seed
 Made with `{command(args)}`.
 """
     print(text)
-    trainings.write(args.out / f"{name}.csv", tables.score_csv(rows))
+    trainings.write(args.out / f"{name}.csv", tables.score_csv(rows, known))
     trainings.write(args.out / "cost.csv", tables.cost_csv(contestants, cost["rows"]))
     figure = tables.picture(rows, args.dataset_dir / args.dataset, args.pictures, size, title)
     tables.common.save(figure, args.out, args.out, name, args.format, args.dpi)
     trainings.write(args.out / f"{name}.md", text)
-
-
-def chance(rows: list[tables.Row]) -> str:
-    """Which differences are more than chance, as a part of the report; empty with one seed."""
-    found = tables.differences(rows)
-    if not found:
-        return ""
-    over = "Differences over seeds (Welch's t-test at 5%); over pictures, fid_kid.py --against tests two methods:"
-    return f"{over}\n\n{found}\n"
 
 
 def command(args) -> str:

@@ -5,10 +5,10 @@ import io
 import json
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from scipy.stats import ttest_ind
+import chance
 from trainings import ROOT, mean_std
 
 import demo
@@ -25,11 +25,12 @@ import compare
 
 WAYS = {f"{s}2{t}": (s, t) for s, t in demo.DIRECTIONS}
 # distances of different networks have different columns: only Inception's are FID and KID
-COLUMNS = {"l1": "L1", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID", "kid": "KID x100", "fd": "FD", "kd": "KD x100"}
+COLUMNS = {"l1": "L1", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID", "kid": "KID x100", "mind": "MIND"}
+COLUMNS |= {"fd": "FD", "kd": "KD x100", "md": "MD"}
 COLUMNS |= {name: name.replace("_", " ") for name in (*PRDC, *demo.BARS)}
 HIGHER_IS_BETTER = (*PRDC, "ssim")
 HELD_OUT = "best, held out"
-DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2}  # 3 in all others
+DIGITS = {"fid": 1, "fd": 1, "kid": 2, "kd": 2, "mind": 1, "md": 1}  # 3 in all others
 NONE = "–"
 
 
@@ -43,6 +44,9 @@ class Row:
     steps: int | None
     scores: dict[str, list[float]]
     pictures: dict[str, Path]
+    samples: dict[str, dict] = field(default_factory=dict)  # of chance.py
+    numbers: list[int] = field(default_factory=list)  # the seeds
+    options: str = ""
 
 
 def rows_of(runs) -> list[Row]:
@@ -51,16 +55,21 @@ def rows_of(runs) -> list[Row]:
     for r in runs:
         if scores := r.last_scores():
             c = r.contestant
-            row = found.setdefault(c.row, Row(c.title, 0, c.args.img_size, r.steps, {}, {}))
+            row = found.setdefault(c.row, Row(c.title, 0, c.args.img_size, r.steps, {}, {}, options=c.options))
             row.seeds += not r.backwards
+            row.numbers += [r.seed] * (not r.backwards)
             for name, value in scores.items():
                 row.scores.setdefault(name, []).append(value)
             for way in r.ways:
                 row.pictures.setdefault(way, r.results / f"fake{WAYS[way][1]}")
+                if samples := chance.read(r.folder, way):
+                    row.samples.setdefault(way, {})[r.seed] = samples
             if best := held_out_scores(r.results, row.scores):
                 key = c.row + HELD_OUT
-                row = found.setdefault(key, Row(f"{c.title}, {HELD_OUT}", 0, c.args.img_size, r.steps, {}, {}))
+                title = f"{c.title}, {HELD_OUT}"
+                row = found.setdefault(key, Row(title, 0, c.args.img_size, r.steps, {}, {}, options=c.options))
                 row.seeds += not r.backwards
+                row.numbers += [r.seed] * (not r.backwards)
                 for name, value in best.items():
                     row.scores.setdefault(name, []).append(value)
     order = dict.fromkeys(name for r in runs for name in (r.contestant.row, r.contestant.row + HELD_OUT))
@@ -104,7 +113,9 @@ def others_row(text: str, root: Path) -> Row:
 def score(row: Row, scorer):
     """Add the scores of another program's pictures to its row."""
     for way, folder in row.pictures.items():
-        row.scores |= {name: [value] for name, value in scorer.direction(folder, *WAYS[way]).items()}
+        scores, samples = scorer.direction(folder, *WAYS[way])
+        row.samples[way] = {None: samples}
+        row.scores |= {name: [value] for name, value in scores.items()}
 
 
 def makers(rows: list[Row]) -> list[str]:
@@ -140,58 +151,56 @@ def comma_separated(header: list[str], lines: list[list]) -> str:
     return out.getvalue()
 
 
-def score_markdown(rows: list[Row]) -> str:
-    """One line a row: mean ± standard deviation over seeds, for both directions."""
-    columns = columns_of(rows)
-    header = ["method", "seeds", "pixels", "steps", *(f"{COLUMNS[c]}, {' / '.join(WAYS)}" for c in columns)]
-    lines = []
-    for row in rows:
-        cells = [
-            " / ".join(mean_std(v, DIGITS.get(c, 3)) if (v := row.scores.get(f"{c}_{way}")) else NONE for way in WAYS)
-            for c in columns
-        ]
-        lines.append([row.title, *("" if v is None else v for v in (row.seeds, row.pixels, row.steps)), *cells])
-    return markdown(header, lines)
+def names_of(rows: list[Row]) -> list[str]:
+    """The names of all scores in the table's order."""
+    return [f"{column}_{way}" for column in columns_of(rows) for way in WAYS]
 
 
-def differences(rows: list[Row]) -> str:
-    """A line a score: the best row, and those whose difference from it is beyond chance over seeds.
-
-    Welch's t-test at 5%, of rows with at least two seeds; it knows the spread over seeds alone, not over pictures.
-    """
-    lines = []
-    for name in (f"{column}_{way}" for column in columns_of(rows) for way in WAYS):
-        column = name.rpartition("_")[0]
-        known = [row for row in rows if len(row.scores.get(name, [])) > 1]
-        if column == "coat_texture" or len(known) < 2:  # best in the middle
-            continue
-        means = [statistics.fmean(row.scores[name]) for row in known]
-        best = known[means.index((max if column in HIGHER_IS_BETTER else min)(means))]
-        worse = [row.title for row in known if row is not best and beyond_chance(row.scores[name], best.scores[name])]
-        others = [row.title for row in known if row is not best and row.title not in worse]
-        said = f"worse beyond chance: {', '.join(worse) or 'none'}; not beyond chance: {', '.join(others) or 'none'}"
-        lines.append(f"- {COLUMNS[column]}, {name.rpartition('_')[2]}: best {best.title}; {said}\n")
-    return "".join(lines)
+def facts(rows: list[Row]) -> dict:
+    """What chance leaves of each score (chance.py)."""
+    return chance.facts(rows, names_of(rows), HIGHER_IS_BETTER, without_best=("coat_texture",))
 
 
-def beyond_chance(a: list[float], b: list[float]) -> bool:
-    """Whether two rows' means over seeds differ, Welch's t-test at 5%."""
-    if not statistics.pvariance(a) + statistics.pvariance(b):
-        return statistics.fmean(a) != statistics.fmean(b)
-    return ttest_ind(a, b, equal_var=False).pvalue < 0.05
+def score_markdown(rows: list[Row], known: dict) -> str:
+    """A table for each direction, one line a row; known: facts(rows)."""
+    tables = []
+    for way in WAYS:
+        there = [row for row in rows if any(name.endswith(f"_{way}") for name in row.scores)]
+        columns = [c for c in columns_of(rows) if any(f"{c}_{way}" in row.scores for row in there)]
+        header = [way, "seeds", "pixels", "steps", *(COLUMNS[c] for c in columns)]
+        lines = []
+        for row in there:
+            cells = [cell(row.scores.get(f"{c}_{way}"), known.get((row.title, f"{c}_{way}")), c) for c in columns]
+            lines.append([row.title, *("" if v is None else v for v in (row.seeds, row.pixels, row.steps)), *cells])
+        tables += [markdown(header, lines)] if lines else []
+    return "\n".join(tables)
 
 
-def score_csv(rows: list[Row]) -> str:
-    """The same numbers, with mean and standard deviation in separate columns."""
-    names = [f"{column}_{way}" for column in columns_of(rows) for way in WAYS]
-    header = ["method", "seeds", "pixels", "steps", *(f"{name}_{what}" for name in names for what in ("mean", "std"))]
+def cell(values: list[float] | None, fact: chance.Fact | None, column: str) -> str:
+    """Such as 0.031 ± 0.002 (0.029 to 0.033) ᵖˢ."""
+    if not values:
+        return NONE
+    digits, fact = DIGITS.get(column, 3), fact or chance.Fact()
+    text = mean_std(values, digits)
+    if fact.interval:
+        text += " ({:.{d}f} to {:.{d}f})".format(*fact.interval, d=digits)
+    return f"**{text}**" if fact.best else f"{text} {fact.marks}".rstrip()
+
+
+def score_csv(rows: list[Row], known: dict) -> str:
+    """The same numbers in columns of their own, with each row's seeds and options."""
+    names, parts = names_of(rows), ("mean", "std", "low", "high", "p_pictures", "p_seeds")
+    header = ["method", "seeds", "pixels", "steps", *(f"{name}_{what}" for name in names for what in parts)]
     lines = []
     for row in rows:
         cells = []
-        for values in (row.scores.get(name, []) for name in names):
+        for name in names:
+            values, fact = row.scores.get(name, []), known.get((row.title, name), chance.Fact())
             cells += [statistics.fmean(values) if values else None, statistics.stdev(values) if values[1:] else None]
-        lines.append([row.title, row.seeds, row.pixels, row.steps, *cells])
-    return comma_separated(header, lines)
+            cells += [*(fact.interval or (None, None)), fact.p.get("pictures"), fact.p.get("seeds")]
+        numbers = " ".join(map(str, row.numbers))
+        lines.append([row.title, row.seeds, row.pixels, row.steps, *cells, numbers, row.options])
+    return comma_separated([*header, "seed_numbers", "options"], lines)
 
 
 # ---------------------------------------------------------------------------------------- cost table

@@ -3,6 +3,7 @@
     FOLDER/output.txt     what main.py printed
     FOLDER/NAME           main.py's results/NAME
     FOLDER/scores.json    {step: {score: value}}, only for a complete training
+    FOLDER/samples_A2B.npz   features of its translations and of the real pictures, for tests over pictures
 
 Complete trainings are not repeated, interrupted ones continue from their checkpoint.  Importing this makes the
 program's modules, one folder up, importable.
@@ -19,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +33,8 @@ import fid_kid  # noqa: E402
 import methods  # noqa: E402
 from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
 from images.files import list_images  # noqa: E402
-from scoring.manifold import NEIGHBOURS, PRDC, prdc  # noqa: E402
+from scoring.features import Source  # noqa: E402
+from scoring.manifold import NEIGHBOURS, PRDC, mind, prdc  # noqa: E402
 from training.forecast import duration  # noqa: E402
 from training.state import locked  # noqa: E402
 from utils import RunError, UserError, atomic, parse_json  # noqa: E402
@@ -219,9 +222,9 @@ class Scorer:
     """Scores of translations of a data set's test folders, for each direction: {"fd_A2B": value, ...}.
 
     The Fréchet distance to the target's test pictures in net's features (fid with Inception, fd otherwise); with
-    `kernel` also the kernel distance x100 (kid or kd), precision, recall, density and coverage, if there are more
-    pictures than neighbours.  If the data set has true counterparts, also distances to them: the demo's three measures
-    if it has masks, too, as the demo does; else l1, ssim and, with a network, lpips.
+    `kernel` also the kernel distance x100 (kid or kd), MIND (mind or md) and, if there are more pictures than
+    neighbours, precision, recall, density and coverage.  If the data set has true counterparts, also distances to them:
+    the demo's three measures if it has masks, too, as the demo does; else l1, ssim and, with a network, lpips.
     """
 
     def __init__(self, root: Path, net=None, kernel: bool = False, lpips=None):
@@ -230,10 +233,9 @@ class Scorer:
 
     def columns(self, s: str) -> list[str]:
         """Names of the scores for translations of domain s, without the direction."""
-        fid, kid = ("fid", "kid") if self.net.name == "inception" else ("fd", "kd")
+        fid, *others = ("fid", "kid", "mind") if self.net.name == "inception" else ("fd", "kd", "md")
         enough = self.kernel and all(len(list_images(self.root / f"test{d}")) > NEIGHBOURS for d in "AB")
-        diverse = PRDC if enough else ()
-        return [*self.to_truth(s), fid, *[kid] * self.kernel, *diverse]
+        return [*self.to_truth(s), fid, *(others if self.kernel else ()), *(PRDC if enough else ())]
 
     def to_truth(self, s: str) -> tuple[str, ...]:
         """Names of the scores against true counterparts."""
@@ -241,32 +243,50 @@ class Scorer:
             return tuple(demo.BARS)
         return counterparts.MEASURES[: 3 if self.lpips else 2] if counterparts.there(self.root, s) else ()
 
-    def features(self, folder: Path):
-        """(n,d) of the pictures in a folder."""
-        return fid_kid.extract(list_images(folder), self.net, self.net.dims[-1])[0]
+    def features(self, folder: Path) -> Source:
+        """Of the pictures in a folder; row i of features[row] is that of the i-th name without suffix."""
+        source = Source(str(folder), files=sorted(list_images(folder), key=lambda path: path.stem))
+        source.extract(self.net, self.net.dims[-1])
+        return source
 
-    def direction(self, fake: Path, s: str, t: str) -> dict[str, float]:
-        """Scores of the pictures in `fake`, translations of domain s's test pictures to domain t."""
-        found = {}
+    def direction(self, fake: Path, s: str, t: str) -> tuple[dict[str, float], dict]:
+        """Scores of the pictures in `fake`, translations of domain s's test pictures to domain t; and their samples.
+
+        samples: what tests over pictures need, see chance.py: real (m,d), fake (n,d), and (n,) for each of l1, ssim,
+        lpips.
+        """
+        found, samples = {}, {}
         if has_counterparts(self.root, s):
             found |= demo.measure(fake, *(self.root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
         elif counterparts.there(self.root, s):
-            found |= counterparts.measure(fake, self.root / f"truth{s}", self.lpips)
+            samples |= counterparts.measure_each(fake, self.root / f"truth{s}", self.lpips)
+            found |= {name: values.mean() for name, values in samples.items()}
         if t not in self.real:
-            self.real[t] = self.features(self.root / f"test{t}")
-        fid, *kid = (name for name in self.columns(s) if name not in (*self.to_truth(s), *PRDC))
-        features = self.features(fake)
-        found[fid] = fid_kid.frechet_distance(features, self.real[t])
-        for name in kid:
-            found[name] = 100 * fid_kid.kid(self.real[t], features, var=False)["kid"]
-        if PRDC[0] in self.columns(s):
-            found |= prdc(self.real[t], features)
-        return {f"{name}_{s}2{t}": float(value) for name, value in found.items()}
+            self.real[t] = self.features(self.root / f"test{t}").features
+        real, source = self.real[t], self.features(fake)
+        features = source.features  # in fid_kid.py's order, so that KID's subsets are the same
+        columns, of_inception = self.columns(s), self.net.name == "inception"
+        found["fid" if of_inception else "fd"] = fid_kid.frechet_distance(features, real)
+        if self.kernel:
+            found["kid" if of_inception else "kd"] = 100 * fid_kid.kid(real, features, var=False)["kid"]
+            found["mind" if of_inception else "md"] = mind(real, features)
+        if PRDC[0] in columns:
+            found |= prdc(real, features)
+        scores = {f"{name}_{s}2{t}": float(found[name]) for name in columns}
+        return scores, samples | {"real": real, "fake": features[source.row]}
 
-    def __call__(self, results: Path) -> dict[str, float]:
-        """results: a folder with fakeB, fakeA or both."""
-        there = [(s, t) for s, t in demo.DIRECTIONS if (results / f"fake{t}").is_dir()]
-        return {name: v for s, t in there for name, v in self.direction(results / f"fake{t}", s, t).items()}
+    def __call__(self, results: Path, keep: Path | None = None) -> dict[str, float]:
+        """results: a folder with fakeB, fakeA or both.  keep: a folder for the samples, samples_A2B.npz."""
+        scores = {}
+        for s, t in demo.DIRECTIONS:
+            if (results / f"fake{t}").is_dir():
+                found, samples = self.direction(results / f"fake{t}", s, t)
+                scores |= found
+                if keep:
+                    path = keep / f"samples_{s}2{t}.npz"
+                    with atomic(path) as temporary, open(temporary, "wb") as file:  # np.savez would append .npz
+                        np.savez(file, **samples)
+        return scores
 
 
 def has_counterparts(root: Path, s: str) -> bool:

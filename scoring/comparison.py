@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scoring.intervals import frechet_jackknife, interval, kernel_jackknife, suited
+from scoring.intervals import frechet_jackknife, interval, intervals, kernel_jackknife
 from scoring.metrics import comparable, finite, frechet_distance, polynomial_mmd2
 from utils import UserError, shown
 
@@ -34,33 +34,54 @@ def rows_by_name(first, second):
                  for source, row in zip((first, second), rows, strict=True))
 
 
-def compare(real, a, b, seed=2020, degree=3, gamma=None, coef0=1.0):
+def compare(real, a, b, seed=2020, degree=3, gamma=None, coef0=1.0, scores=tuple(PERMUTATIONS)):
     """FID and KID of a minus those of b, against features real (m, d); a, b (n, d): row i of both is of one input.
 
+    a, b may also be lists of k arrays (n, d), of k seeds: then means over seeds are compared, and an exchange
+    concerns all seeds' translations of an input.
     Returns {"fid": ..., "kid": ...}, each a dict: difference; p, two-sided, of the paired permutation test, which
     exchanges the two translations of each input with probability 1/2: (1 + the number of exchanges whose difference is
     at least as large) / (1 + permutations); permutations; interval, 95%, or None where there is none.
+    scores: which of the two.
     """
-    a, b = comparable(a, b)
-    if len(a) != len(b):
-        raise UserError(f"{len(a)} and {len(b)} pictures: a paired test needs the same inputs translated by both")
+    a, b = ([z] if np.ndim(z) == 2 else list(z) for z in (a, b))
+    pairs = [comparable(*pair) for pair in zip(a, b, strict=True)]
+    n = len(pairs[0][0])
+    if any(len(z) != n for pair in pairs for z in pair):
+        raise UserError(f"{n} and {len(pairs[0][1])} pictures: a paired test needs the same inputs translated by both")
     kernel = degree, gamma, coef0
-    report = {}
-    for name, score, exchanged, without in (
-        ("fid", frechet_distance, _exchanged_frechet(real, a, b), frechet_jackknife),
-        ("kid", lambda *z: polynomial_mmd2(*z, *kernel)[0], _exchanged_kernel(real, a, b, *kernel),
-         lambda *z: kernel_jackknife(*z, *kernel)[0]),
-    ):
-        difference = finite(score(real, a) - score(real, b), "difference")
-        permutations = PERMUTATIONS_OF_MANY if name == "fid" and len(a) > MANY else PERMUTATIONS[name]
-        draws = np.random.default_rng(seed).integers(0, 2, (permutations, len(a))).astype(bool)
-        reached = np.abs(exchanged(draws)) >= abs(difference) * (1 - 1e-9)  # an exchange of copies is as large
-        report[name] = {"difference": difference, "p": float(1 + reached.sum()) / (1 + permutations),
-                        "permutations": permutations, "interval": None}
-        if suited(real, a, *kernel) is None and suited(real, b, *kernel) is None:
-            each = [of_a - of_b for of_a, of_b in zip(without(real, a), without(real, b), strict=True)]
-            report[name]["interval"] = interval(difference, each)
+    computed = {
+        "fid": (frechet_distance, lambda a, b: _exchanged_frechet(real, a, b), frechet_jackknife),
+        "kid": (lambda *z: polynomial_mmd2(*z, *kernel)[0], lambda a, b: _exchanged_kernel(real, a, b, *kernel),
+                lambda *z: kernel_jackknife(*z, *kernel)[0]),
+    }
+    report, suited = {}, not any(intervals(real, z, 0, None, *kernel)[1] for pair in pairs for z in pair)
+    for name in scores:
+        score, exchanged, without = computed[name]
+        difference = finite(float(np.mean([score(real, a) - score(real, b) for a, b in pairs])), "difference")
+        permutations = PERMUTATIONS_OF_MANY if name == "fid" and n > MANY else PERMUTATIONS[name]
+        p = _p(difference, lambda draws, each=exchanged: np.mean([each(*pair)(draws) for pair in pairs], 0),
+               n, permutations, seed)
+        report[name] = {"difference": difference, "p": p, "permutations": permutations, "interval": None}
+        if suited:
+            lost = [[of_a - of_b for of_a, of_b in zip(without(real, a), without(real, b), strict=True)]
+                    for a, b in pairs]
+            report[name]["interval"] = interval(difference, [np.mean(z, 0) for z in zip(*lost, strict=True)])
     return report
+
+
+def compare_means(a, b, seed=2020):
+    """The same test of the means of a and b (n,), values of n inputs: its p."""
+    difference = np.asarray(a, float) - b
+    return _p(difference.mean(), lambda draws: (1 - 2.0 * draws) @ difference / len(difference), len(difference),
+              PERMUTATIONS["kid"], seed)
+
+
+def _p(difference, exchanged, n, permutations, seed):
+    """exchanged: the function draws (k, n) -> the difference after these exchanges (k,)."""
+    draws = np.random.default_rng(seed).integers(0, 2, (permutations, n)).astype(bool)
+    reached = np.abs(exchanged(draws)) >= abs(difference) * (1 - 1e-9)  # an exchange of copies is as large
+    return float(1 + reached.sum()) / (1 + permutations)
 
 
 def _exchanged_kernel(real, a, b, degree, gamma, coef0):

@@ -2,8 +2,9 @@
 
 An interval is for the mean score of other pictures of the same kinds, as many as these: FID is biased at few
 pictures, and the interval does not undo that.  The bootstrap is not used: it draws a picture twice, and that
-raises FID.  Where two sets are nearly alike, chance pairs of pictures make most of the variance, the jackknife
-counts it twice, and no interval is given.  benchmarks/intervals.py measures how often the intervals hold.
+raises FID.  The jackknife counts the part of the variance that pairs of pictures make twice, so that part is taken off
+once.  Where two sets are nearly alike, pairs make most of the variance, and no interval is given.
+benchmarks/intervals.py measures how often the intervals hold.
 """
 
 import math
@@ -15,8 +16,8 @@ from scipy.stats import t as student
 from scoring.metrics import comparable
 
 LEVEL = 0.95
-SIZES = 100, 2000  # numbers of pictures, from and to, at which an interval is given; with 20 it is too wide
-MOST_BY_PAIRS = 0.2  # share of the variance that pairs of pictures may make
+SIZES = 80, 1000     # numbers of pictures, from and to, at which an interval is given; with 20 it is too wide
+MOST_BY_PAIRS = 0.3  # share of the jackknife's variance that pairs of pictures may make
 STEP = 0.7        # of the integral below, in log s; the trapezoidal rule errs by exp(-2 pi^2 / STEP)
 
 
@@ -60,17 +61,20 @@ def _root_lost(u2, s2, k):
 def kernel_jackknife(x, y, degree=3, gamma=None, coef0=1.0):
     """The unbiased MMD^2 of metrics.polynomial_mmd2 without each row, and the share of its variance by pairs.
 
+    y may be a list of (m, d), of several seeds: then the mean of their MMD^2, each row left out of all.
     Returns ((n,) for x, (m,) for y), share; n, m >= 4.  The share is that of the interactions k(a, b) - E k(a, .) -
     E k(., b) + E k, of which the jackknife's variance counts each twice.
     """
-    x, y = (torch.as_tensor(z, dtype=torch.float64) for z in comparable(x, y))
+    ys = [torch.as_tensor(comparable(x, z)[1], dtype=torch.float64) for z in ([y] if np.ndim(y) == 2 else y)]
+    x = torch.as_tensor(x, dtype=torch.float64)
     gamma = 1 / x.shape[1] if gamma is None else gamma
 
     def kernel(a, b):
         return (gamma * a @ b.T + coef0) ** degree
 
-    n, m = len(x), len(y)
-    xx, yy, xy = kernel(x, x).fill_diagonal_(0), kernel(y, y).fill_diagonal_(0), kernel(x, y)
+    n, m = len(x), len(ys[0])
+    xx, yy, xy = kernel(x, x), sum(kernel(y, y) for y in ys) / len(ys), sum(kernel(x, y) for y in ys) / len(ys)
+    xx.fill_diagonal_(0), yy.fill_diagonal_(0)
     sum_x, sum_y, total = xx.sum(), yy.sum(), xy.sum()
     without_x = ((sum_x - 2 * xx.sum(1)) / ((n - 1) * (n - 2)) + sum_y / (m * (m - 1))
                  - 2 * (total - xy.sum(1)) / ((n - 1) * m))
@@ -91,12 +95,13 @@ def _interaction(k):
     return (rest**2).sum() / (n * (n - 3))
 
 
-def interval(value, without, level=LEVEL):
+def interval(value, without, by_pairs=0.0, level=LEVEL):
     """(low, high) around a score; without: its values with each picture left out, (n,) for each set.
 
+    by_pairs: the share of the variance that is counted twice.
     Student's t with the degrees of freedom of Welch and Satterthwaite.
     """
-    variances = _variances(without)
+    variances = _variances(without) * (1 - by_pairs)
     if not variances.sum() > 0:
         return float(value), float(value)
     freedom = variances.sum() ** 2 / sum(v**2 / (len(w) - 1) for v, w in zip(variances, without, strict=True))
@@ -112,21 +117,16 @@ def _variances(without):
 def intervals(x, y, fid, kid=None, degree=3, gamma=None, coef0=1.0):
     """({"fid": (low, high), "kid": ...}, None), or ({}, the reason why there are none), of two sets of features.
 
-    fid, kid: the scores, between whose intervals' ends they lie.
+    fid, kid: the scores, between whose intervals' ends they lie.  y may be a list of arrays (m, d), translations of the
+    same pictures by several seeds, and the scores their means.
     """
-    if reason := suited(x, y, degree, gamma, coef0):
-        return {}, reason
-    found = {"fid": interval(fid, frechet_jackknife(x, y))}
-    if kid is not None:
-        found["kid"] = interval(kid, kernel_jackknife(x, y, degree, gamma, coef0)[0])
-    return found, None
-
-
-def suited(x, y, degree=3, gamma=None, coef0=1.0):
-    """The reason why these sets' scores get no interval, or None."""
+    ys = [y] if np.ndim(y) == 2 else list(y)
     low, high = SIZES
-    if not low <= min(len(x), len(y)) <= max(len(x), len(y)) <= high:
-        return f"no 95% intervals: they need {low} to {high} pictures in each set"
-    if kernel_jackknife(x, y, degree, gamma, coef0)[1] > MOST_BY_PAIRS:
-        return "no 95% intervals: the sets are too alike for them at these numbers of pictures"
-    return None
+    if not all(low <= len(z) <= high for z in (x, *ys)):
+        return {}, f"no 95% intervals: they need {low} to {high} pictures in each set"
+    of_kid, by_pairs = kernel_jackknife(x, ys, degree, gamma, coef0)
+    if by_pairs > MOST_BY_PAIRS:
+        return {}, "no 95% intervals: the sets are too alike for them at these numbers of pictures"
+    of_fid = [np.mean(z, 0) for z in zip(*(frechet_jackknife(x, z) for z in ys), strict=True)]
+    found = {"fid": interval(fid, of_fid, by_pairs)}
+    return found | ({} if kid is None else {"kid": interval(kid, of_kid, by_pairs)}), None

@@ -63,7 +63,7 @@ def test_columns_depend_on_what_the_data_set_has(root):
 
     assert trainings.Scorer(root, Net()).columns("A") == ["l1", "ssim", "fd"]
     columns = trainings.Scorer(root, Net(), True, lpips=Net()).columns("B")
-    assert columns == ["l1", "ssim", "lpips", "fd", "kd", "precision", "recall", "density", "coverage"]
+    assert columns == ["l1", "ssim", "lpips", "fd", "kd", "md", "precision", "recall", "density", "coverage"]
     (root / "maskA").mkdir()
     assert trainings.Scorer(root, Net()).columns("A") == ["background", "coat_colour", "coat_texture", "fd"]
     assert trainings.Scorer(root / "trainA", Net()).columns("A") == ["fd"]

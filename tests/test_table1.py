@@ -132,7 +132,8 @@ def test_tables_and_picture(trained, toys, capsys):
     assert float(found["NICE-GAN"]["fd_A2B_std"]) == pytest.approx(spread, rel=1e-4)
 
     text = (trained / "table1-0.001min.md").read_text()
-    assert f"| NICE-GAN | 2 | 48 | 6 | {mean:.1f} ± {spread:.1f} / " in text
+    assert re.search(rf"\| NICE-GAN \| 2 \| 48 \| 6 \| \**{mean:.1f} ± {spread:.1f}", text)
+    assert found["NICE-GAN"]["seed_numbers"] == "0 1" and "--n_dis=6" in found["NICE-GAN"]["options"]
     assert "| CUT | 1.0K / 3.0K | 2.0M / 4.0M | 2.00 | 700 MB | 2.00 |" in text and "a training of its own" in text
     assert "nice-star: 8 steps at 48 pixels; configs/toys.txt, but for --iteration 8 (1000), --n_res 2 (3)" in text
     assert str(toys) not in text and str(HOME) not in text  # tables are shared
@@ -330,10 +331,12 @@ def test_sizes_are_those_of_phase_info():
 def test_mean_and_spread():
     scores = {"fid_A2B": [1.0, 2.0, 6.0], "kid_A2B": [4.0], "background_B2A": [0.5, 0.5]}
     row = tables.Row("X", 3, 64, 7, scores, {})
-    header, _, line = tables.score_markdown([row]).splitlines()
-    assert header.startswith("| method | seeds | pixels | steps | FID, A2B / B2A | KID x100, A2B / B2A | background")
-    assert line == "| X | 3 | 64 | 7 | 3.0 ± 2.6 / – | 4.00 / – | – / 0.500 ± 0.000 |"
-    (cells,) = csv.DictReader(tables.score_csv([row]).splitlines())
+    lines = tables.score_markdown([row], {}).splitlines()
+    assert lines[0] == "| A2B | seeds | pixels | steps | FID | KID x100 |"
+    assert lines[2] == "| X | 3 | 64 | 7 | 3.0 ± 2.6 | 4.00 |"
+    assert lines[4] == "| B2A | seeds | pixels | steps | background |"
+    assert lines[6] == "| X | 3 | 64 | 7 | 0.500 ± 0.000 |"
+    (cells,) = csv.DictReader(tables.score_csv([row], {}).splitlines())
     assert (cells["fid_A2B_mean"], cells["fid_A2B_std"]) == ("3", f"{7**0.5:.6g}")
     assert (cells["kid_A2B_std"], cells["fid_B2A_mean"], cells["background_B2A_std"]) == ("", "", "0")
 
