@@ -29,7 +29,7 @@ ROWS = {  # name for --methods: name in the tables
     "distancegan": "DistanceGAN",
 }
 THEIRS = {"ugatit": {"light": False}}  # options whose value in our option files is not the authors'
-SKIPPED = {"run", "num_workers", "cache", "iteration", "epochs", "steps_per_epoch"}  # no matter to a step, or the budget
+SKIPPED = {"run", "num_workers", "cache", "iteration", "epochs", "steps_per_epoch"}  # no matter to a step
 STRIDE = 32  # of the picture sides to try for a method that cannot use the requested one
 LARGER = 2  # times NICE-GAN's side; a method with larger pictures takes part only if named
 
