@@ -169,26 +169,31 @@ def _make(name, root, source):
     """Fetch and unpack the data set.  Returns and raises as get."""
     target, by_hand = root / name, _by_hand(name, root, source)
     archive = next((path for ending in ENDINGS if (path := root / (name + ending)).is_file()), None)
-    fetched = None if archive else root / f".{name}.part"
-    if fetched:
-        if not source.urls:
-            raise UserError(f"{name} is handed out to registered users only: {by_hand}")
-        download(name, source.urls, fetched, by_hand, source.size, room=2)  # the archive and its pictures
-    try:
-        with telling(f"checking and unpacking {shown(archive or name)}"):
-            digest = _check(archive or fetched, source)
-            with writing_below(root):
-                _unpack(archive or fetched, target, source)
-    except RunError:
-        raise  # the download is good
-    except UserError:
-        if fetched:
-            drop(fetched)  # it would spoil every later try
-        raise
-    if fetched:
+    digests = []
+
+    def unpack(file: Path) -> str | None:
+        """Check and unpack; what is wrong with the file, so that the next address is tried."""
+        try:
+            with telling(f"checking and unpacking {shown(archive or name)}"):
+                digests.append(_check(file, source))
+                with writing_below(root):
+                    _unpack(file, target, source)
+        except RunError:
+            raise  # the file is good
+        except UserError as error:
+            return str(error)
+
+    if archive:
+        if fault := unpack(archive):
+            raise UserError(fault)
+    elif source.urls:
+        fetched = root / f".{name}.part"
+        download(name, source.urls, fetched, by_hand, source.size, room=2, check=unpack)  # the archive and its pictures
         drop(fetched)
+    else:
+        raise UserError(f"{name} is handed out to registered users only: {by_hand}")
     pictures = ", ".join(f"{folder} {count}" for folder, count in zip(FOLDERS, source.counts, strict=True) if count)
-    known = "" if source.sha256 else f"; SHA-256 {digest}: --sha256 checks it the next time"
+    known = "" if source.sha256 else f"; SHA-256 {digests[-1]}: --sha256 checks it the next time"
     return f"{shown(target)}: {pictures} pictures{known}"
 
 

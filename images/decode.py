@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from images import deep, tiff
 from images.in_flight import budget
-from images.opening import FORMATS, opened
+from images.opening import FORMATS, TooLarge, opened, shrink
 from images.turns import decoding
 from options import named
 from utils import UserError, open_regular, shown
@@ -38,26 +38,29 @@ READ_ONLY = {
 
 MAX_PIXELS = 128_000_000  # 512 MB once decoded; --max_pixels is another limit
 MAX_SIDE = 65_535         # the most a JPEG can have; resizing a thin strip takes memory by its length
-MAX_BYTES = 1 << 30       # of a file: some decoders read the whole of it first
+MAX_BYTES = 1 << 30       # of a file, or 8 for each of MAX_PIXELS: some decoders read the whole of it first
+SHRINKS = False           # whether larger JPEGs are decoded at a fraction
 
 
-def limit_pixels(most: int):
-    """From now on pictures of more pixels are refused (--max_pixels)."""
-    global MAX_PIXELS
-    MAX_PIXELS = most
+def limit_pixels(most: int, shrinks: bool = False):
+    """From now on pictures of more pixels are refused (--max_pixels), or JPEGs decoded at a fraction."""
+    global MAX_PIXELS, SHRINKS
+    MAX_PIXELS, SHRINKS = most, shrinks
 
 
 class Contents(NamedTuple):
     """What a picture file holds.
 
     depth: of values beyond 8 bits, "16-bit", "32-bit" or "float", else None; extent: the smallest and the largest of
-    these, None where the file says what is black and white; frames, bands: how many of them are left out.
+    these, None where the file says what is black and white; frames, bands: how many of them are left out; shrunk:
+    whether it was decoded at a fraction.
     """
 
     depth: str | None
     extent: deep.Levels | None
     frames: int
     bands: int
+    shrunk: bool = False
 
 
 @decoding
@@ -106,7 +109,7 @@ def contents(path) -> Contents:
         found = _deep(source)
         if found is None:
             source.image.load()
-            return Contents(None, None, frames, source.left_out)
+            return Contents(None, None, frames, source.left_out, getattr(source.image, "decoderconfig", ()) != ())
         extent = None if found.levels else found.extent()
         return Contents(found.depth if found.values.dtype != np.uint8 else None, extent, frames, found.left_out)
 
@@ -261,8 +264,8 @@ def _reading(path):
     try:
         # A file object, not a path: PIL would map the file, and one cut short meanwhile would be a bus error.
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ValueError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+            if os.fstat(file.fileno()).st_size > (most := max(MAX_BYTES, 8 * MAX_PIXELS)):
+                raise TooLarge(f"the file is larger than {most >> 20} MiB: {_larger(named('max_pixels'))}")
             tags = tiff.tags_of(file)
             if tags is not None and tiff.is_ours(tags):
                 with budget.hold(_check_size(tags.get(256, 0), tags.get(257, 0))):
@@ -271,8 +274,11 @@ def _reading(path):
             file.seek(0)
             # TGA has no mark of its own
             formats = (*FORMATS, "TGA") if Path(path).suffix.lower() == ".tga" else FORMATS
-            with opened(file, formats) as image, budget.hold(_check_size(*image.size)):
-                yield Source(image)
+            with opened(file, formats) as image:
+                if SHRINKS and image.width * image.height > MAX_PIXELS:
+                    shrink(image, MAX_PIXELS)
+                with budget.hold(_check_size(*image.size)):
+                    yield Source(image)
     except MemoryError:
         raise  # the machine's fault, not the file's
     except Exception as error:  # anything at all: parsers of damaged files trip in many ways
@@ -280,23 +286,24 @@ def _reading(path):
             reason = _unknown(path)
         else:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        remedy = "" if isinstance(error, _TooLarge) else "; repair or remove it"
+        remedy = "" if isinstance(error, TooLarge) else "; repair or remove it"
         raise UserError(f"cannot read the picture {shown(path)}: {reason}{remedy}") from error
 
 
-class _TooLarge(ValueError):
-    """A limit of ours; the file may be sound."""
+def _larger(limit) -> str:
+    """The remedy for a limit that an option of the running program may set."""
+    return f"give a larger {limit} if the file is sound" if named("max_pixels") else "make it smaller"
 
 
 def _check_size(width: int, height: int) -> int:
     """The number of pixels.  ValueError: too many."""
     if width * height > MAX_PIXELS:
-        option = named("max_pixels")
-        remedy = "give a larger one if the file is sound" if option else "make it smaller"
-        raise _TooLarge(f"its {width} x {height} = {width * height} pixels are more than {option or 'the limit of'} "
-                        f"{MAX_PIXELS}: {remedy}")
-    if width * height < 1 or max(width, height) > MAX_SIDE:
-        raise ValueError(f"its size {width} x {height} is outside 1 to {MAX_SIDE} a side")
+        raise TooLarge(f"its {width} x {height} = {width * height} pixels are more than "
+                       f"{named('max_pixels') or 'the limit of'} {MAX_PIXELS}: {_larger('one')}")
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(f"of its size {width} x {height} a side is longer than {MAX_SIDE}: cut the picture into pieces")
+    if width * height < 1:
+        raise ValueError(f"its size {width} x {height} has no pixels")
     return width * height
 
 

@@ -115,6 +115,10 @@ def _examined(paths, skip_bad, workers=None) -> dict[Path, Contents]:
         if not good:
             raise UserError(f"cannot read a single one {where} ({_some(bad)}): replace them")
         print(f"left out {len(bad)} {where} that cannot be read: {_some(bad)}", file=sys.stderr)
+    shrunk = [path for path, each in good.items() if each.shrunk]
+    if shrunk and process_rank() == 0:
+        print(f"{len(shrunk)} of the {len(paths)} pictures in {shown(_common(paths))} have more than --max_pixels and "
+              f"are decoded at a fraction: {_some(shrunk)}", file=sys.stderr)
     partly = [path for path, each in good.items() if each.frames or each.bands]
     if partly and process_rank() == 0:
         frames, bands = (sum(getattr(good[path], kind) for path in partly) for kind in ("frames", "bands"))

@@ -43,6 +43,29 @@ for _name in ("chunk_tEXt", "chunk_zTXt", "chunk_iTXt"):
     setattr(PngImagePlugin.PngStream, _name, _without_long_text(getattr(PngImagePlugin.PngStream, _name)))
 
 
+class TooLarge(ValueError):
+    """A limit of ours; the file may be sound."""
+
+
 def opened(file, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The picture in a file object, of one of these formats; its header alone is read."""
     return Image.open(file, formats=formats)
+
+
+def shrink(image: Image.Image, most: int):
+    """Let a JPEG of more pixels than `most` be decoded at the largest of 1/2, 1/4 and 1/8 with no more of them.
+
+    Only where its decoder needs memory for a row of blocks alone: neither progressive files nor those whose colours
+    lie apart.
+    """
+    if image.format not in ("JPEG", "MPO") or "progressive" in image.info:
+        return
+    at, n = image.fp.tell(), image.layers  # behind the head of the first scan, which ought to have all n colours
+    image.fp.seek(max(0, at - 6 - 2 * n))
+    head = image.fp.read(3)
+    image.fp.seek(at)
+    if head != bytes([0, 6 + 2 * n, n]):
+        return
+    width, height = image.size
+    part = next((part for part in (2, 4) if -(-width // part) * -(-height // part) <= most), 8)
+    image.draft(None, (width // part, height // part))

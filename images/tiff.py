@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from images.opening import opened
+from images.opening import TooLarge, opened
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 COMPRESSIONS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, deflate, LZMA, zstd: of bytes
@@ -113,7 +113,7 @@ def read(file, tags) -> Bands:
     W, H, n = _number(tags, 256, 0), _number(tags, 257, 0), samples_of(tags)
     kind, size = NUMBERS[_number(tags, 339, 1)], _number(tags, 258, 1) // 8
     if W * H * n * size > MOST_BYTES:
-        raise ValueError(f"its {n} bands take more than {MOST_BYTES >> 30} GiB")
+        raise TooLarge(f"its {n} bands take more than {MOST_BYTES >> 30} GiB: make a file of those that are wanted")
     dtype = np.dtype(f"{'<' if tags.prefix == b'II' else '>'}{LETTERS[kind]}{size}")
     colours = 3 if _number(tags, 262, 1) == 2 else 1
     opacity = opacity_of(tags) if n > colours else 0

@@ -88,6 +88,8 @@ COMMON = (
            "threads that read and decode pictures; 0: the main thread"),
     Option("data", "cache", boolean, False, "keep decoded pictures in memory, if they fit"),
     Option("data", "max_pixels", positive, 128_000_000, "refuse larger pictures, as hostile files are"),
+    Option("data", "shrink_jpegs", boolean, False, "in training decode JPEG files of more than --max_pixels at a half, "
+           "a quarter or an eighth, which also takes less time, instead of refusing them"),
     Option("data", "skip_bad_images", boolean, False, "skip unreadable pictures instead of stopping"),
     Option("data", "hold_out", bounded(float, 0, 0.9), 0.0, "share of the training pictures that are not trained on; "
            "they choose the best checkpoint, such as 0.1. valA and valB do so where the data set has them",

@@ -142,6 +142,8 @@ def _out_of_phase(args) -> str | None:
         return "--diagram draws the networks of --phase info: add that"
     if args.diagram and os.path.splitext(args.diagram)[1].lower() != ".svg":
         return f"--diagram {shown(args.diagram)} is drawn as SVG: end it in .svg"
+    if args.phase != "train" and "shrink_jpegs" in args.given:
+        return "--shrink_jpegs is an option of training: give --max_pixels a larger value"
     if args.init_from and (args.phase != "train" or args.checkpoint):
         return "--init_from begins a new training: leave --phase and --checkpoint out, or --init_from"
     if args.phase == "train" and "best" in args.given and not args.score_freq:

@@ -235,6 +235,19 @@ def test_an_address_that_answers_with_a_page_or_another_file_has_failed(server, 
     assert not (tmp_path / "y").exists()
 
 
+OTHERS = [b"other bytes", GOOD[:-40], zipped({"toy/trainA/0.jpg": b"x"}), tarred(PICTURES)[:-3000]]
+
+
+@pytest.mark.parametrize("body", OTHERS)
+def test_an_address_with_another_archive_or_none_has_failed_for_data_sets(server, tmp_path, body):
+    with Server(body) as wrong:
+        threading.Thread(target=wrong.serve_forever, args=(0.01,), daemon=True).start()
+        both = source(server)._replace(urls=(wrong.url, server.url))
+        assert "trainA 3, trainB 2" in get("toy", tmp_path / "new", both) and complete(tmp_path / "new")
+        refused(tmp_path / "2", both._replace(urls=(wrong.url,)), wrong.url, "example.org/page", "the archive")
+        wrong.shutdown()
+
+
 def test_offline_is_one_line_with_the_page_and_the_place_for_the_files(tmp_path):
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, ROOT / "dataset" / "get.py", "horse2zebra", "--dataset_dir", "here"],

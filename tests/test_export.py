@@ -13,6 +13,7 @@ from pictures import one_line, save, scene
 from PIL import Image
 from runs import ROOT
 from test_methods import SMALL, size_of
+from torch.utils._pytree import tree_leaves
 
 import main
 import methods
@@ -21,6 +22,7 @@ from checkpoints.files import load_checkpoint
 from images.encode import to_uint8
 from layers import definitions
 from nicegan import Translator
+from translation import export
 from translation.pipeline import pad_to_multiple
 from utils import UserError
 
@@ -92,11 +94,19 @@ def test_onnx_translates_the_same_at_three_sizes(ship, method):
     for h, w in sizes_of(model):
         given = inputs_of(model, h, w)
         assert apart(answer(runs, given), expected_of(model, given)) < 1e-4
+    pairs = [torch.cat(pair) for pair in zip(given, [x.flip(0, 1) for x in given], strict=True)]
+    found = answer(runs, pairs)  # a batch of two
+    for i in range(2):
+        assert apart(found[i : i + 1], expected_of(model, [x[i : i + 1] for x in pairs])) < 1e-4
     about = runs.get_modelmeta().custom_metadata_map
     assert (about["method"], about["direction"], about["step"], about["precision"]) == (method, "AtoB", "7", "float32")
     assert json.loads(about["options"])["ch"] == model.args.ch and about["licence"].startswith("MIT")
     assert [x.name for x in runs.get_inputs()] == ["picture", *json.loads(about["further inputs"])]
+    assert [x.shape[0] for x in (*runs.get_inputs(), *runs.get_outputs())] == ["batch"] * (len(given) + 1)
     assert all(isinstance(side, str) for side in runs.get_inputs()[0].shape[2:])  # dynamic
+    if method in ("munit", "unit"):  # whose layer normalisation is MUNIT's own
+        constant = answer(runs, [torch.full((1, 3, 24, 24), 0.3), *[x[:1] for x in given[1:]]])
+        assert np.ptp(constant.reshape(3, -1), 1).max() < 1e-5
 
 
 @pytest.mark.parametrize("method", ["cyclegan", "sincut", pytest.param("munit", marks=pytest.mark.slow)])
@@ -146,6 +156,22 @@ def test_onnx_takes_any_size_is_exact_on_constants_and_can_be_quantized(ship, me
     assert found.shape == x.shape and np.isfinite(found).all()
 
 
+def test_weights_beyond_one_file_lie_beside_it(ship, monkeypatch, capfd):
+    monkeypatch.setattr(export, "LARGEST", 4000)  # bytes, in the place of 2 GiB
+    file, model = ship("cyclegan", "--format onnx")
+    out, beside = capfd.readouterr().out, file.with_name("file.data")
+    assert out.index("file.data has them") < out.index("wrote ") and out.count("\n") == 3
+    weights = sum(p.numel() for p in model.G["B"].parameters() if p.numel() >= 256)
+    assert beside.stat().st_size > 4 * weights > 4000
+    given = inputs_of(model, 48, 36)
+    assert apart(answer(session(file), given), expected_of(model, given)) < 1e-4
+    file.rename(file.with_name("renamed.onnx"))  # the data keep their name
+    assert apart(answer(session(file.with_name("renamed.onnx")), given), expected_of(model, given)) < 1e-4
+    beside.write_bytes(b"")
+    with pytest.raises(Exception, match="External"):
+        session(file.with_name("renamed.onnx"))
+
+
 def test_onnx_in_half_precision_and_of_standard_operations(ship, capfd):
     onnx = pytest.importorskip("onnx")
     file, model = ship("cyclegan", "--format onnx --half true", "--ch 16")
@@ -176,6 +202,14 @@ def opened(file):
     return program, json.loads(extra["metadata.json"])
 
 
+def bound_to_a_device(program) -> list[str]:
+    """The nodes of a graph, with its sub-graphs, that name a device."""
+    nodes = [node for part in program.graph_module.modules() if hasattr(part, "graph") for node in part.graph.nodes]
+    assert len(nodes) > 20
+    devices = [[x for x in tree_leaves((node.args, node.kwargs)) if isinstance(x, torch.device)] for node in nodes]
+    return [str(node.target) for node, found in zip(nodes, devices, strict=True) if found]
+
+
 @pytest.mark.parametrize("method, half", [("nice", ""), ("munit", "--half true")])
 def test_pt2_translates_the_same_at_three_sizes(ship, method, half):
     file, model = ship(method, f"--format pt2 {half}")
@@ -189,6 +223,19 @@ def test_pt2_translates_the_same_at_three_sizes(ship, method, half):
     assert not [name for name in program.state_dict if any(part in name for part in unused)]
     operations = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert all(name.startswith(("aten.", "<built-in", "<function", "_operator")) for name in operations), operations
+    assert bound_to_a_device(program) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "--half true"])
+@pytest.mark.parametrize("method, build", [*((method, "") for method in SMALL), ("nice", "--light false")])
+def test_no_node_of_pt2_is_bound_to_a_device(ship, method, text, build):
+    file, model = ship(method, f"--format pt2 {text}", build)
+    program, _ = opened(file)
+    assert bound_to_a_device(program) == []
+    pairs = [torch.cat([x, x.flip(0, 1)]) for x in inputs_of(model, *[size_of(method)] * 2)]
+    found = program.module()(*pairs).detach().numpy()  # a batch of two
+    assert apart(found[1:], expected_of(model, [x[1:] for x in pairs])) < (2e-2 if text else 1e-4)
 
 
 def test_what_is_bound_to_its_size_says_so(ship, capfd):

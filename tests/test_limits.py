@@ -6,13 +6,13 @@ import threading
 
 import numpy as np
 import pytest
-from pictures import one_line, save, scene
-from PIL import Image
+from pictures import one_line, save, scene, tiff
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from runs import ROOT
 
 from images import decode
-from images.decode import limit_pixels, read_image
+from images.decode import contents, limit_pixels, read_image, size_of
 from images.turns import decoding, turns
 from scoring.features import open_source, read_npz
 from utils import RunError, UserError
@@ -86,3 +86,54 @@ def test_a_foreign_entry_in_an_npz_is_not_read_and_a_folder_may_be_called_so(tmp
     assert np.array_equal(read_npz(str(tmp_path / "x.npz"), "kind", 4)["features"], features)
     paths = [save(tmp_path / "folder.npz" / f"{i}.png", scene()) for i in range(2)]
     assert open_source(str(tmp_path / "folder.npz"), "kind", 4).files == paths
+
+
+def test_a_jpeg_beyond_the_limit_is_decoded_at_a_fraction_on_request(tmp_path):
+    picture, most = Image.fromarray(scene(201, 99)), decode.MAX_PIXELS
+    plain = save(tmp_path / "x.jpg", picture, quality=95)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = save(tmp_path / "y.jpg", picture, quality=95, exif=exif)
+    grey = save(tmp_path / "z.jpg", picture.convert("L"), quality=95)
+    others = [save(tmp_path / "p.jpg", picture, progressive=True), save(tmp_path / "q.png", picture)]
+    try:
+        for limit, part in ((201 * 99, 1), (201 * 99 - 1, 2), (101 * 50, 2), (101 * 50 - 1, 4), (26 * 13, 8)):
+            limit_pixels(limit, shrinks=True)
+            for path in (plain, turned, grey):
+                found, size = read_image(path), (-(-201 // part), -(-99 // part))
+                assert found.size == size_of(path) == (size[::-1] if path is turned else size)
+                assert contents(path).shrunk == (part > 1)
+                expected = np.asarray(picture.resize(size, Image.Resampling.BOX)).astype(int)
+                assert path is not plain or np.abs(np.asarray(found) - expected).mean() < 3
+        limit_pixels(26 * 13 - 1, shrinks=True)
+        for path in (plain, *others):
+            with pytest.raises(UserError) as error:
+                read_image(path)
+            one_line(error, path, "--max_pixels 337")
+        limit_pixels(26 * 13)
+        with pytest.raises(UserError, match="--max_pixels 338"):
+            read_image(plain)
+    finally:
+        limit_pixels(most)
+
+
+def test_limits_of_files_do_not_call_for_repairs(tmp_path):
+    long = save(tmp_path / "x.png", np.zeros((2, 70_000), np.uint8))
+    bands = tiff(tmp_path / "y.tif", np.zeros((2, 3, 5), np.uint16), more={256: 60_000, 257: 60_000})
+    huge = tmp_path / "z.png"
+    with open(huge, "wb") as file:
+        file.truncate((1 << 30) + 1)
+    most = decode.MAX_PIXELS
+    try:
+        for path, limit, words in (
+            (long, most, ("70000 x 2", "cut the picture into pieces")),
+            (bands, 1 << 32, ("5 bands", "those that are wanted")),
+            (huge, most, ("larger than 1024 MiB", "--max_pixels")),
+            (huge, 1 << 28, ("not a picture",)),
+        ):
+            limit_pixels(limit)
+            with pytest.raises(UserError) as error:
+                read_image(path)
+            assert ("repair" in one_line(error, path, *words)) == (words == ("not a picture",))
+    finally:
+        limit_pixels(most)

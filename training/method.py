@@ -184,6 +184,8 @@ class Method:
         given = [name for name in PICTURE_OPTIONS if name in args.given]
         if cls.makes_own_crops and given:
             return f"{args.method} makes crops of its own: leave out --{given[0]}"
+        if args.shrink_jpegs and (args.preprocess == "crop" or cls.makes_own_crops):
+            return "--shrink_jpegs changes the scale of pictures, from which crops are made here: leave it out"
         if args.preprocess == "crop" and "load_size" in given:
             return "--preprocess crop leaves pictures at their own scale: leave out --load_size"
         if args.preprocess != "crop" and args.load_size and args.load_size < args.img_size:

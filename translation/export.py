@@ -35,6 +35,7 @@ from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
 from utils import UserError, atomic, evaluating, own_file, parse_json, shown
 
+LARGEST = 2**31 - 2**24  # bytes of weights in one ONNX file; protobuf reads 2 GiB
 LICENCE = "MIT, of the program; the weights are their trainer's"
 
 
@@ -50,7 +51,7 @@ def export(trainer, found: tuple[dict, Path]):
         return
     s, t = pipeline.only_direction()
     place = output_path(args, pipeline.path, direction_name(trainer, s, t))
-    size = pipeline.load(own_size=True).size
+    size, beside = pipeline.load(own_size=True).size, None
     about = metadata(trainer, pipeline.state, pipeline.path, s, t, size)
     with evaluating(trainer.networks().values()), definitions():
         if args.format == "weights":
@@ -58,11 +59,13 @@ def export(trainer, found: tuple[dict, Path]):
         elif args.format == "folder":
             write_folder(trainer, weights_state(trainer, s, t, about), pipeline, place)
         else:
+            beside = data_beside(trainer, s, t, place)
             with telling(f"exporting {about['direction']}"):
-                content = graph(trainer, s, t, about)
+                content = graph(trainer, s, t, about, beside)
             with atomic(place) as temporary:
                 temporary.write_bytes(content)
-    size = sum(file.stat().st_size for file in (place.iterdir() if place.is_dir() else [place])) / 2**20
+    files = place.iterdir() if place.is_dir() else [place, *filter(None, [beside])]
+    size = sum(file.stat().st_size for file in files) / 2**20
     print(f"wrote {shown(place)}: {about['method']} {about['direction']}, step {about['step']}, "
           f"{about['parameters']:,} parameters, {about['precision']}, {size:.1f} MiB")
     print(f"pictures: {about['sizes']}")
@@ -100,6 +103,19 @@ def output_path(args, path: Path, direction: str) -> Path:
     return place
 
 
+def data_beside(trainer, s: str, t: str, place: Path) -> Path | None:
+    """The file beside an ONNX file that takes the weights, where they are too many for one; a line names it."""
+    if trainer.args.format != "onnx":
+        return None
+    parts, nets = trainer.inference_keys(s, t), trainer.networks()
+    numbers = [p for name, some in parts.items() for k, p in nets[name].named_parameters() if k.startswith(some)]
+    if (size := sum(p.numel() for p in numbers) * (2 if trainer.args.half else 4)) <= LARGEST:
+        return None
+    print(f"the weights take {size / 2**30:.1f} GiB, more than one ONNX file can hold: {shown(place.name)}.data has "
+          "them, keep both together")  # fmt: skip
+    return place.with_name(f"{place.name}.data")
+
+
 def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dict:
     """The description of a model file, in plain values."""
     _, extra = trainer.export_function(s, t)
@@ -121,7 +137,8 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in trainer.architecture.items()},
         "precision": "float16 weights, computed in float32" if trainer.args.half else "float32",
         "parameters": sum(counts),
-        "input": f"picture (1,{trainer.architecture['img_ch']},H,W), sRGB in [-1,1]",
+        "input": f"picture ({'1' if trainer.args.format == 'html' else 'N'},{trainer.architecture['img_ch']},H,W), "
+        "sRGB in [-1,1]",
         "further inputs": {name: what for name, (_, what) in extra.items()},
         "scales": trainer.plain_scales(),
         "output": "the translation, of the picture's shape and range",
@@ -197,30 +214,39 @@ def store_as_half(net: nn.Module):
                 parametrize.register_parametrization(module, name, Widened(), unsafe=True)
 
 
-def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[Tensor, ...], dict | None]:
+def graph_inputs(trainer, s: str, t: str, size: int) -> tuple[list[str], tuple[Tensor, ...], dict]:
     """Names, examples and dynamic shapes of the inputs of a graph."""
     picture = torch.zeros(1, trainer.architecture["img_ch"], size, size)
     _, extra = trainer.export_function(s, t)
     names, examples = ["picture", *extra], (picture, *(example for example, _ in extra.values()))
-    if is_size_bound(trainer):
-        return names, examples, None
-    m = trainer.size_multiple
-    first = -(-trainer.min_size // m)
-    sides = {2 + i: m * torch.export.Dim(name, min=first, max=2**15 // m) for i, name in enumerate("hw")}
-    free = [sides if x.shape[2:] == picture.shape[2:] else {} for x in examples]
+    batch = {}
+    if trainer.args.format != "html":
+        batch[0] = torch.export.Dim("batch", min=1, max=2**15)
+        examples = tuple(torch.cat([x, x]) for x in examples)  # of one picture, a trace would keep the number
+    sides, m = {}, trainer.size_multiple
+    if not is_size_bound(trainer):
+        first = -(-trainer.min_size // m)
+        sides = {2 + i: m * torch.export.Dim(name, min=first, max=2**15 // m) for i, name in enumerate("hw")}
+    free = [batch | (sides if x.shape[2:] == picture.shape[2:] else {}) for x in examples]
     return names, examples, dict(zip(("picture", "extra"), free, strict=False))
 
 
-def graph(trainer, s: str, t: str, about: dict) -> bytes:
-    """A file of torch.export or ONNX; in ONNX metadata, values other than text are written as JSON."""
+def graph(trainer, s: str, t: str, about: dict, beside: Path | None = None) -> bytes:
+    """A file of torch.export or ONNX; in ONNX metadata, values other than text are written as JSON.
+
+    beside: a file for the weights of an ONNX model, which is written.
+    """
     model = ExportedModel(trainer, s, t, trainer.args.half).eval()
     names, examples, dynamic = graph_inputs(trainer, s, t, about["img_size"])
     encoded = io.BytesIO()
     with torch.no_grad(), quiet():
         if trainer.args.format == "pt2":
             program = torch.export.export(model, examples, dynamic_shapes=dynamic, strict=False)
-            for node in program.graph.nodes:
+            for node in list(program.graph.nodes):
                 node.meta.pop("stack_trace", None)  # names files of this machine
+                if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                    program.graph.erase_node(node)  # a weight that is widened has to lie on this machine's device
+            program.graph_module.recompile()
             torch.export.save(program, encoded, extra_files={"metadata.json": json.dumps(about)})
         else:
             import onnx  # not among the packages that translating needs
@@ -238,10 +264,12 @@ def graph(trainer, s: str, t: str, about: dict) -> bytes:
             program.model.metadata_props.update(texts)
             proto = program.model_proto
             onnx_file.fold_weights(proto)
-            if dynamic and trainer.args.format == "onnx":  # the page of --format html pads by itself
+            if not is_size_bound(trainer) and trainer.args.format == "onnx":  # a page pads by itself
                 onnx_file.accept_any_size(proto, trainer.size_multiple, trainer.min_size)
             if trainer.args.format == "onnx":
                 onnx_file.describe(proto, about)
+            if beside:
+                onnx_file.move_weights(proto, beside)
             proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
             encoded.write(proto.SerializeToString())
     return encoded.getvalue()

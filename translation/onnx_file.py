@@ -1,11 +1,17 @@
 """What an exported ONNX model needs for the tools after it: exact means, plain weights, pictures of any size."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from onnx.reference import ReferenceEvaluator
 from onnxscript import opset18 as op
+
+from utils import atomic
 
 # Translates cat.jpg; docs/onnx.md shows the same lines.
 SCRIPT = """\
@@ -16,11 +22,12 @@ first, *others = model.get_inputs()                   # others: a style or noise
 picture = Image.open("cat.jpg").convert("RGB" if first.shape[1] == 3 else "L")
 x = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
 x = {"picture": x.transpose(2, 0, 1)[None] / 127.5 - 1}             # (1,C,H,W) from -1, black, to 1, white
-sides = {"h": picture.height, "w": picture.width}
+sides = {"batch": 1, "h": picture.height, "w": picture.width}
 x |= {o.name: np.random.randn(*[sides.get(n, n) for n in o.shape]).astype(np.float32) for o in others}
 y = model.run(["drawing"], x)[0][0].transpose(1, 2, 0)
 Image.fromarray(((y + 1) * 127.5).round().clip(0, 255).astype(np.uint8).squeeze()).save("dog.png")
 """
+
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -38,7 +45,13 @@ def var_mean(x, dim, correction=1.0, keepdim=False):
     return var, mean
 
 
-TRANSLATIONS = {torch.ops.aten.var_mean.correction: var_mean}
+def std_mean(x, dim, correction=1.0, keepdim=False):
+    """torch.std_mean for ONNX, from var_mean."""
+    var, mean = var_mean(x, dim, correction, keepdim)
+    return op.Sqrt(var), mean
+
+
+TRANSLATIONS = {torch.ops.aten.var_mean.correction: var_mean, torch.ops.aten.std_mean.correction: std_mean}
 
 
 def describe(model: onnx.ModelProto, about: dict):
@@ -108,6 +121,17 @@ def _drop_unused(graph: onnx.GraphProto):
     initializers = [x for x in graph.initializer if x.name in used]
     del graph.initializer[:]
     graph.initializer.extend(initializers)
+
+
+def move_weights(model: onnx.ModelProto, place: Path):
+    """Write the weights into a file beside the model's, and refer to it there."""
+    with atomic(place) as temporary, open(temporary, "wb") as file:
+        for tensor in model.graph.initializer:
+            if len(data := tensor.raw_data) >= 1024:
+                file.seek(-file.tell() % 4096, os.SEEK_CUR)  # a page of memory, so that it can be mapped
+                set_external_data(tensor, place.name, file.tell(), len(data))
+                file.write(data)
+                tensor.ClearField("raw_data")
 
 
 def accept_any_size(model: onnx.ModelProto, multiple: int, least: int):
