@@ -89,7 +89,7 @@ def test_a_foreign_entry_in_an_npz_is_not_read_and_a_folder_may_be_called_so(tmp
 
 
 def test_a_jpeg_beyond_the_limit_is_decoded_at_a_fraction_on_request(tmp_path):
-    picture, most = Image.fromarray(scene(201, 99)), decode.MAX_PIXELS
+    picture, most = Image.fromarray(scene(208, 104)), decode.MAX_PIXELS
     plain = save(tmp_path / "x.jpg", picture, quality=95)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -97,10 +97,10 @@ def test_a_jpeg_beyond_the_limit_is_decoded_at_a_fraction_on_request(tmp_path):
     grey = save(tmp_path / "z.jpg", picture.convert("L"), quality=95)
     others = [save(tmp_path / "p.jpg", picture, progressive=True), save(tmp_path / "q.png", picture)]
     try:
-        for limit, part in ((201 * 99, 1), (201 * 99 - 1, 2), (101 * 50, 2), (101 * 50 - 1, 4), (26 * 13, 8)):
+        for limit, part in ((208 * 104, 1), (208 * 104 - 1, 2), (104 * 52, 2), (104 * 52 - 1, 4), (26 * 13, 8)):
             limit_pixels(limit, shrinks=True)
             for path in (plain, turned, grey):
-                found, size = read_image(path), (-(-201 // part), -(-99 // part))
+                found, size = read_image(path), (208 // part, 104 // part)
                 assert found.size == size_of(path) == (size[::-1] if path is turned else size)
                 assert contents(path).shrunk == (part > 1)
                 expected = np.asarray(picture.resize(size, Image.Resampling.BOX)).astype(int)
