@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from options.paths import need_checkpoint, need_folder, need_input
-from options.program import refuse_mistakes
+from options.program import TRANSLATING, refuse_mistakes
 from utils import at_once, run
 
 
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None):
         if args.phase == "train" and args.epochs:
             budget.set_iteration(method, args)
         with telling("building the networks"):
-            trainer = method(args)
+            trainer = method(args, empty=args.phase in TRANSLATING)
         if args.phase == "export":
             export(trainer, found)
             return

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from images.decode import read_image
 from scoring.manifold import PRDC
 from training.cost import short
 from training.held_out import ON_TEST
-from utils import UserError, shown
+from utils import UserError, parse_json, shown
 
 sys.path.append(str(ROOT / "figure"))
 import common
@@ -79,13 +78,13 @@ def rows_of(runs) -> list[Row]:
 def held_out_scores(results: Path, names) -> dict[str, float]:
     """Scores of the test pictures by the best checkpoint, of these names; empty where test pictures have chosen it."""
     try:
-        best = json.loads((results / "test_scores.json").read_text("utf-8"))["best"]
-    except (OSError, ValueError, KeyError):
+        best = parse_json((results / "test_scores.json").read_text("utf-8"))["best"]
+        if not best or best["chosen"] == ON_TEST:
+            return {}
+        scale = {name: 100 if name.startswith("k") else 1 for name in names}  # KID and KD are x100 here
+        return {name: scale[name] * float(best["scores"][name]) for name in names if name in best["scores"]}
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):  # no such file, or another program's
         return {}
-    if not best or best["chosen"] == ON_TEST:
-        return {}
-    scale = {name: 100 if name.startswith("k") else 1 for name in names}  # KID and KD are x100 here
-    return {name: scale[name] * best["scores"][name] for name in names if name in best["scores"]}
 
 
 # --------------------------------------------------------------------------- other programs' pictures

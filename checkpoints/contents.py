@@ -64,13 +64,33 @@ def record(kind=is_tree, **fields):
     return lambda x: named(kind)(x) and all(name in x and test(x[name]) for name, test in fields.items())
 
 
+def is_side(x) -> bool:
+    """A height and width of pictures in a training."""
+    return type(x) is int and 0 < x <= 1 << 14
+
+
+def are_options(x) -> bool:
+    """Options of a run; those of translated pictures are used as they are, the others are parsed."""
+    if not named(is_plain)(x):
+        return False
+    sizes = x.get("img_size", 1), x.get("load_size") or 1
+    return all(map(is_side, sizes)) and isinstance(x.get("preprocess", ""), str)
+
+
 is_state_dict = named(lambda x: isinstance(x, torch.Tensor))
+
+
+def is_score(x) -> bool:
+    """The score of the best step, the others of that step and, in newer files, their intervals."""
+    fits = record(step=is_count, name=lambda x: isinstance(x, str), scores=named(is_number))(x)
+    return fits and named(lambda ends: isinstance(ends, (list, tuple)) and is_plain(ends))(x.get("intervals", {}))
+
 
 # what a checkpoint may hold besides networks; only this program writes others than optimizers and start_iter
 SCHEMA = {
     "start_iter": is_count,
     "position": is_count,
-    "args": named(is_plain),
+    "args": are_options,
     "method": lambda x: isinstance(x, str),
     "digest": named(lambda x: isinstance(x, str)),
     "guard": named(is_count),
@@ -79,7 +99,7 @@ SCHEMA = {
     "scales": named(named(is_levels)),  # of the deep pictures of each domain
     "rng": record(cpu=is_random_state, cuda=lambda x: isinstance(x, list) and all(map(is_random_state, x))),
     "ema": named(is_state_dict),  # the averaged weights
-    "score": record(step=is_count, name=lambda x: isinstance(x, str), scores=named(is_number)),  # the best one
+    "score": is_score,  # the best one
     # of an exported model file, which holds parts of networks
     "metadata": record(direction=lambda x: x in ("AtoB", "BtoA"), method=lambda x: isinstance(x, str)),
 }
@@ -236,10 +256,11 @@ def refuse_contradictions(state: dict, path: Path, trainer):
         print(f"changed since the checkpoint: {', '.join(changed)}", file=sys.stderr)
 
 
-def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts: tuple[str, ...] = ("",)):
+def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts: tuple[str, ...] = ("",), device=None):
     """Load a network's weights, without stray entries.  UserError: they do not fit.
 
     parts: prefixes of the keys to load; the rest of the network stays as it is.
+    A network on the meta device gets memory on `device` for what is in the file, once its shapes have been compared.
     """
     with fitting(path, name):
         weights, own = state[name], net.state_dict()
@@ -249,7 +270,14 @@ def load_network(net: torch.nn.Module, state: dict, name: str, path: Path, parts
                 raise ValueError(f"{key} holds values that are not finite numbers; name an earlier checkpoint")
             if key in own and value.is_floating_point() != own[key].is_floating_point():
                 raise ValueError(f"{key} holds numbers of the kind {value.dtype}")
-        net.load_state_dict({k: v for k, v in own.items() if not k.startswith(parts)} | weights)
+        rest = {k: v for k, v in own.items() if not k.startswith(parts)}
+        empty = any(x.is_meta for x in own.values())
+        if empty:
+            net.load_state_dict(rest | {k: v.to("meta") for k, v in weights.items()}, assign=True)  # compares shapes
+            for k, v in weights.items():  # in the network's layout, whatever the file's
+                x = torch.empty_strided(v.shape, own[k].stride(), dtype=own[k].dtype, device=device)
+                weights[k] = x.copy_(v)
+        net.load_state_dict(rest | weights, assign=empty)
 
 
 def load_optimizer(optimizer, state: dict, name: str, path: Path):

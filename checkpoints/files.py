@@ -17,7 +17,7 @@ import torch
 
 from checkpoints.contents import fitting, is_network, is_state_dict, refuse_strange, without_prefix
 from checkpoints.describe import in_words, kind_of
-from checkpoints.model_folder import is_model_folder, read_model_folder
+from checkpoints.model_folder import CONFIG, is_model_folder, read_model_folder
 from checkpoints.weights import Foreign, read_weights
 from options import another, need_checkpoint, telling
 from utils import UserError, atomic, brief, parse_json, shown
@@ -54,7 +54,7 @@ def _last_possible_step(log: Path) -> float:
     steps = []
     with suppress(OSError):
         for line in log.read_bytes().splitlines():
-            with suppress(ValueError, LookupError, TypeError):
+            with suppress(ValueError, LookupError, TypeError, OverflowError):
                 steps.append(int(parse_json(line)["step"]))
     gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
     return steps[-1] + max(gaps) if gaps else inf
@@ -136,7 +136,9 @@ def load_checkpoint(path: Path, recognise) -> dict:
     if path.is_dir() and is_model_folder(path):
         state = _read(path, read_model_folder)
         refuse_strange(state, path)
-        if recognise(state) is None:
+        with fitting(path, CONFIG):
+            known = recognise(state) is not None
+        if not known:
             raise UserError(f"{shown(path)} is no model that is known here: {in_words(state)}; name another")
         return {**state, "method": state["metadata"]["method"]}
     if path.is_dir():
@@ -149,10 +151,11 @@ def load_checkpoint(path: Path, recognise) -> dict:
     tensors = all(isinstance(value, torch.Tensor) for value in single.values())
     if path.is_file() and not tensors and "state_dict" not in single:
         found = single  # a dict of networks; else the file is one network, or OpenMMLab's, whose name matters
-    recognised = recognise(found)
-    wrapped = [x for x in single.values() if isinstance(x, dict) and x and is_state_dict(x)]
-    if recognised is None and path.is_file() and len(wrapped) == 1:  # one network, beside a number of steps or the like
-        recognised = recognise({path.stem: wrapped[0]})
+    with fitting(path, "its networks"):
+        recognised = recognise(found)
+        wrapped = [x for x in single.values() if isinstance(x, dict) and x and is_state_dict(x)]
+        if recognised is None and path.is_file() and len(wrapped) == 1:  # one network, beside a number of steps or so
+            recognised = recognise({path.stem: wrapped[0]})
     if recognised is None:
         raise UserError(f"{shown(path)} is no checkpoint that is known here: {in_words(found)}; name another")
     method, state = recognised

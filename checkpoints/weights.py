@@ -1,7 +1,7 @@
 """Read files of torch.save without torch.load: nothing in a file is called, and nothing outgrows the file.
 
 Such a file is a pickle, a small program that builds dicts, lists and tensors, and the numbers of the tensors.  As of
-torch 1.6 both lie in an uncompressed zip archive; before, the numbers follow five pickles.  `_interpret` is an
+torch 1.6 both lie in an uncompressed zip archive; before, the numbers follow five pickles.  `interpret` is an
 interpreter of the opcodes that torch writes.  It makes plain values and views of the mapped file; any other opcode,
 function or kind of key is an error.  So the holes of torch's own unpicklers, and those of Python's, do not matter here.
 """
@@ -90,7 +90,7 @@ def _read_archive(archive: zipfile.ZipFile, data: mmap.mmap):
         return _numbers(data, dtype, start, numel)
 
     start, size = content(pickles[0])
-    state = _interpret(io.BytesIO(data[start : start + size]), storage)
+    state = interpret(io.BytesIO(data[start : start + size]), storage)
     if not isinstance(state, dict) or "digest" not in state:
         for name in records:
             content(name)
@@ -99,9 +99,9 @@ def _read_archive(archive: zipfile.ZipFile, data: mmap.mmap):
 
 def _read_legacy(data: mmap.mmap):
     """The state in a file from before torch 1.6: five pickles, then each storage's length and numbers."""
-    if data[:1] != b"\x80" or _interpret(data) != MAGIC or _interpret(data) != 1001:
+    if data[:1] != b"\x80" or interpret(data) != MAGIC or interpret(data) != 1001:
         raise ValueError("torch has written no such file")
-    _check_byteorder(_interpret(data)["little_endian"])
+    _check_byteorder(interpret(data)["little_endian"])
     begin, found, places = data.tell(), {}, {}
 
     def shape_of(dtype, key, numel):
@@ -109,8 +109,8 @@ def _read_legacy(data: mmap.mmap):
             raise ValueError("two storages have one name")
         return torch.empty(numel, dtype=dtype, device="meta")
 
-    _interpret(data, shape_of)  # a first time, for the lengths of the storages
-    keys = _interpret(data)
+    interpret(data, shape_of)  # a first time, for the lengths of the storages
+    keys = interpret(data)
     if not isinstance(keys, list) or sorted(keys) != sorted(found):
         raise ValueError("its list of storages is wrong")
     start = data.tell()
@@ -123,7 +123,7 @@ def _read_legacy(data: mmap.mmap):
     if start > len(data):
         raise ValueError("the file is truncated")
     data.seek(begin)
-    return _interpret(data, lambda dtype, key, numel: _numbers(data, dtype, places[key], numel))
+    return interpret(data, lambda dtype, key, numel: _numbers(data, dtype, places[key], numel))
 
 
 def _check_byteorder(little: bool):
@@ -143,11 +143,15 @@ def _numbers(data: mmap.mmap, dtype: torch.dtype, start: int, numel: int) -> tor
 # ------------------------------------------------------------------------------------------ the pickle
 
 
-class _Function:
+class Function:
     """What a pickle names to be called, and what is done instead."""
 
     def __init__(self, call):
         self.call = call
+
+
+class Built:
+    """Something that a pickle makes in two steps: build(state) is the second."""
 
 
 def _ordered_dict(pairs=()) -> OrderedDict:
@@ -174,15 +178,15 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 
 FUNCTIONS = {
-    "collections OrderedDict": _Function(_ordered_dict),
-    "collections Counter": _Function(_ordered_dict),
-    "torch._utils _rebuild_tensor": _Function(_tensor),
-    "torch._utils _rebuild_tensor_v2": _Function(_tensor),
-    "torch._utils _rebuild_parameter": _Function(lambda x, *_: x),
-    "torch._utils _rebuild_parameter_with_state": _Function(lambda x, *_: x),
-    "torch Size": _Function(lambda sides=(): tuple(sides)),
-    "torch device": _Function(lambda *words: ":".join(map(str, words))),
-    "_codecs encode": _Function(_bytes),
+    "collections OrderedDict": Function(_ordered_dict),
+    "collections Counter": Function(_ordered_dict),
+    "torch._utils _rebuild_tensor": Function(_tensor),
+    "torch._utils _rebuild_tensor_v2": Function(_tensor),
+    "torch._utils _rebuild_parameter": Function(lambda x, *_: x),
+    "torch._utils _rebuild_parameter_with_state": Function(lambda x, *_: x),
+    "torch Size": Function(lambda sides=(): tuple(sides)),
+    "torch device": Function(lambda *words: ":".join(map(str, words))),
+    "_codecs encode": Function(_bytes),
 }
 GLOBALS = FUNCTIONS | {
     f"{module} {kind}Storage": dtype
@@ -190,7 +194,7 @@ GLOBALS = FUNCTIONS | {
     for kind, dtype in DTYPES.items()
 }
 PLAIN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING",
-         "BINSTRING"}  # fmt: skip
+         "BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}  # fmt: skip
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -202,10 +206,11 @@ def _key(key):
     return key
 
 
-def _interpret(file, storage=None):
+def interpret(file, storage=None, known=GLOBALS):
     """Run the pickle at the position of a file that is open for reading.
 
     storage: a function of dtype, key and number of elements that returns a tensor (n,).
+    known: {"module name": Function or value} of what the pickle may name.
     """
     stack, marks, memo, storages = [], [], {}, {}
 
@@ -233,8 +238,8 @@ def _interpret(file, storage=None):
             raise ValueError("its pickle is longer than that of any checkpoint")
         if marks and marks[-1] > len(stack):
             raise ValueError("its pickle takes what is not there")
-        if name in ("BINPUT", "LONG_BINPUT"):
-            memo[arg] = stack[-1]
+        if name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if arg is None else arg] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             push(memo[arg])
         elif name in PLAIN:
@@ -264,18 +269,22 @@ def _interpret(file, storage=None):
             if type(stack[-1]) is not list:
                 raise ValueError("its pickle appends to what is no list")
             stack[-1].extend(items)
-        elif name == "GLOBAL":
-            if arg not in GLOBALS:
-                raise Foreign(f"it asks for {arg.replace(' ', '.')}, which no checkpoint needs; of a whole model, save "
-                              "model.state_dict() alone")  # fmt: skip
-            push(GLOBALS[arg])
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            words = arg if name == "GLOBAL" else f"{stack.pop(-2)} {stack.pop()}"
+            if words not in known:
+                raise Foreign(f"it asks for {words.replace(' ', '.')}, which no checkpoint needs; of a whole model, "
+                              "save model.state_dict() alone")  # fmt: skip
+            push(known[words])
         elif name == "BINPERSID":
             push(persistent(stack.pop()))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             push(function.call(*arguments))
-        elif name == "BUILD":  # what a state dict notes about the versions of its modules
-            if type(stack.pop()) is not dict or type(stack[-1]) is not OrderedDict:
+        elif name == "BUILD":
+            state, target = stack.pop(), stack[-1]
+            if isinstance(target, Built):
+                target.build(state)
+            elif type(state) is not dict or type(target) is not OrderedDict:  # notes on the versions of its modules
                 raise ValueError("its pickle builds an unknown object")
         elif name == "STOP":
             if len(stack) != 1 or marks:

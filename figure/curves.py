@@ -50,11 +50,11 @@ def read(path: Path) -> list[dict]:
 def bare(lines: list[dict], record: Path) -> list[dict]:
     """The lines with bare terms, where an earlier version logged them weighted: run.json does not say "bare" then."""
     starts = []
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
         for start in parse_json(record.read_text("utf-8")):
             method, args = methods.load(start["method"]), SimpleNamespace(**start["options"])
             old = start.get("terms") != "bare"
-            starts.append((start["step"], method.term_weights(args) if old else {}))
+            starts.append((int(start["step"]), method.term_weights(args) if old else {}))
     found = []
     for line in lines:
         weights = next((weights for step, weights in reversed(starts) if step < line["step"]), {})

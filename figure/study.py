@@ -23,7 +23,7 @@ from PIL import Image
 
 from images import maker
 from images.decode import read_image
-from utils import atomic, shown
+from utils import atomic, parse_json, shown
 
 QUESTION = "Which of these looks most real, and most like the picture above turned into it?"
 NAMED = "Which looks most like a real {}, and most like this {} turned into one?"
@@ -110,12 +110,12 @@ def words(path: Path, stems: list[Path], names: list[str]) -> tuple[str, dict[st
             key[word] = {"input": stem.as_posix(), "answers": dict(zip(others, names, strict=True))}
         return secrets.token_hex(SECRET // 2), key
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         study, key = found["study"], found["questions"]
         asked = sorted((entry["input"], sorted(entry["answers"].values())) for entry in key.values())
         # shorter names are of former versions, whose words a participant can compute
         same = len(study) == SECRET and asked == sorted(wanted)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         same = False
     if not same:
         raise UserError(f"{shown(path)} is the key of another study, which its answers need; choose another --out")

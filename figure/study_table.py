@@ -31,10 +31,24 @@ def read(path: Path, wanted: type) -> dict:
         found = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not isinstance(found.get(name), wanted) or "study" not in found:
             raise ValueError(f"it has no {name}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {shown(path)}: {reason}; give a study's folder and its page's files") from None
     return found
+
+
+def key_in(folder: Path) -> dict:
+    """The key that study.py wrote into a study's folder.  UserError: it has none, or it was changed."""
+    path = folder / "key.json"
+    key = read(path, dict)
+    methods, questions = key.get("methods"), key["questions"].values()
+    fits = isinstance(methods, list) and all(isinstance(name, str) for name in methods)
+    for entry in questions if fits else ():
+        answers = entry.get("answers") if isinstance(entry, dict) else None
+        fits = fits and isinstance(answers, dict) and all(name in methods for name in answers.values())
+    if not fits:
+        raise UserError(f"{shown(path)} was changed: it lacks methods, or answers that name them; name another study")
+    return key
 
 
 def choices(key: dict, path: Path) -> tuple[str, dict[str, str | None]]:
@@ -142,7 +156,7 @@ def main(argv=None):
     parser.add_argument("--plot", type=drawn, metavar="FILE", help="draw the shares as columns into this .png, .pdf or "
                         ".svg file")  # fmt: skip
     args = parser.parse_args(argv)
-    key = read(args.study / "key.json", dict)
+    key = key_in(args.study)
     people = collect(key, args.answers)
     print(table(key["methods"], people))
     if args.plot:

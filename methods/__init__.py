@@ -24,9 +24,9 @@ def load(name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def create(args):
-    """The trainer of args.method; args: a namespace from main.parse_args."""
-    return load(args.method)(args)
+def create(args, **more):
+    """The trainer of args.method; args: a namespace from main.parse_args; more: as of Trainer."""
+    return load(args.method)(args, **more)
 
 
 def recogniser(method: str | None):

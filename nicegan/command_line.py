@@ -19,7 +19,6 @@ from checkpoints.contents import (
 from checkpoints.files import candidates, newest_checkpoint
 from options import another
 from options.program import TRANSLATING, asks_for_help, build_parser, first_look, parsed
-from training.cost import dry_run
 from training.cuda_graphs import refusal
 from training.distributed import own_device
 from training.run_record import run_of_these_pictures
@@ -117,12 +116,18 @@ def refuse_what_the_file_lacks(state: dict, path: Path):
         return
     options = {k: v for k, v in translation_options(state, path).items() if v is not None}
     args = parse_args(["--phase=test", "--device=cpu"], options)
-    networks = dry_run(methods.load(args.method), args).networks()
+    networks = methods.create(args, empty=True).networks()
     wanted = sum(x.numel() for net in networks.values() for x in net.parameters())
     held = sum(x.numel() for name in filter(is_network, state) for x in state[name].values())
     if wanted > GROWTH * held + (4 << 20):
         raise UserError(f"{shown(path)} does not fit: its options ask for {wanted:,} weights, and it "
                         f"holds {held:,}; {another()}")  # fmt: skip
+    for name in [name for name in networks if name in state]:
+        own = networks[name].state_dict()
+        for key, value in state[name].items():
+            if key in own and own[key].shape != value.shape:
+                raise UserError(f"{shown(path)} does not fit: {name}: {shown(key)} is {tuple(value.shape)}, its "
+                                f"options ask for {tuple(own[key].shape)}; {another()}")  # fmt: skip
 
 
 def initial_options(argv: list[str]) -> dict:
@@ -147,7 +152,8 @@ def options_and_checkpoint(argv: list[str]):
     first, written = first_look(argv), found[0].get("args", {}).get("method")
     if first.method and written and first.method != written:  # before its options are compared, which follow from it
         raise UserError(f"{shown(found[1])} is of --method {written}, not {first.method}: leave --method out")
-    refuse_what_the_file_lacks(*found)
+    if first.phase not in TRANSLATING:  # those build networks without values first
+        refuse_what_the_file_lacks(*found)
     saved = saved_options(found[0])
     if first.phase == "train" and "metadata" in found[0]:
         raise UserError(f"{shown(found[1])} is a model file, which can only translate: continue from a checkpoint")

@@ -12,7 +12,7 @@ import methods
 from checkpoints.files import newest_checkpoint
 from images.decode import alpha_of, from_pil, read_image
 from images.encode import to_image, with_alpha
-from nicegan.command_line import parse_args, refuse_what_the_file_lacks, translation_options
+from nicegan.command_line import parse_args, translation_options
 from options import as_argv
 from translation.pipeline import Pipeline, direction_name, scale_of, to_pixels, to_tensor, translations
 from utils import UserError
@@ -31,9 +31,8 @@ class Translator:
     def __init__(self, checkpoint: str | Path, **more):
         recognise = methods.recogniser(more.get("method"))
         found = newest_checkpoint(Path(checkpoint), str(checkpoint), recognise, to_translate=True)
-        refuse_what_the_file_lacks(*found)
         argv = ["--phase=test", f"--checkpoint={found[1]}", *as_argv(more)]
-        self.trainer = methods.create(parse_args(argv, translation_options(*found)))
+        self.trainer = methods.create(parse_args(argv, translation_options(*found)), empty=True)
         if self.trainer.args.deep:
             raise UserError("Translator gives PIL images of 8 bits a band: leave deep out, and give a tensor for more")
         self.pipeline = Pipeline(self.trainer, found).load(own_size=True)

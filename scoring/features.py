@@ -120,7 +120,7 @@ def open_source(path, kind, dim):
     else:
         source = Source(path, **read_npz(path, kind, dim))
     if 1 in (len(source.files), len(source)):
-        raise UserError(f"{path} holds only one picture: a distribution needs at least two")
+        raise UserError(f"{shown(path)} holds only one picture: a distribution needs at least two")
     return source
 
 
@@ -141,18 +141,20 @@ def read_npz(path, kind, dim):
                         "--save") from error
     made_as = str(arrays.get("kind", kind))
     if made_as != kind:
-        raise UserError(f"{path} holds {made_as} features, not {kind}: give its --features, --dims, --resize")
+        raise UserError(f"{shown(path)} holds {shown(made_as[:60])} features, not {kind}: give its --features, --dims, "
+                        "--resize")
     if "features" not in arrays and not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path} holds neither 'features' nor 'mu' and 'sigma': make it with --save")
+        raise UserError(f"{shown(path)} holds neither 'features' nor 'mu' and 'sigma': make it with --save")
     shapes = {"features": (-1, dim), "mu": (dim,), "sigma": (dim, dim), "logits": (-1, -1)}
     arrays = {name: arrays[name] for name in shapes if name in arrays}
     for name, array in arrays.items():
         free = [n if e == -1 else e for n, e in zip(array.shape, shapes[name], strict=False)]
         if array.ndim != len(shapes[name]) or array.shape != tuple(free):
-            raise UserError(f"{name} in {path} is {array.shape}, but {kind} features have {dim} dimensions: "
+            raise UserError(f"{name} in {shown(path)} is {array.shape}, but {kind} features have {dim} dimensions: "
                             "check --dims and --features")
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise UserError(f"{name} in {path} holds values that are not finite numbers: make it again with --save")
+            raise UserError(f"{name} in {shown(path)} holds values that are not finite numbers: make it again with "
+                            "--save")
         arrays[name] = array.astype(np.promote_types(array.dtype, np.float32))
     return arrays | ({"scale": scale} if scale else {})
 

@@ -5,7 +5,6 @@ heads, or a PyTorch file of the same arrays. Without it AlexNet comes through to
 the heads from the package lpips.
 """
 
-import pickle
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from checkpoints import weights
+from checkpoints.arrays import read_arrays
 from images.download import sha256_of
-from utils import UserError, shown
+from utils import UserError, brief_os, open_regular, shown
 
 NAME = "LPIPS (AlexNet 0.1)"
 KNOWN = {9_884_491: "443c5bc35326"}  # bytes: first digits of the SHA-256, of files that we know
@@ -70,15 +70,16 @@ def read_weights(path):
     if digits and not sha256_of(path).startswith(digits):
         raise UserError(f"--lpips-weights {shown(path)} is damaged: get the file again, {REMEDY}")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             torch_file = file.read(2) == b"PK"
         if torch_file:
             arrays = weights.read_weights(path)
         else:
-            with open(path, "rb") as file:
-                arrays = _from_flax(_OfArrays(file).load())
+            arrays = _from_flax(read_arrays(path))
         arrays = {name: torch.as_tensor(np.asarray(arrays[name])) for name in _shapes()}
-    except Exception as error:  # an unpickler raises many kinds on damaged or foreign files
+    except OSError as error:
+        raise UserError(f"--lpips-weights {shown(path)} cannot be read: {brief_os(error)}") from None
+    except Exception as error:  # damaged and foreign files end in errors of any kind
         raise UserError(f"--lpips-weights {shown(path)} holds no weights of {NAME}: {REMEDY}") from error
     for name, shape in _shapes().items():
         if tuple(arrays[name].shape) != shape or not torch.isfinite(arrays[name]).all():
@@ -93,17 +94,6 @@ def _shapes():
     for i, kernel in enumerate(KERNELS):
         found |= {f"kernel{i}": kernel, f"bias{i}": kernel[:1], f"head{i}": (1, kernel[0], 1, 1)}
     return found
-
-
-class _OfArrays(pickle.Unpickler):
-    """Reads pickled numpy arrays and nothing else, so that no file can run code."""
-
-    def find_class(self, module, name):
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 def _from_flax(tree):

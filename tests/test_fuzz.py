@@ -1,17 +1,18 @@
-"""Mutated option values and JSON files: accepted, or refused in one line with status 2, and quickly."""
+"""Mutated option values, documents and checkpoints: taken, or refused in one line with status 2, and quickly."""
 
 import json
 import random
-import sys
 import time
 
 import pytest
-from runs import ROOT, SMALL
+import torch
+from runs import PATIENCE, SMALL, Run
+from test_checkpoints import released
 
 import main
+import methods
+from checkpoints.files import save_checkpoint
 from utils import UserError
-
-sys.path.insert(0, str(ROOT / "figure"))
 
 COUNTS = [150, pytest.param(10_000, marks=pytest.mark.slow)]
 VALUES = ["", "0", "-1", "1e999", "nan", "9" * 400, "true", "None", "[1]", "a\nb", "\udcff", "../x", "/dev/zero", "@x",
@@ -44,41 +45,40 @@ def test_options(count, capsys):
         print(f"\noptions: {ended}")
 
 
-def mutated(value, noise):
-    """The value with something in it replaced, lost or nested."""
-    strange = [None, True, -1, 10**400, 1.5, "", "\udcff\x1b", [], {}, [[1]], {"a": 1}, float("inf")]
-    if isinstance(value, (dict, list)) and value and noise.random() < 0.8:
-        value = value.copy()
-        key = noise.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        if noise.random() < 0.2:
-            del value[key]
-        else:
-            value[key] = mutated(value[key], noise)
-        return value
-    return noise.choice(strange)
+def bombarded(folder, function, *arguments) -> dict:
+    """The counts that a function of bombardment prints."""
+    run = Run(folder, f"bombardment:{function}", str(folder), *arguments)
+    assert run.wait() == 0, run.output[-3000:]
+    print(figures := json.loads(run.output.splitlines()[-1]))
+    return figures
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_answers_to_a_study(count, tmp_path, capsys):
-    import study_table
+def test_documents(count, tmp_path, monkeypatch):
+    """log.jsonl, run.json, made.json, scores, keys and answers of studies, .npz files, option files."""
+    monkeypatch.setattr("runs.PATIENCE", max(PATIENCE, count))
+    figures = bombarded(tmp_path, "documents", count, 0)
+    assert sum(n for name, n in figures.items() if name != "longest") == count
 
-    noise, ended = random.Random(0), {"taken": 0, "refused": 0}
-    key = {"study": "s", "methods": ["a", "b"]}
-    key["questions"] = {f"q{i}": {"answers": {"x": "a", "y": "b"}} for i in range(4)}
-    answers = {"study": "s", "participant": "p"}
-    answers["answers"] = [{"question": f"q{i}", "choice": "xy"[i % 2]} for i in range(4)]
-    (tmp_path / "key.json").write_text(json.dumps(key))
-    for _ in range(count):
-        text = json.dumps(mutated(answers, noise))
-        if noise.random() < 0.3:
-            at = noise.randrange(len(text))
-            text = text[:at] + noise.choice(["", "\\", '"', "[" * 9999, "\0"]) + text[at + noise.randrange(3) :]
-        (tmp_path / "x.json").write_text(text, errors="surrogatepass")
-        try:
-            study_table.main([str(tmp_path), str(tmp_path / "x.json")])
-            ended["taken"] += 1
-        except UserError as error:
-            assert str(error).isprintable() and "\n" not in str(error)
-            ended["refused"] += 1
-    with capsys.disabled():
-        print(f"\nanswers: {ended}")
+
+MUTATIONS = [("nice", 250), ("cut", 100), *(pytest.param(name, 910, marks=pytest.mark.slow) for name in SMALL)]
+
+
+@pytest.mark.parametrize("method, count", MUTATIONS)
+def test_checkpoints_and_model_files(method, count, tmp_path, monkeypatch):
+    """They load equal, or as a stranger may have made them, or are refused."""
+    monkeypatch.setattr("runs.PATIENCE", max(PATIENCE, count))
+    model = methods.create(main.parse_args(f"--method {method} {SMALL[method]} --num_workers 0 --device cpu".split()))
+    size = (model.args.batch_size, 3, model.args.img_size, model.args.img_size)
+    real = [torch.rand(size, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2)]
+    model.prepare(*real)
+    for _ in range(model.period + 1):
+        model.train_step(*real)
+    save_checkpoint(model.state(), tmp_path / "ours.pt")
+    if method == "nice":
+        torch.save(released(model.state()), tmp_path / "old.pt")
+        torch.save(released(model.state()), tmp_path / "oldest.pt", _use_new_zipfile_serialization=False)
+    figures = bombarded(tmp_path, "checkpoints", method, count, 0)
+    kinds = ("mutate", "repack", "reopcode", "misbuild", "retype")
+    assert all(figures[f"{kind} refused"] > count / 40 for kind in kinds)
+    assert figures["retype taken"] > count / 100

@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import options
@@ -19,8 +20,9 @@ import NICE
 import utils
 from checkpoints.files import load_checkpoint, save_checkpoint
 from checkpoints.weights import read_weights
+from nicegan import Translator
 from nicegan.command_line import refuse_what_the_file_lacks
-from scoring import inception
+from scoring import inception, lpips
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +139,9 @@ def test_a_directory_that_lies_is_refused(state, tmp_path):
 
 STRANGE = [
     ("args", {"lr": {}}), ("args", {"heads": [[1]]}), ("args", {"ch": 10**30}), ("args", {1: 2}), ("args", []),
+    ("args", {"img_size": None}), ("args", {"load_size": 10**6}), ("args", {"preprocess": 3}),
     ("score", {}), ("score", {"step": "x", "name": "fid", "scores": {}}), ("score", {"step": 1, "name": 3}),
+    ("score", {"step": 1, "name": "kid", "scores": {}, "intervals": {"kid": 3}}),
     ("rng", {}), ("rng", {"cpu": torch.zeros(3), "cuda": []}), ("rng", {"cpu": None, "cuda": None}),
     ("guard", {"dropped": -1}), ("guard", {"dropped": "many"}), ("ema", {"gen2B": 3}), ("ema", 3),
     ("memory", {"A": {1: 10**30}}), ("scalers", {"D": 3}), ("digest", {"args": 1}),
@@ -161,12 +165,43 @@ def test_what_no_checkpoint_holds_is_refused_before_it_is_used(state, tmp_path, 
 def test_a_model_file_builds_no_more_than_it_holds(state, tmp_path):
     about = {"direction": "AtoB", "method": "nice"}
     args = {**state["args"], "ch": 1000, "light": False, "img_size": 1024, "n_res": 500}
-    save_checkpoint({"gen2B": {"x": torch.zeros(3)}, "args": args, "metadata": about}, tmp_path / "x.pt")
+    nets = {"gen2B": {"x": torch.zeros(2)}, "disA": {"x": torch.zeros(1)}}
+    save_checkpoint({**nets, "args": args, "metadata": about}, tmp_path / "x.pt")
     found = load_checkpoint(tmp_path / "x.pt", methods.recognise)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match="weights, and it holds 3"):
         refuse_what_the_file_lacks(found, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="Missing key"):
+        Translator(tmp_path / "x.pt", device="cpu")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19
+
+
+def test_a_network_takes_memory_for_what_the_file_holds(state, tmp_path):
+    wide = {**state["gen2B"], "gamma.weight": torch.zeros(1)}
+    fewer = {key: value for key, value in wide.items() if key != "gamma.weight"}
+    for net, words in ((wide, "size mismatch"), (fewer, "Missing key")):
+        save_checkpoint({**state, "gen2B": net}, tmp_path / "x.pt")
+        with pytest.raises(UserError, match=words):
+            Translator(tmp_path / "x.pt", device="cpu")
+    with pytest.raises(UserError, match="gamma.weight is"):
+        refuse_what_the_file_lacks({**state, "gen2B": wide, "method": "nice"}, tmp_path / "x.pt")
+
+
+ARRAYS = {
+    "a number of arrays": b"\x80\x02K\x01.",
+    "a shape beyond its numbers": pickle.dumps(np.zeros((4, 4), np.float32)).replace(b"K\x04K\x04", b"K\x7fK\x7f"),
+    "an object": pickle.dumps({"a": np.array([None], object)}),
+    "nested without end": b"\x80\x02" + b"}K\x01" * 5000 + b"}" + b"s" * 5000 + b".",
+    "a memo of four thousand million": b"\x80\x02}r\xff\xff\xff\xff.",
+    "a long name": pickle.dumps(np.zeros(4, np.float32)).replace(b"_reconstruct", b"fromstring12"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_pickles_of_arrays_neither_run_nor_grow(name, tmp_path):
+    (tmp_path / "x").write_bytes(ARRAYS[name])
+    with pytest.raises(UserError, match="holds no weights"):
+        lpips.read_weights(tmp_path / "x")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -17,8 +17,9 @@ from test_methods import SMALL
 import main
 import methods
 from checkpoints.contents import is_network
-from checkpoints.files import load_checkpoint
+from checkpoints.files import load_checkpoint, newest_checkpoint
 from nicegan import Translator
+from translation.pipeline import Pipeline
 from utils import UserError
 
 
@@ -44,6 +45,25 @@ def test_round_trips_are_exact(tmp_path, method):
     picture = Image.fromarray(scene(60, 44))
     one, other = (np.asarray(Translator(p, device="cpu")(picture)) for p in (folder, tmp_path / "model.pt"))
     assert np.array_equal(one, other) and one.std() > 5
+
+
+@pytest.mark.parametrize("method", ["nice", "munit", "drit"])
+def test_networks_built_without_values_translate_to_the_same_bits(tmp_path, method):
+    """They have the layouts of others, too."""
+    path = saved(tmp_path, method)
+    args = main.parse_args(f"--phase test --device cpu --method {method} {SMALL[method]} --checkpoint {path}".split())
+    answers, layouts = [], []
+    for empty in (True, False):
+        trainer = methods.create(args, empty=empty)
+        opened = Pipeline(trainer, newest_checkpoint(path.parent, str(path), methods.recognise, True)).load()
+        (s, t), *_ = opened.directions
+        x = torch.rand(1, 3, opened.size, opened.size, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        with opened.translating(s, t):
+            answers.append(trainer.translate(x, s, t))
+        nets = [trainer.networks()[name] for name in trainer.inference_networks[s, t]]
+        layouts.append([{k: (x.stride(), x.dtype) for k, x in net.state_dict().items()} for net in nets])
+    assert torch.equal(*answers) and layouts[0] == layouts[1]
 
 
 def test_the_model_card(tmp_path):

@@ -20,7 +20,7 @@ class Log:
         kept = []
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
-                with suppress(ValueError, KeyError, TypeError):
+                with suppress(ValueError, LookupError, TypeError):
                     if line.endswith(b"\n") and parse_json(line)["step"] <= start:
                         kept.append(line)
         with atomic(path) as temporary:
@@ -37,7 +37,7 @@ class Log:
         """The valid ones of a log's lines, as dicts."""
         found = []
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, LookupError, TypeError, OverflowError):  # a step may even be infinite
                 values = parse_json(line)
                 values["step"] = int(values["step"])
                 found.append(values)

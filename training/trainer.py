@@ -13,6 +13,7 @@ from dataset import UnpairedStream
 from images.decode import limit_pixels
 from layers import use_definitions
 from training import state as training_state
+from training.cost import countable
 from training.cuda_graphs import make_graph
 from training.distributed import average_over_processes
 from training.ema import make_ema
@@ -20,6 +21,7 @@ from training.guard import Guard
 from training.loop import train
 from training.method import Method, Update
 from training.random_draws import Draw
+from training.without_values import WithoutValues
 from translation.folders import translate_folders
 from utils import frozen
 
@@ -29,10 +31,12 @@ class Trainer(Method):
 
     args: a namespace from main.parse_args.  Nothing is read from disk before train(), test() or load().
     step: the last finished step.  position: images consumed per domain.  ema: an ema.EMA, or None without --ema.
+    empty: for translation with a checkpoint.  The networks have shapes but no values, and there are no optimizers;
+    Pipeline.load gives values to what translates.
     """
 
-    def __init__(self, args):
-        self.args = args
+    def __init__(self, args, empty=False):
+        self.args, self.empty = args, empty
         self.step = self.position = 0
         self.scales = {}  # of deep pictures, by folder: "A", "B"; from a checkpoint, or measured on training pictures
         self.loaded = None  # the path of the checkpoint that is continued
@@ -65,9 +69,11 @@ class Trainer(Method):
         names = (*self.architecture_options(), "img_size")
         self.architecture = {name: getattr(self.args, name) for name in names} | architecture
         torch.manual_seed(self.args.seed)
-        self._networks = self.build(SimpleNamespace(**self.architecture))
+        with countable(self.args), WithoutValues() if self.empty else nullcontext():
+            self._networks = self.build(SimpleNamespace(**self.architecture))
         for net in self._networks.values():
-            net.to(self.device)
+            if not self.empty:
+                net.to(self.device)
             if self.device.type == "cuda":
                 net.to(memory_format=self.layout)
         parameters = dict.fromkeys(p for net in self._networks.values() for p in net.parameters())
@@ -81,7 +87,8 @@ class Trainer(Method):
             weight_decay=self.args.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights, with the same results
         )
-        self.optimizers = {name: torch.optim.Adam(ps, **settings) for name, ps in trained.items()}
+        # the first optimizer imports modules for a second, which translating can do without
+        self.optimizers = {} if self.empty else {name: torch.optim.Adam(ps, **settings) for name, ps in trained.items()}
         half_precision = self.args.amp == "fp16" and self.device.type == "cuda"
         self.scalers = {name: torch.amp.GradScaler(enabled=half_precision) for name in trained}
         self.compiled = {}

@@ -78,7 +78,8 @@ def export_page(pipeline: Pipeline):
     place = output_path(trainer.args, pipeline.path, names[0] if len(names) == 1 else "")
 
     def model(s: str, t: str) -> tuple[dict, bytes]:
-        fresh = type(trainer)(trainer.args)  # as an export prunes networks that both directions may use
+        # an export prunes networks that both directions may use
+        fresh = type(trainer)(trainer.args, empty=trainer.empty)
         own = Pipeline(fresh, (pipeline.state, pipeline.path)).load(own_size=True)
         about = metadata(fresh, own.state, own.path, s, t, own.size)
         with evaluating(fresh.networks().values()), definitions(), telling(f"exporting {about['direction']}"):

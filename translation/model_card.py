@@ -3,7 +3,6 @@
 The card (README.md) says what run.json, log.jsonl and the checkpoint say: method, paper, data, steps, scores.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from checkpoints.model_folder import CONFIG, WEIGHTS, write_model_folder
-from utils import UserError, atomic, shown, writing
+from utils import UserError, atomic, parse_json, shown, writing
 
 CARD, PREVIEW = "README.md", "preview.png"
 
@@ -56,13 +55,13 @@ def newest_scores(state: dict, results: Path) -> dict:
         return with_intervals(state["score"])
     found = {}
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
-        last = json.loads((results / "test_scores.json").read_text("utf-8"))["last"]
+        last = parse_json((results / "test_scores.json").read_text("utf-8"))["last"]
         if last["step"] == state["start_iter"]:
             return with_intervals(last)
     with suppress(OSError):
         for line in (results / "log.jsonl").read_text("utf-8", "replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if "scoring_seconds" in entry and entry["step"] <= state.get("start_iter", 0):
                     found = entry
     return {key: value for key, value in found.items() if key != "scoring_seconds"}

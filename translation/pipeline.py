@@ -108,7 +108,7 @@ class Pipeline:
             if "metadata" in state:
                 fold_spectral_norms(net)
                 parts = tuple(part for d in self.directions for part in trainer.all_inference_keys(*d).get(name, ()))
-            load_network(net, state["ema"] if self.uses_ema else state, name, path, parts)
+            load_network(net, state["ema"] if self.uses_ema else state, name, path, parts, trainer.device)
         self.side = self._own_side() if own_size else test_side(trainer, self.size)
         if self.side and (trainer.args.longest or trainer.args.shortest):
             raise UserError(f"--longest and --shortest are for pictures of their own sizes, and these are resized to "
