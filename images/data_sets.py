@@ -20,7 +20,7 @@ from typing import NamedTuple
 from images import made, scenes
 from images.archives import MAX_GROWTH, damage, members
 from images.download import download, drop, sha256_of, writing_below
-from options import telling
+from options import near, telling
 from utils import RunError, UserError, own_file, shown
 
 DATASETS = Path(__file__).resolve().parents[1] / "dataset"
@@ -109,7 +109,7 @@ def root_of(args, *folders: str) -> Path:
     """The folder of the data set that --dataset names.  UserError: there is none with these `folders`."""
     root = Path(args.dataset_dir) / args.dataset
     if not root.is_dir():
-        remedy = hint(args.dataset, args.dataset_dir) or f"make it, with {', '.join(folders)} in it, or check --dataset"
+        remedy = hint(args.dataset, args.dataset_dir) or f"make it, with {', '.join(folders)} in it, or check --dataset{near(root)}"
         raise UserError(f"no data set {shown(root)}; {remedy}")
     return root
 
