@@ -54,7 +54,7 @@ def kind_of(path: Path) -> str | None:
         if start[8:10] == b'{"' and path.suffix == ".safetensors":
             return "the weights of a model folder: name the folder, which has config.json, too"
         if path.suffix == ".onnx":
-            return "an ONNX file, for onnxruntime (docs/onnx.md); only the checkpoint that it was exported from translates here"
+            return "an ONNX file, for onnxruntime (docs/onnx.md): here its checkpoint translates"
         return next((words for first, words in FIRST_BYTES if start.lstrip().startswith(first)), None)
     return None
 

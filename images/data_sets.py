@@ -109,7 +109,8 @@ def root_of(args, *folders: str) -> Path:
     """The folder of the data set that --dataset names.  UserError: there is none with these `folders`."""
     root = Path(args.dataset_dir) / args.dataset
     if not root.is_dir():
-        remedy = hint(args.dataset, args.dataset_dir) or f"make it, with {', '.join(folders)} in it, or check --dataset{near(root)}"
+        make = f"make it, with {', '.join(folders)} in it, or check --dataset{near(root)}"
+        remedy = hint(args.dataset, args.dataset_dir) or make
         raise UserError(f"no data set {shown(root)}; {remedy}")
     return root
 
