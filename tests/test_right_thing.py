@@ -67,7 +67,7 @@ def test_without_test_folders_input_is_pointed_out(folder, tmp_path):
 def test_near_names(folder, tmp_path, capsys):
     refused = trained(folder, f"--phase test --checkpoint {folder / 'results' / 'tiny_params_latest.tp'}", status=2)
     complaint(refused, "did you mean", "tiny_params_latest.pt?")
-    refused = trained(folder, f"--dataset {folder / 'dataset' / 'tyni'}", status=2)
+    refused = trained(folder, f"--dataset {folder / 'dataset' / 'tinyy'}", status=2)
     complaint(refused, "no data set", "did you mean", f"{folder / 'dataset' / 'tiny'}?")
     (tmp_path / "cats.txt").write_text("--lr 1\n")
     for words, meant in (
