@@ -24,7 +24,12 @@ from training.sample_grid import save_sample_grids, training_pictures
 
 ABLATIONS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "ablation").glob("*.txt"))
 WAYS = ["--amp bf16", "--amp fp16", "--light false", "--checkpoint_blocks true --grad_accum 2", "--on_nan skip"]
-CASES = [*SMALL, *(f"nice {way}" for way in WAYS), *(f"nice @configs/ablation/{name}.txt" for name in ABLATIONS)]
+CASES = [
+    *SMALL,
+    "cut --negatives both",
+    *(f"nice {way}" for way in WAYS),
+    *(f"nice @configs/ablation/{name}.txt" for name in ABLATIONS),
+]
 
 
 def trainer_of(case: str, **more):

@@ -133,6 +133,23 @@ def test_external_negatives_change_the_loss_and_fill_the_bank(negatives):
     assert not any(p.requires_grad for follower in model.followers.values() for p in follower.copy.parameters())
 
 
+def test_gradients_reach_the_query_alone():
+    """Of external negatives: the translation and the networks that learn, not the input, its copies or the bank."""
+    model = create("--negatives both")
+    batch = dict(zip("AB", batches()[0], strict=True))
+    model.decision = model.host_decision()
+    model.forward(batch, "A", "B")
+    model.sample_patches(batch, "A", "B")
+    fake, real = (batch[name][0].detach().requires_grad_() for name in ("fake", "real"))
+    bank = model.banks["NCE"]
+    model.patch_nce(fake, real, batch["keys"][0], batch["patch_ids"][0], bank).backward()
+    assert fake.grad.abs().max() > 0 and real.grad is None
+    assert all(p.grad is not None for p in model.F.parameters())
+    copies = [p for follower in model.followers.values() for p in follower.copy.parameters()]
+    assert all(p.grad is None for p in copies) and not any(keys.requires_grad for keys in bank.keys)
+    assert {keys.shape for keys in bank.keys} == {(16384, 8)} and MOMENTUM == 0.999 and model.args.nce_T == 0.07
+
+
 def test_mistakes_are_one_line(capsys):
     for text, words in (
         ("--nce_layers 3", "no comma-separated list of 0, 4, 8, 12, 16"),
