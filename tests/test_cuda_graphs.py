@@ -18,7 +18,7 @@ from training.cuda_graphs import Graph, refusal
 
 OF_NICE = ["--grad_accum 2", "--checkpoint_blocks true", "--on_nan skip", "--amp bf16", "--plain true", "--light false"]
 CASES = [f"{method} --d_iter 2" if method == "drit" else method for method in SMALL] + [f"nice {o}" for o in OF_NICE]
-LATE = ("drit --d_iter 2", "nice --on_nan skip", "nice --light false", "nice --plain true")  # slow
+LATE = ("drit --d_iter 2", "sincyclegan", "nice --on_nan skip", "nice --light false", "nice --plain true")  # slow
 
 
 def pair(case: str, steps: int):

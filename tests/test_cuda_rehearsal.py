@@ -116,7 +116,9 @@ def test_a_path_for_cpus_is_found(monkeypatch):
 # --------------------------------------------------------------------- samples, checkpoints, scores
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow if m == "sincyclegan" else ()) for m in SMALL]
+)
 def test_samples_translations_and_checkpoints(method, folders, monkeypatch):
     """Everything around the steps; a checkpoint's tensors go to the CPU and back to the GPU."""
     data, results = folders

@@ -27,7 +27,7 @@ from translation.pipeline import pad_to_multiple
 from utils import UserError
 
 # fastcut and gcgan have the generators of cut and cyclegan: their graphs are tested with -m slow
-GRAPHS = [pytest.param(m, marks=[pytest.mark.slow] if m in ("fastcut", "gcgan") else []) for m in SMALL]
+GRAPHS = [pytest.param(m, marks=[pytest.mark.slow] if m in ("fastcut", "gcgan", "sincyclegan") else []) for m in SMALL]
 SIDES = [(12, 12), (20, 9), (11, 26)]  # in units of size_multiple
 
 
