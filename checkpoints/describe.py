@@ -77,8 +77,8 @@ def in_words(found: dict) -> str:
     if not tensors:
         return f"it holds no tensors, but {_some(map(str, found)) or 'nothing'}"
     name, first = next(iter(tensors.items()))
-    size = f"{sum(x.numel() for x in tensors.values()):,} numbers"
-    words = f"it holds {len(tensors)} tensors with {size}, the first {shown(name)} {tuple(first.shape)}"
+    many = f"{len(tensors)} tensor{'s' * (len(tensors) > 1)}, {sum(x.numel() for x in tensors.values()):,} numbers"
+    words = f"it holds {many}, the first {shown(name)} {tuple(first.shape)}"
     if found.keys() != tensors.keys():
         words += f", in {_some(found)}"
     said = found["args"].get("method") if isinstance(found.get("args"), dict) else None

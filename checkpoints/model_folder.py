@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from checkpoints.contents import is_network
+from checkpoints.describe import in_words
+from checkpoints.weights import Foreign
 from utils import atomic, open_regular
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -45,15 +47,19 @@ def read_model_folder(folder: Path) -> dict:
         content = file.read()
     try:
         weights = load(content)
-    except (SafetensorError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise Foreign(f"{WEIGHTS} holds numbers of the kind {error.args[0]}, which no network here has") from None
+    except (SafetensorError, TypeError) as error:
         raise ValueError(f"{WEIGHTS}: {error}") from None
+    if not (folder / CONFIG).exists():
+        raise Foreign(f"there is no {CONFIG}, which names the method; {in_words({WEIGHTS: weights})}")
     state = {}
     for key, value in weights.items():
         name, dot, rest = key.partition(".")
         if not dot or not rest or not is_network(name):
-            raise ValueError(f"{WEIGHTS}: {key} names no weight of a network")
+            raise Foreign(f"{WEIGHTS}: {key} names no weight of a network here; {in_words({WEIGHTS: weights})}")
         if value.dtype not in DTYPES:
-            raise ValueError(f"{WEIGHTS}: {key} is of the kind {value.dtype}, which no network has")
+            raise Foreign(f"{WEIGHTS}: {key} is of the kind {value.dtype}, which no network here has")
         state.setdefault(name, {})[rest] = value
     with open_regular(folder / CONFIG) as file:
         text = file.read(MAX_CONFIG + 1)
@@ -61,7 +67,7 @@ def read_model_folder(folder: Path) -> dict:
         raise ValueError(f"{CONFIG} is larger than that of any model")
     config = json.loads(text, parse_constant=_refuse)
     if not isinstance(config, dict) or any(is_network(key) for key in config) or "metadata" not in config:
-        raise ValueError(f"{CONFIG} does not describe a model of this program")
+        raise Foreign(f"{CONFIG} does not describe a model of this program; {in_words({WEIGHTS: weights})}")
     return {**state, **config}
 
 

@@ -9,6 +9,7 @@ import torch
 from drawers import saved
 from pictures import one_line, scene
 from PIL import Image
+from safetensors.torch import save_file
 
 import methods
 from checkpoints.contents import fitting
@@ -32,7 +33,7 @@ def conv(*shape):
 
 CONTENTS = {
     "unet": ({"model.model.0.weight": conv(8, 3, 4, 4), "model.model.1.model.1.weight": conv(16, 8, 4, 4)},
-             "2 tensors with 2,432 numbers, the first model.model.0.weight (8, 3, 4, 4)", "U-Net", "ResNet generators"),
+             "2 tensors, 2,432 numbers, the first model.model.0.weight (8, 3, 4, 4)", "U-Net", "ResNet generators"),
     "batch": ({"model.1.weight": conv(8, 3, 7, 7), "model.2.running_mean": conv(8),
                "model.10.conv_block.1.weight": conv(8, 8, 3, 3)}, "3 tensors", "batch normalisation"),
     "judge": ({"model.0.weight": conv(8, 3, 4, 4), "model.2.weight": conv(1, 8, 4, 4)}, "discriminator", "generator's"),
@@ -108,6 +109,21 @@ def test_a_lone_generator_of_gcgan(tmp_path, capsys):
     fakes = [np.asarray(Translator(tmp_path / "mine.pth", device="cpu", **more)(picture, "AtoB"))
              for more in ({}, {"method": "gcgan"})]  # fmt: skip
     assert np.array_equal(*fakes)
+
+
+def test_a_folder_of_another_program(tmp_path):
+    for name, words in (
+        ("down_blocks.0.weight", ("1 tensor, 4 numbers", "a diffusion model", "no config.json")),
+        ("x", ("x names no weight of a network here",)),
+    ):
+        save_file({name: torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+        if name == "x":
+            (tmp_path / "config.json").write_text('{"architectures": ["UNet"]}')
+        refusal(tmp_path, "cannot be used", *words)
+    save_file({"unet.x": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    refusal(tmp_path, "cannot be used: config.json does not describe a model of this program", "1 tensor, 4")
+    save_file({"unet.x": torch.zeros(2, 2, dtype=torch.uint16)}, tmp_path / "model.safetensors")
+    refusal(tmp_path, "cannot be used", "torch.uint16")
 
 
 def test_one_network_in_a_dict_of_any_name(tmp_path):
