@@ -9,7 +9,7 @@ from PIL import Image
 
 from images import deep
 from images import tiff as bands
-from images.decode import alpha_of, contents, from_pil, read_image
+from images.decode import alpha_of, contents, from_pil, read_full_depth, read_image
 from images.files import check_images
 from utils import UserError
 
@@ -59,6 +59,21 @@ def test_twelve_bits_in_sixteen_of_colours_are_no_darkness(tmp_path, ending, opt
     assert np.abs(np.asarray(read_image(path)) - expected).max() <= 0.51
     assert np.abs(np.asarray(from_pil(Image.open(path))[0]) - expected).max() <= 0.51  # as Translator has it
     assert contents(path)[:2] == ("16-bit", (float(values.min()), 4095.0))
+
+
+def test_ppm_files_keep_all_bits_of_colours(tmp_path):
+    values = (scene() / 255.0 * 4095).astype(np.uint16)
+    path = tmp_path / "x.ppm"
+    path.write_bytes(b"P6\n48 32\n4095\n" + values.astype(">u2").tobytes())
+    assert np.abs(np.asarray(read_full_depth(path)) - values * (255 / 4095)).max() < 1e-4
+    assert np.abs(np.asarray(read_image(path)) - values * (255 / 4095)).max() <= 0.51
+    assert contents(path).depth == "16-bit" and contents(path).extent is None  # the file says what is white
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    one_line(error, path)
+    path.write_bytes(b"P6\n48 32\n100\n" + (values // 41).astype(np.uint8).tobytes())
+    assert contents(path).depth is None and np.abs(np.asarray(read_image(path)) - values // 41 * 2.55).max() <= 1
 
 
 def deep_png(path, values, interlace=False):
@@ -116,7 +131,7 @@ def test_what_is_left_out_of_files_is_counted_in_one_line(tmp_path, capfd):
     tiff(tmp_path / "e.tif", five, extra=[0, 0])
     save(tmp_path / "f.png", scene())
     paths = sorted(tmp_path.iterdir())
-    assert [contents(path)[2:] for path in paths] == [(2, 0)] * 4 + [(0, 2), (0, 0)]
+    assert [contents(path)[2:4] for path in paths] == [(2, 0)] * 4 + [(0, 2), (0, 0)]
     assert check_images(paths) == paths
     line = capfd.readouterr().err
     assert line.count("\n") == 1 and "5 of the 6 pictures" in line and "8 frames or pages" in line
