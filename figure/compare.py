@@ -7,6 +7,7 @@ the input.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import common
@@ -16,6 +17,7 @@ from PIL import Image
 
 from images.decode import read_image
 from images.files import list_images
+from utils import shown as printable
 
 
 def method(text: str) -> tuple[str, Path]:
@@ -28,7 +30,12 @@ def method(text: str) -> tuple[str, Path]:
 
 def by_stem(folder: Path) -> dict[Path, Path]:
     """The pictures of a folder by their relative paths without suffix."""
-    return {path.relative_to(folder).with_suffix(""): path for path in list_images(folder)}
+    paths = list_images(folder)
+    found = {path.relative_to(folder).with_suffix(""): path for path in paths}
+    if len(found) < len(paths):
+        same = f"left out {len(paths) - len(found)} pictures in {printable(folder)}: others have the same name"
+        print(f"{same} but for the suffix", file=sys.stderr)
+    return found
 
 
 def choose(found: dict[Path, Path], names: list[str] | None, n: int, folder: Path) -> list[Path]:

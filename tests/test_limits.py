@@ -9,10 +9,13 @@ import pytest
 from pictures import one_line, save, scene, tiff
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from runs import ROOT
 
 from images import decode
 from images.decode import contents, limit_pixels, read_image, size_of
+from images.encode import kept_metadata, save_picture
+from images.files import check_images, list_images
 from images.turns import decoding, turns
 from scoring.features import open_source, read_npz
 from utils import RunError, UserError
@@ -25,6 +28,43 @@ def test_long_text_in_a_png_is_no_fault(tmp_path):
         text.add_itxt("XML:com.adobe.xmp", "b" * size, zip=True)
         path = save(tmp_path / f"{i}.png", Image.fromarray(scene()), pnginfo=text)
         assert np.array_equal(read_image(path), scene())
+
+
+def segments(path, marker: int, body: bytes, number: int):
+    """A JPEG file with so many more segments."""
+    data = save(path, scene(), quality=95).read_bytes()
+    part = bytes([255, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+    path.write_bytes(data[:2] + part * number + data[2:])
+    return path
+
+
+def test_what_lies_beside_the_pixels_is_no_fault(tmp_path):
+    """Comments, descriptions, profiles and what programs append to a file: megabytes of them."""
+    much, text, exif = b"x" * (3 << 20), ImageFileDirectory_v2(), Image.Exif()
+    text[270], exif[ExifTags.Base.ImageDescription] = much.decode(), much.decode()
+    files = [
+        segments(tmp_path / "comments.jpg", 0xFE, b"c" * 65_000, 100),
+        segments(tmp_path / "xmp.jpg", 0xE1, b"http://ns.adobe.com/xmp/extension/\0" + b"x" * 60_000, 100),
+        save(tmp_path / "profile.jpg", scene(), quality=95, icc_profile=much),
+        save(tmp_path / "trailer.jpg", scene(), quality=95),
+        save(tmp_path / "profile.png", scene(), icc_profile=much * 6),
+        save(tmp_path / "exif.png", scene(), exif=exif),
+        save(tmp_path / "trailer.png", scene()),
+        save(tmp_path / "profile.webp", scene(), icc_profile=much, lossless=True),
+        save(tmp_path / "xmp.webp", scene(), xmp=much, exif=exif, lossless=True),
+        save(tmp_path / "text.tif", scene(), tiffinfo=text),
+        save(tmp_path / "profile.tif", scene(), icc_profile=much),
+        save(tmp_path / ("n" * 251 + ".png"), scene()),
+        save(tmp_path / ("\u65e5" * 80 + ".png"), scene()),
+    ]
+    for path in files:
+        if path.stem == "trailer":
+            path.write_bytes(path.read_bytes() + much)
+        expected = scene() if path.suffix != ".jpg" else Image.open(files[3])
+        assert np.array_equal(read_image(path), expected), path
+        kept_metadata(path)
+        save_picture(scene(), tmp_path / "out" / path.name)
+    assert len(check_images(list_images(tmp_path / "out"))) == len(files)
 
 
 def test_too_many_pixels_name_the_option(tmp_path):

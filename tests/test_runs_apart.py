@@ -52,10 +52,14 @@ def test_going_back_takes_later_steps_aside_and_keep_deletes_none_of_the_new_one
     results, freqs = folder / "results" / "tiny", "--save_freq 1 --print_freq 1"
     trained(folder, f"--iteration 4 {freqs}")
     second = results / "model" / "tiny_params_0000002.pt"
+    trained(folder, f"--phase test --checkpoint {second} --direction AtoB")
+    trained(folder, "--phase test --direction BtoA")  # by step 4
+    (results / "test_scores.json").write_text('{"last": {"step": 4}}')
     run = trained(folder, f"--checkpoint {second} --iteration 3 --seed 0 {freqs} --keep 2")
     assert "going back to step 2" in run.output
     aside = files(results / "previous_1")
     assert {"model/tiny_params_0000003.pt", "model/tiny_params_0000004.pt", "img/A2B_0000004.png"} <= aside
+    assert {"fakeA/0.png", "test_scores.json"} <= aside and not any(name.startswith("fakeB") for name in aside)
     kept = [json.loads(line)["step"] for line in (results / "previous_1" / "log.jsonl").read_text().splitlines()]
     assert kept == [1, 2, 3, 4]
     assert {path.name for path in (results / "model").iterdir()} == {f"tiny_params_000000{n}.pt" for n in (2, 3)}

@@ -18,6 +18,7 @@ from checkpoints.contents import (
     scales_in,
 )
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
+from images import maker
 from utils import UserError, move_aside, parse_json, shown, writing
 
 
@@ -154,7 +155,7 @@ def archive_run(results: Path):
 
 
 def archive_later_steps(trainer, step: int):
-    """Move aside what a run wrote after `step`, to which it goes back: numbered checkpoints, samples and the best."""
+    """Move aside what a run wrote after `step`, to which it goes back: checkpoints, samples, translations, scores."""
     results = trainer.results
     later = [path for path in numbered_paths(results) if int(path.stem.rpartition("_")[2]) > step]
     later += [path for path in sorted(results.glob("img/*_*.png")) if _number(path) > step]
@@ -162,6 +163,10 @@ def archive_later_steps(trainer, step: int):
     with suppress(UserError):  # a damaged one stays: nothing is known of it
         if best.exists() and load_checkpoint(best, trainer.recognise)["start_iter"] > step:
             later.append(best)
+    later += [path for path in (results / "fakeA", results / "fakeB") if (maker.read(path) or {}).get("step", 0) > step]
+    scores = results / "test_scores.json"
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        later += [scores] * (parse_json(scores.read_text("utf-8"))["last"]["step"] > step)
     if later:
         folder = move_aside(results, later)
         if log.exists():
