@@ -13,6 +13,7 @@ from statistics import fmean, pvariance
 
 import numpy as np
 from scipy.stats import ttest_1samp, ttest_ind
+from trainings import ROOT  # noqa: F401  (makes the program's modules importable)
 
 from scoring.comparison import compare, compare_means
 from scoring.intervals import interval, intervals

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,3 +109,12 @@ def test_shared_remedies_name_what_the_running_script_has(monkeypatch):
         monkeypatch.setattr(sys, "argv", words)
         assert remedies.named("max_pixels") == pixels
         assert remedies.another() == another
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_start_from_any_folder(script, tmp_path):
+    command = [sys.executable, ROOT / script, "--help"] if script != "demo/__main__.py" else None
+    if command:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0 and "usage" in done.stdout, done.stderr
