@@ -99,7 +99,7 @@ class CUT(EpochSchedule):
             own.model = own.model[: own.layers[-1] + 1]  # no decoder
             self.G_key, self.F_key = initialise(own, xavier), initialise(Projection(G.widths, a.netF_nc), xavier)
             found |= {"G_key": self.G_key, "F_key": self.F_key}
-        elif self.args.negatives != "internal":
+        elif self.args.negatives != "internal" and not self.empty:  # translating needs none
             followed = {"G": self.G, "F": self.F}.items()
             self.followers = {name: MomentumNetwork(net.to(self.device)) for name, net in followed}
             self.G_key, self.F_key = (follower.copy for follower in self.followers.values())

@@ -134,3 +134,17 @@ def test_table_of_one_direction(tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:
         ablation.parse_args(["--method", "cut", "--rows", "plus"])
     assert leaving.value.code == 2 and "'plus' is no row of cut's" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method, rows", [("nice", ["none"]), ("cut", ["own_encoder", "both"])])
+def test_rows_are_trained_scored_and_written(method, rows, tmp_path, monkeypatch, capsys):
+    """From the first step to the table and the curves: a handful of steps of the demo."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    argv = ["--method", method, "--steps", "4", "--curve", "2", "--seeds", "0", "--rows", *rows, "--log_freq", "1"]
+    ablation.main([*argv, "--dataset_dir", str(tmp_path / "data"), "--result_dir", str(tmp_path / "runs")])
+    text = (tmp_path / "runs" / "ablation.md").read_text("utf-8")
+    assert all(ablation.TABLES[method][row] in text for row in rows)
+    for row in rows:
+        log = (tmp_path / "runs" / f"{row}-4-0" / "demo" / "log.jsonl").read_text("utf-8")
+        assert log.count('"fd_A2B"') == 2 and (method != "cut" or '"NCE"' in log)

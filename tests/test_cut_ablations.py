@@ -13,6 +13,7 @@ import methods
 from checkpoints.files import digest, load_checkpoint
 from methods.cut import nce
 from methods.negatives import MOMENTUM, Bank, MomentumNetwork
+from nicegan import Translator
 
 T = 0.07
 
@@ -131,6 +132,17 @@ def test_external_negatives_change_the_loss_and_fill_the_bank(negatives):
     changed = [(a != b).any(1).sum().item() for a, b in zip(start, model.banks["NCE"].keys, strict=True)]
     assert changed == [2 * min(16, n) for n in (38 * 38, 32 * 32, 16 * 16, 8 * 8)]
     assert not any(p.requires_grad for follower in model.followers.values() for p in follower.copy.parameters())
+
+
+@pytest.mark.parametrize(
+    "switch", ["--negatives both", "--shared_encoder false", "--nce_layers 0", "--nce_decoder false"]
+)
+def test_a_checkpoint_of_an_ablation_translates(switch, tmp_path):
+    model = create(f"{switch} --result_dir {tmp_path} --dataset toy")
+    model.save()
+    x = batches()[0][0]
+    found = Translator(tmp_path / "toy_params_latest.pt", device="cpu")(x, "AtoB")
+    torch.testing.assert_close(found, model.G(x).detach())
 
 
 def test_gradients_reach_the_query_alone():
