@@ -6,6 +6,7 @@
     python benchmarks/bench.py --old ../before          against our own step in another checkout of the program
     python benchmarks/bench.py --methods cyclegan cut   each method in units of NICE-GAN
     python benchmarks/bench.py --scaling --plot f.png   our step over batch and picture size, with exponents
+    python benchmarks/bench.py --scaling --methods all  each method's step likewise, in CPU time and memory
     python benchmarks/bench.py --busy 0 1 2             our step beside so many busy processes
     python benchmarks/bench.py --profile --cases 128    the operations that take most of our step's time
     python benchmarks/bench.py --ours "--amp bf16"      our step with these options, the reference without
@@ -17,7 +18,6 @@ middle half, each process's peak memory, and the share of our step spent in conv
 
 import argparse
 import json
-import math
 import os
 import platform
 import shlex
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import busy  # noqa: E402
+from turns import exponent, peak_memory, scale_table  # noqa: E402
 
 from options import Parser  # noqa: E402
 
@@ -141,16 +142,6 @@ def serve(side: str, options: str, least: float = 1.0):
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(calls[line.strip()]()), flush=True)
-
-
-def peak_memory() -> float:
-    """Peak main memory of this process in MB; NaN if the system does not report it."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def convolves(event) -> bool:
@@ -266,11 +257,6 @@ def columns(rows) -> list[tuple]:
     return list(zip(*rows, strict=True))
 
 
-def exponent(x, y) -> float:
-    """b of the least-squares line log y = a + b log x."""
-    return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
-
-
 def scaling(rounds: int, extra: str, plot: str | None):
     """Our step's time per picture over batch size (at 64 px) and picture size (batch 1): tables and a plot."""
     sides, batches = (64, 128, 256, 512), (1, 2, 4, 8)
@@ -342,6 +328,8 @@ def main():
     parser.add_argument("--cases", nargs="*", default=list(CASES)[:3], choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128], help="of --scaling --methods")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], help="of --scaling --methods")
     parser.add_argument("--plot", help="file for the plot of --scaling (needs matplotlib)")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--busy", nargs="+", type=int, metavar="N", help="our step beside N busy processes")
@@ -373,6 +361,8 @@ def main():
         busy.table(sides, args.busy, args.rounds)
     elif args.start:
         start_up()
+    elif args.scaling and args.methods:
+        scale_table(args.methods, args.sizes, args.batches)
     elif args.scaling:
         scaling(args.rounds, args.extra, args.plot)
     elif args.profile:

@@ -21,6 +21,7 @@ from options import another
 from options.program import TRANSLATING, asks_for_help, build_parser, first_look, parsed
 from training.cuda_graphs import refusal
 from training.distributed import own_device
+from training.precision import automatic, processor_flags
 from training.run_record import run_of_these_pictures
 from utils import UserError, brief, fail, process_rank, shown
 
@@ -39,7 +40,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> argp
     """Parse and check the options, as options.program.parsed does; then what needs the method and the device."""
     args = parsed(sys.argv[1:] if argv is None else argv, saved)
     method = methods.load(args.method)
-    complaint = _choose_device(args) or too_large(args, method) or method.check_pictures(args)
+    complaint = _choose_device(args) or _choose_precision(args) or too_large(args, method)
+    complaint = complaint or method.check_pictures(args)
     if args.graphs and args.phase == "train" and not complaint:
         reason = refusal(args)
         complaint = reason and f"--graphs true {reason}"
@@ -61,8 +63,17 @@ def _choose_device(args) -> str | None:
         return str(error)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         return f"--device {args.device} cannot be used ({brief(error)}); try cpu"
+    return None
+
+
+def _choose_precision(args) -> str | None:
+    """Choose what --amp auto stands for, and check it; a complaint, or None."""
     if args.amp == "fp16" and not args.device.startswith("cuda"):
         return f"--amp fp16 needs a CUDA GPU; on {args.device} use bf16 or none"
+    if args.amp == "auto":
+        args.amp, why = automatic(args, processor_flags())
+        if process_rank() == 0:
+            print(f"--amp auto is {args.amp}: {why}", file=sys.stderr)
     return None
 
 

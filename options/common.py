@@ -114,7 +114,8 @@ COMMON = (
     Option("logging", "tensorboard", boolean, False, "write losses, scores and samples for TensorBoard as well"),
     Option("scale", "threads", natural, 0, "CPU threads of a training; 0: one for small pictures and networks, else "
            "all cores; the number of threads changes how sums are rounded", metavar="N"),
-    Option("scale", "amp", str, "none", "mixed precision", choices=("none", "bf16", "fp16")),
+    Option("scale", "amp", str, "none", "mixed precision in training and translation; auto: bf16 where the processor's "
+           "instructions make it pay, else none", choices=("none", "bf16", "fp16", "auto")),
     Option("scale", "benchmark_flag", boolean, False, "let cuDNN time its algorithms and use the fastest; pays off "
            "when sizes are fixed"),
     Option("scale", "compile", boolean, False, "compile each update of a step as one graph, for GPUs; the first start "

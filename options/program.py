@@ -135,7 +135,7 @@ def _out_of_phase(args) -> str | None:
     if args.phase != "test" and (args.longest or args.shortest):
         return "--longest and --shortest go with --phase test --input"
     if args.phase != "export" and {"half", "format", "ort", "opset"} & set(args.given):
-        return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision in training"
+        return "--half, --format, --opset and --ort are options of --phase export; --amp is mixed precision"
     if args.deep and args.phase != "test":
         return "--deep is an option of --phase test: leave it out, pictures of any depth are read"
     if args.diagram and args.phase != "info":

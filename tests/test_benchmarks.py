@@ -12,6 +12,9 @@ from runs import pictures
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import bench
+import turns
+
+from utils import UserError
 
 
 @pytest.mark.parametrize("b", [-0.5, 0, 1.79, 2])
@@ -54,3 +57,25 @@ def test_one_call_on_a_machine_with_a_gpu(tmp_path):
     assert steps[1] > steps[0] > 0
     lines = (tmp_path / "out" / "parts.txt").read_text().splitlines()
     assert not any("bench.py" in line for line in lines) and (tmp_path / "run" / "tiny_params_latest.pt").exists()
+
+
+def test_turns_compare_two_ways():
+    tiny = "--method nice --ch 2 --n_res 1"
+    row = turns.turns("step", "bf16", tiny, 64, 1).split(" | ")
+    assert row[:2] == [f"| {tiny}", "64"] and all(float(cell.strip(" |")) > 0 for cell in row[2:])
+    assert turns.cases(["cut", "nice --ch 2"]) == ["--method cut", "--method nice --ch 2"]
+
+
+def test_scaling_finds_exponents_and_leaves_out_what_is_refused(monkeypatch, capsys):
+    def alone(words):
+        options = dict(zip(*[iter(words.split())] * 2, strict=False))
+        size, batch = int(options["--img_size"]), int(options["--batch_size"])
+        if options["--method"] == "drit":
+            raise UserError("too small")
+        return [size**2 * batch, 7 * size * batch**0.5]
+
+    monkeypatch.setattr(turns, "alone", alone)
+    turns.scale_table(["cut", "drit"], [64, 128, 256], [1, 2, 4])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[2].startswith("| --method cut | 64, 128, 256 | 1, 2, 4 | 1.00 | 0.50 | 1.00 | 0.50 |")
+    assert said.err == "--method drit is left out: too small\n"

@@ -30,9 +30,14 @@ def _constants(C: int, n: int, eps: float, device, dtype) -> tuple[Tensor, Tenso
     return x[:2], x[2], x[3]
 
 
+def _lifted(x: Tensor) -> Tensor:
+    """x in at least float32: half precision is lifted once for all that reads it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _affine(x: Tensor, scale: Tensor, shift: Tensor, value: float = 1) -> Tensor:
-    """shift + value * scale * x in the precision of the coefficients."""
-    return torch.addcmul(shift, x.to(scale.dtype), scale, value=value)
+    """shift + value * scale * x."""
+    return torch.addcmul(shift, x, scale, value=value)
 
 
 FLAT = 2.0**-40  # variance over squared mean of a channel that is constant but for rounding
@@ -52,10 +57,9 @@ def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, S: Tensor) -
     return _affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
 
 
-def _sums(g: Tensor, x: Tensor, kind: torch.dtype, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Sums of g * x and of g over H, W in the precision `kind`."""
-    dscale = (g.to(kind) * x).sum((2, 3), keepdim)
-    return dscale, g.sum((2, 3), keepdim, dtype=kind)
+def _sums(g: Tensor, x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Sums of g * x and of g over H, W."""
+    return (g * x).sum((2, 3), keepdim), g.sum((2, 3), keepdim)
 
 
 class _Normalisation(torch.autograd.Function):
@@ -67,26 +71,28 @@ class _Normalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, coefficients, *parameters):
-        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
+        lifted = _lifted(x)
+        m, S = _squares(lifted)
         with torch.enable_grad():
             ctx.small = [t.detach().requires_grad_() for t in (m, S, *parameters)]
             ctx.made = scale, shift = coefficients(*ctx.small)
         ctx.save_for_backward(x)
-        return _normalised(x, scale.detach(), shift.detach(), m, S).to(x.dtype)
+        return _normalised(lifted, scale.detach(), shift.detach(), m, S).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
         (x,), (m, *_), (scale, _) = ctx.saved_tensors, ctx.small, ctx.made
-        sums = _sums(g, x, m.dtype, keepdim=True)
+        kind, g, x = g.dtype, _lifted(g), _lifted(x)
+        sums = _sums(g, x, keepdim=True)
         dm, dS, *grads = torch.autograd.grad(ctx.made, ctx.small, sums, retain_graph=True)
         slope, scale = 2 * dS, scale.detach()
         offset = torch.addcmul(dm / (x.shape[2] * x.shape[3]), slope, m.detach(), value=-1)
-        return _affine(x, slope, offset).addcmul_(g.to(m.dtype), scale).to(g.dtype), None, *grads
+        return _affine(x, slope, offset).addcmul_(g, scale).to(kind), None, *grads
 
 
 def _normalise(x, coefficients, *parameters):
     if torch.compiler.is_compiling():  # the compiler fuses the passes itself
-        lifted = x.to(torch.promote_types(x.dtype, torch.float32))
+        lifted = _lifted(x)
         m = lifted.mean((2, 3), keepdim=True)
         S = (lifted - m.detach()).square().sum((2, 3), keepdim=True)  # the gradient by m is 0
         scale, shift = coefficients(m, S, *parameters)
@@ -99,20 +105,22 @@ class _InstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, eps):
-        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
+        lifted = _lifted(x)
+        m, S = _squares(lifted)
         i = S.mul(1 / (x.shape[2] * x.shape[3])).add_(eps).rsqrt_()
         ctx.save_for_backward(x, m, i)
-        return _normalised(x, i, -m * i, m, S).to(x.dtype)
+        return _normalised(lifted, i, -m * i, m, S).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
         x, m, i = ctx.saved_tensors
         n = x.shape[2] * x.shape[3]
-        with_x, alone = _sums(g, x, m.dtype, keepdim=True)
+        kind, g, x = g.dtype, _lifted(g), _lifted(x)
+        with_x, alone = _sums(g, x, keepdim=True)
         mean_g = alone / n
         slope = (with_x / n - m * mean_g) * i * i * i
         offset = torch.addcmul(slope * m, mean_g, i, value=-1)
-        return _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), i).to(g.dtype), None
+        return _affine(x, slope, offset, -1).addcmul_(g, i).to(kind), None
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -187,7 +195,8 @@ class _InstanceLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, mix, gamma, beta, eps):
         C, n = x.shape[1], x.shape[2] * x.shape[3]
-        m, S = _squares(x.to(torch.promote_types(x.dtype, torch.float32)))
+        lifted = _lifted(x)
+        m, S = _squares(lifted)
         m, S, gamma_, beta = (t.reshape(-1, C) for t in (m, S, gamma, beta))
         D, M = torch.var_mean(m, 1, correction=0, keepdim=True)  # (N,1)
         roots, eps_i, eps_j = _constants(C, n, eps, m.device, m.dtype)
@@ -200,14 +209,15 @@ class _InstanceLayerNorm(torch.autograd.Function):
         scale = (a * gamma_).view(shift.shape)
         ctx.save_for_backward(x, gamma, scale, m, M, i, j, p, q, a, b)
         ctx.eps = eps
-        return _normalised(x, scale, shift, m, S).to(x.dtype)  # rounded once
+        return _normalised(lifted, scale, shift, m, S).to(x.dtype)  # rounded once
 
     @staticmethod
     def backward(ctx, g):
         x, gamma, scale, m, M, i, j, p, q, a, b = ctx.saved_tensors
         C, n, shape = m.shape[1], x.shape[2] * x.shape[3], gamma.shape
         gamma, (roots, *_) = gamma.reshape(-1, C), _constants(C, n, ctx.eps, m.device, m.dtype)
-        dscale, dshift = _sums(g, x, m.dtype)
+        kind, g, x = g.dtype, _lifted(g), _lifted(x)
+        dscale, dshift = _sums(g, x)
         da, db = dscale * gamma, dshift * gamma
         dp, dq = torch.addcmul(da, db, m, value=-1), torch.addcmul(da, db, M, value=-1)
         dmix = torch.stack(((dp * i).sum(0), (dq * j).sum(0)), -1).mul_(roots)
@@ -216,7 +226,7 @@ class _InstanceLayerNorm(torch.autograd.Function):
         offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
         offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
         slope, offset = (di + dj).view(scale.shape), offset.view(scale.shape)
-        dx = _affine(x, slope, offset, -1).addcmul_(g.to(m.dtype), scale).to(g.dtype)
+        dx = _affine(x, slope, offset, -1).addcmul_(g, scale).to(kind)
         dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
         dgamma, dbeta = (t.sum_to_size(gamma.shape).view(shape) for t in (dgamma, dshift))
         return dx, dmix[None], dgamma, dbeta, None
@@ -228,21 +238,23 @@ class _TritonInstanceLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, mix, gamma, beta, eps):
         C, n = x.shape[1], x.shape[2] * x.shape[3]
-        v, m = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (2, 3))
+        lifted = _lifted(x)
+        v, m = torch.var_mean(lifted, (2, 3))
         small = v, m, mix.contiguous(), gamma.reshape(-1, C).contiguous()
         scale, shift = triton_kernels.instance_layer_norm_forward(*small, beta.reshape(-1, C).contiguous(), n, eps)
         ctx.save_for_backward(x, scale, *small)
         ctx.shape, ctx.eps = gamma.shape, eps
-        return _affine(x, scale[..., None, None], shift[..., None, None]).to(x.dtype)
+        return _affine(lifted, scale[..., None, None], shift[..., None, None]).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
         x, scale, v, m, mix, gamma = ctx.saved_tensors
-        dscale, dshift = _sums(g, x, v.dtype)
+        kind, g, x = g.dtype, _lifted(g), _lifted(x)
+        dscale, dshift = _sums(g, x)
         small = v, m, mix, gamma, dscale, dshift, x.shape[2] * x.shape[3], ctx.eps
         slope, offset, dgamma, dmix = triton_kernels.instance_layer_norm_backward(*small)
         dx = _affine(x, slope[..., None, None], offset[..., None, None], -1)
-        dx = dx.addcmul_(g.to(v.dtype), scale[..., None, None]).to(g.dtype)
+        dx = dx.addcmul_(g, scale[..., None, None]).to(kind)
         dgamma, dbeta = (t.sum_to_size(gamma.shape).view(ctx.shape) for t in (dgamma, dshift))
         return dx, dmix.sum_to_size(mix.shape), dgamma, dbeta, None
 
