@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from images import encode_deep
+from images import encode_deep, tiff
 from images.opening import opened
 from utils import atomic, open_regular
 
@@ -40,9 +40,9 @@ def save_picture(array: np.ndarray, path: Path, metadata: dict | None = None):
 
 def encoded(array: np.ndarray, suffix: str, metadata: dict | None = None) -> bytes:
     """The bytes that save_picture writes for (H,W,1 to 4) uint8, or uint16 as PNG or TIFF, and this suffix."""
-    if array.dtype == np.uint16:
-        return encode_deep.encoded(array, suffix, metadata)
     kind = Image.registered_extensions()[suffix.lower()]
+    if array.dtype == np.uint16 or (kind == "TIFF" and metadata):
+        return encode_deep.encoded(array, suffix, metadata)
     if array.shape[2] in (2, 4) and kind not in ("PNG", "WEBP", "TIFF", "TGA"):
         array = array[..., :-1]
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
@@ -61,20 +61,29 @@ def to_image(array: np.ndarray) -> Image.Image:
 def kept_metadata(path: Path) -> dict:
     """Date, rights and resolution of a picture file, as options of PIL's save; nothing else, such as a place."""
     kept, options = Image.Exif(), {}
-    with suppress(Exception), open_regular(path) as file, opened(file) as image:  # a damaged block is left out
-        exif = image.getexif()
+    with suppress(Exception), open_regular(path) as file:  # a damaged block is left out
+        exif, dpi = _exif_of(file)
         tags = ExifTags.Base
         resolution = (tags.XResolution, tags.YResolution, tags.ResolutionUnit)
         for tag in (tags.DateTime, tags.Artist, tags.Copyright, *resolution):
             if tag in exif:
                 kept[tag] = exif[tag]
-        more = exif.get_ifd(ExifTags.IFD.Exif)
+        more = exif.get_ifd(ExifTags.IFD.Exif) if isinstance(exif, Image.Exif) else {}
         dates = (tags.DateTimeOriginal, tags.DateTimeDigitized, tags.OffsetTime, tags.OffsetTimeOriginal)
         if taken := {tag: more[tag] for tag in dates if tag in more}:
             kept.get_ifd(ExifTags.IFD.Exif).update(taken)
-        if "dpi" in image.info:
-            options["dpi"] = tuple(map(float, image.info["dpi"]))
+        if dpi:
+            options["dpi"] = tuple(map(float, dpi))
     return options | ({"exif": kept} if len(kept) or kept.get_ifd(ExifTags.IFD.Exif) else {})
+
+
+def _exif_of(file):
+    """EXIF's tags and the dots per inch of a picture file; of a TIFF that PIL does not open, those of its page."""
+    try:
+        with opened(file) as image:
+            return image.getexif(), image.info.get("dpi")
+    except UnidentifiedImageError:
+        return tiff.tags_of(file), None
 
 
 def with_alpha(picture: np.ndarray, alpha: Image.Image | None) -> np.ndarray:

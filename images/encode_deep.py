@@ -1,4 +1,4 @@
-"""Results of 16 bits a band (--deep true) as PNG and TIFF files, which PIL writes for greys alone."""
+"""PNG and TIFF files as PIL does not write them: of 16 bits a band (--deep true); TIFF with EXIF's dates."""
 
 import io
 import struct
@@ -30,7 +30,10 @@ def to_uint16(x, levels: Levels) -> np.ndarray:
 
 
 def encoded(array: np.ndarray, suffix: str, metadata: dict | None = None) -> bytes:
-    """The file of (H,W,1 to 4) uint16, the last band of 2 or 4 opacity.  metadata: as kept_metadata gives them."""
+    """The file of (H,W,1 to 4) uint16, or of a TIFF also uint8; the last band of 2 or 4 is opacity.
+
+    metadata: as kept_metadata gives them.
+    """
     return (_png if suffix.lower() == ".png" else _tiff)(array, **metadata or {})
 
 
@@ -52,7 +55,8 @@ def _png(array: np.ndarray, exif=None, dpi=None) -> bytes:
 
 
 def _tiff(array: np.ndarray, exif=None, dpi=None) -> bytes:
-    (H, W, n), data = array.shape, zlib.compress(np.ascontiguousarray(array, "<u2"))
+    (H, W, n), depth = array.shape, array.itemsize
+    data = zlib.compress(np.ascontiguousarray(array, f"<u{depth}"))
     tags = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     tags.tagtype.update({256: 4, 257: 4, 273: 4, 278: 4, 279: 4})  # LONG
     for tag, value in (exif or {}).items():
@@ -61,7 +65,7 @@ def _tiff(array: np.ndarray, exif=None, dpi=None) -> bytes:
         tags.tagtype[IFD.Exif], tags[IFD.Exif] = 4, dates
     if dpi is not None:
         tags[282], tags[283], tags[296] = *dpi, 2
-    kind = {258: (16,) * n, 259: 8, 262: 2 if n >= 3 else 1, 277: n, 284: 1, 339: (1,) * n}
+    kind = {258: (8 * depth,) * n, 259: 8, 262: 2 if n >= 3 else 1, 277: n, 284: 1, 339: (1,) * n}
     tags.update({256: W, 257: H, 278: H, 273: (0,), 279: (len(data),)} | kind)
     if n in (2, 4):
         tags[338] = (2,)  # opacity, not multiplied

@@ -137,28 +137,27 @@ def _plane(file, tags, W: int, H: int, n: int, dtype, k: int, planes: int) -> np
     for offset, count in list(zip(offsets, counts, strict=True))[k * parts : (k + 1) * parts]:
         file.seek(offset)
         chunks.append(file.read(count))
-    data = _as_greys(chunks, W * pixel, H, width * pixel, height, tiled, _number(tags, 259, 1))
+    compression, predictor = _number(tags, 259, 1), _number(tags, 317, 1)
+    across = -(-W // width) * width  # tiles go beyond the border
+    data = _as_greys(chunks, across * pixel, H, width * pixel, height, tiled, compression)
     with opened(io.BytesIO(data), ("TIFF",)) as image:
-        flat = np.array(image)  # (H, W pixel) uint8
-    predictor = _number(tags, 317, 1) if _number(tags, 259, 1) not in (1, 32773) else 1
-    if predictor == 1:
-        return flat.view(dtype).reshape(H, W, n)
-    steps = [(x, min(x + width, W)) for x in range(0, W, width)]  # each tile begins anew
+        flat = np.array(image)  # (H, across * pixel) uint8
+    if predictor == 1 or compression in (1, 32773):
+        return flat.view(dtype).reshape(H, across, n)[:, :W]
     undo = {2: _sum_along, 3: _join_bytes}[predictor]
-    return np.concatenate([undo(flat[:, a * pixel : b * pixel], b - a, n, dtype, width) for a, b in steps], 1)
+    tiles = [flat[:, x * pixel : (x + width) * pixel] for x in range(0, across, width)]  # each begins anew
+    return np.concatenate([undo(tile, width, n, dtype) for tile in tiles], 1)[:, :W]
 
 
-def _sum_along(flat, W: int, n: int, dtype, _width: int) -> np.ndarray:
+def _sum_along(flat, W: int, n: int, dtype) -> np.ndarray:
     """Differences of neighbours (predictor 2) to numbers (H,W,n); whole numbers wrap around."""
     whole = np.dtype(f"{dtype.byteorder}u{dtype.itemsize}")
     differences = np.ascontiguousarray(flat).view(whole).reshape(len(flat), W, n)
     return np.cumsum(differences, 1, dtype=whole.newbyteorder("=")).astype(whole).view(dtype)
 
 
-def _join_bytes(flat, W: int, n: int, dtype, width: int) -> np.ndarray:
+def _join_bytes(flat, W: int, n: int, dtype) -> np.ndarray:
     """Floats whose bytes lie apart, the highest first, and hold differences (predictor 3): (H,W,n)."""
-    if width != W:
-        raise ValueError("floats in tiles that go beyond the border, with predictor 3, are not read")
     whole = np.cumsum(flat.reshape(len(flat), -1, n), 1, dtype=np.uint8).reshape(len(flat), dtype.itemsize, W * n)
     big = np.ascontiguousarray(np.moveaxis(whole, 1, -1)).view(dtype.newbyteorder(">"))
     return big.reshape(len(flat), W, n)

@@ -29,7 +29,7 @@ def values_of(kind, n=3, side=33, seed=0):
 def test_every_number_of_a_tiff_is_read(tmp_path, kind, order):
     ways = [dict(), dict(tile=16), dict(deflate=True), dict(deflate=True, tile=16)]
     ways += [dict(deflate=True, predictor=2), dict(deflate=True, predictor=2, tile=16)] * (kind[0] != "f")
-    ways += [dict(deflate=True, predictor=3)] * (kind[0] == "f")
+    ways += [dict(deflate=True, predictor=3), dict(deflate=True, predictor=3, tile=32)] * (kind[0] == "f")
     for way, n, planar in itertools.product(ways, (1, 2, 3, 5), (False, True)):
         values, colours = values_of(kind, n), 3 if n >= 3 else 1
         path = tiff(tmp_path / "x.tif", values, order, planar, extra=[2, 0][: n - colours] or None, **way)

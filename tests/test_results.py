@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import runs
 from pictures import save, scene
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from runs import latest, trained
 
+from images import encode_deep
+from images.encode import kept_metadata
 from nicegan import Translator
 
 TAGS = ExifTags.Base
@@ -43,15 +45,26 @@ def test_date_rights_and_resolution_are_kept_on_request_and_no_place(grey, tmp_p
     exif[TAGS.Orientation] = 6
     more = {} if ending == "webp" else {"dpi": (300, 300)}
     path = save(tmp_path / f"x.{ending}", scene(), exif=exif, **more)
+    if ending == "tif":  # PIL writes no block of dates there
+        path.write_bytes(encode_deep.encoded(scene(), ".tif", {"exif": exif, **more}))
     for keep in ("true", "false"):
         places = f"--input {path} --output {tmp_path / keep}/"
         trained(grey, f"--phase test --direction AtoB {places} --keep_metadata {keep}")
     with Image.open(tmp_path / "true" / path.name) as image:
         found = image.getexif()
         assert found[TAGS.Copyright] == "A. Person" and found[TAGS.DateTime] == "2020:01:02 03:04:05"
-        if ending != "tif":  # PIL writes no such block there
-            assert found.get_ifd(ExifTags.IFD.Exif)[TAGS.DateTimeOriginal] == "2020:01:01 00:00:00"
+        assert found.get_ifd(ExifTags.IFD.Exif)[TAGS.DateTimeOriginal] == "2020:01:01 00:00:00"
         assert not found.get_ifd(ExifTags.IFD.GPSInfo) and TAGS.Model not in found and TAGS.Orientation not in found
         assert ending == "webp" or round(float(image.info["dpi"][0])) == 300
         assert image.size == (32, 48)
     assert TAGS.Copyright not in Image.open(tmp_path / "false" / path.name).getexif()
+
+
+def test_rights_of_a_tiff_of_many_bands_are_kept(tmp_path):
+    exif, path = Image.Exif(), tmp_path / "x.tif"
+    exif[TAGS.DateTime], exif[TAGS.Copyright] = "2020:01:02 03:04:05", "A. Person"
+    path.write_bytes(encode_deep.encoded(np.zeros((4, 5, 5), np.uint16), ".tif", {"exif": exif}))
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path)
+    found = kept_metadata(path)["exif"]
+    assert found[TAGS.DateTime] == "2020:01:02 03:04:05" and found[TAGS.Copyright] == "A. Person"
