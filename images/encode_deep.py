@@ -15,10 +15,15 @@ FULL = (0.0, 65535.0)
 
 
 def levels_of_results(scale: Scale) -> tuple[Levels, str]:
-    """(black, white) of results in a domain of this scale, and a line that says so."""
-    black, white = levels = scale.get("16-bit", FULL)
-    if black >= 0 and white <= FULL[1]:
-        return levels, f"results have 16 bits a band: {black:.10g} is black and {white:.10g} white"
+    """(black, white) of results in a domain of this scale, and a line that says so.
+
+    They are those of the domain's pictures, of 16 bits if there are some, where 16 bits hold them with 256 levels.
+    """
+    known = [scale[depth] for depth in ("16-bit", "32-bit", "float") if depth in scale] or [FULL]
+    for black, white in known:
+        if black >= 0 and white <= FULL[1] and white - black >= 255:
+            return (black, white), f"results have 16 bits a band: {black:.10g} is black and {white:.10g} white"
+    black, white = known[0]
     return FULL, f"results have 16 bits a band: 0 stands for {black:.10g} and 65535 for {white:.10g}"
 
 

@@ -46,6 +46,10 @@ def test_levels_follow_the_domain_s_scale():
     levels, line = levels_of_results({"16-bit": (-100, 4095)})
     assert levels == (0, 65535) and "0 stands for -100 and 65535 for 4095" in line
     assert levels_of_results({})[0] == (0, 65535)
+    assert levels_of_results({"float": (0, 1500)})[0] == (0, 1500)
+    assert levels_of_results({"float": (0, 1500), "16-bit": (0, 1023)})[0] == (0, 1023)
+    levels, line = levels_of_results({"float": (-1, 1)})
+    assert levels == (0, 65535) and "0 stands for -1 and 65535 for 1" in line
 
 
 def test_full_depth_is_the_picture_of_8_bits_but_for_rounding(tmp_path):
