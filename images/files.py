@@ -12,7 +12,7 @@ from tqdm import tqdm
 from images import maker
 from images.data_sets import root_of
 from images.decode import EXTENSIONS, READ_ONLY, Contents, contents, is_picture, reader_of
-from images.encode_deep import ENDINGS
+from images.encode_deep import ENDINGS, levels_of_results
 from images.scales import measured, say, say_beyond, scale_of, training_folder
 from options import need_folder
 from utils import RunError, UserError, process_rank, shown
@@ -132,10 +132,12 @@ def common_scale(*folders) -> dict:
     """The scale of deep pictures by which all these folders are read: that of their domain's training pictures.
 
     Folders of no data set follow the others; where there is none, or two domains, it is measured on all of them.
+    Results of 16 bits of a domain without such pictures have the scale that --deep true gives them.
     """
     training = {found for folder in folders if (found := training_folder(Path(folder).absolute()))}
     places = training if len(training) == 1 else folders
-    return measured(path for place in places for path in list_images(place))
+    scale = measured(path for place in places for path in list_images(place))
+    return {"16-bit": levels_of_results(scale)[0]} | scale if len(training) == 1 else scale
 
 
 def output_paths(paths, root, png=False, deep=False):

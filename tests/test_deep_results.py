@@ -11,6 +11,7 @@ from runs import latest, trained
 from images.decode import contents, read_full_depth, read_image, resize
 from images.encode import encoded
 from images.encode_deep import levels_of_results, to_uint16
+from images.files import common_scale
 from images.tiff import read, tags_of
 from nicegan import Translator
 
@@ -112,6 +113,9 @@ def test_test_folders_have_the_scale_of_their_domain(folder):
         found = contents(results / name)
         assert found.depth == "16-bit" and most / 3 < found.extent[1] <= most
     assert Image.open(results / "previous_1" / "fakeB" / "0.png").mode == "RGB"
+    root = folder / "dataset" / "tiny"  # scores read them by the same scales
+    assert common_scale(results / "fakeB", root / "testB") == {"16-bit": (0, 4095)}
+    assert common_scale(results / "fakeA", root / "testA") == {"16-bit": (0, 65535)}
 
 
 @pytest.mark.parametrize("words, expected", [("--phase train --deep", "--phase test"),
