@@ -89,14 +89,14 @@ def hint(name: str, folder: str | Path = "dataset") -> str:
     """The end of "no data set NAME; ...": the command that fetches it into `folder`; empty for unknown names."""
     maker, size = re.fullmatch(r"(.*?)(\d*)", name).groups()
     if name in SOURCES or name in made.MAKERS:
-        words = [name]
+        words = [name, *(["--from", "FOLDER"] if name in scenes.SETS else [])]
     elif maker in made.MAKERS:
         words = [maker, "--size", size]
     else:
         return ""
     if Path(folder).resolve() != default_folder().resolve():
         words += ["--dataset_dir", str(folder)]
-    does = "makes" if maker in made.MAKERS else "fetches"
+    does = "makes" if maker in made.MAKERS or name in scenes.SETS else "fetches"
     return f"`python {own_file('dataset/get.py')} {shlex.join(words)}` {does} it"
 
 

@@ -149,6 +149,10 @@ def test_the_classes_are_those_of_the_benchmark():
     assert scenes.classes(np.array([[7, 33, 0, 6, 8, 200]])).tolist() == [[0, 18, 255, 255, 1, 255]]
 
 
+def test_the_hint_asks_for_the_archives():
+    assert data_sets.hint("cityscapes").endswith("get.py cityscapes --from FOLDER` makes it")
+
+
 def test_options_out_of_place(folder, capsys):
     for words in (["horse2zebra", "--from", "x"], ["cityscapes", "--size", "9"], ["horse2zebra", "--size", "9"],
                   ["cityscapes", "--from", str(folder), "--sha256", "0" * 64]):  # fmt: skip
