@@ -326,8 +326,8 @@ def test_a_pictures_styles_do_not_depend_on_order_or_rank(styled, monkeypatch):
             assert np.array_equal(swapped[f"{1 - i}_style{k}.png"], expected[f"{i}_style{k}.png"])
     build = MUNIT.__init__
 
-    def second_of_two(self, args):
-        build(self, args)
+    def second_of_two(self, args, **more):
+        build(self, args, **more)
         self.rank, self.world = 1, 2
 
     monkeypatch.setattr(MUNIT, "__init__", second_of_two)
