@@ -16,6 +16,7 @@ import common
 from common import UserError, run
 
 import methods
+from training.held_out import ON_TEST
 from training.log import Log, bare_and_weighted
 from utils import parse_json
 
@@ -31,10 +32,14 @@ PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "kid": "KID",
     "fd": "Fréchet distance, EfficientNet-Lite0",
     "kd": "kernel distance, EfficientNet-Lite0",
+    "recall": "recall",
+    "coverage": "coverage",
     "background": "change of the background",
     "coat_colour": "error of the coat's colour",
     "coat_texture": "strength of the coat's pattern (right: 1)",
 }
+
+SCORES = ("fid", "kid", "fd", "kd", "recall", "coverage")
 
 
 def read(path: Path) -> list[dict]:
@@ -79,6 +84,17 @@ def curve(lines: list[dict], quantity: str) -> tuple[list[int], list[float]]:
     return steps, values
 
 
+def chosen(run: Path) -> str:
+    """What the scores in a run's log are of, and so the least of its curve is chosen on; the test pictures if unknown.
+
+    The newest start in run.json says it.
+    """
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        starts = parse_json((folder(run) / "run.json").read_text("utf-8"))
+        return next((start["best"] for start in reversed(starts) if start.get("best")), ON_TEST)
+    return ON_TEST
+
+
 def folder(run: Path) -> Path:
     """The folder of a run, given its folder or its log."""
     return run.parent if run.is_file() else run
@@ -115,13 +131,14 @@ def main(argv=None):
     lines = title.count("\n") - (-len(names) // beside) * (1 + max(text.count("\n") for text in legend.values()))
     size = (common.WIDTH, 0.6 + 2.5 * rows + 0.2 * lines)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    said = [common.wrapped(text, common.WIDTH / columns - 1) for text in dict.fromkeys(chosen(p) for _, p in args.runs)]
     for axis, quantity in zip(axes.flat, panels, strict=False):
         for name, lines in runs:
             steps, values = curve(lines, quantity)
             marker = "o" if 0 < len(steps) <= 12 else None
             colour = f"C{names.index(name) % 10}"
             axis.plot(steps, values, color=colour, lw=1.3, marker=marker, ms=3.5, label=legend[name])
-        axis.set_title(PANELS[quantity])
+        axis.set_title(PANELS[quantity] + (f"\n(its best: {', '.join(said)})" if quantity in SCORES else ""))
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()

@@ -9,6 +9,7 @@ from pathlib import Path
 from utils import atomic, move_aside, parse_json, shown, writing
 
 NAME = "made.json"
+ON_TEST = "chosen on the test pictures"  # what shows a score of such a checkpoint says so
 
 
 def run_of(checkpoint: Path) -> list | None:
@@ -64,14 +65,17 @@ def claim(results: Path, wanted: dict[Path, tuple[dict, set[Path]]], replace: bo
 
 def _maker(record: dict | None) -> dict | None:
     """The part of a record that decides the pictures: the same weights may lie in several files."""
-    return record and json.loads(json.dumps({k: v for k, v in record.items() if k != "checkpoint"}, default=str))
+    kept = {k: v for k, v in record.items() if k not in ("checkpoint", "best")} if record else None
+    return json.loads(json.dumps(kept, default=str))
 
 
 def described(folder: Path) -> str | None:
     """What made the pictures of a folder, as a part of a line; None: unknown."""
     if found := read(folder):
         step = f", step {found['step']}" if found.get("step") else ""
-        return shown(f"made by --method {found['method']}{step}, with {found['checkpoint']}")
+        best = found.get("best")
+        chosen = f", the best by {best.get('by')}, {best.get('chosen')}" if isinstance(best, dict) else ""
+        return shown(f"made by --method {found['method']}{step}{chosen}, with {found['checkpoint']}")
     return None
 
 

@@ -12,6 +12,7 @@ import fid_kid
 import main
 import methods
 from checkpoints.files import load_checkpoint
+from images import maker
 from training import held_out
 from utils import UserError
 
@@ -102,6 +103,10 @@ def test_the_best_is_chosen_on_them_and_the_test_pictures_are_scored_once(folder
     capsys.readouterr()
     here(folder, "--phase test --checkpoint best")
     assert said in capsys.readouterr().out
+    assert f", the best by kd_mean, {said}, with " in maker.lines(results / "fakeB")[0]
+    here(folder, "--phase export --checkpoint best --direction AtoB --format folder --output " + str(folder / "model"))
+    card = (folder / "model" / "README.md").read_text()
+    assert f"At step {score['step']}, the best, {said}; over the translations of these:" in card
     real = np.load(results / f"real_{kind}B.npz")["features"]
     assert len(real) == (3 if kind == "held" else 4)
 

@@ -7,9 +7,9 @@ Whatever shows such a score says so, with ON_TEST.
 import hashlib
 from pathlib import Path
 
+from images.maker import ON_TEST
 from utils import UserError, shown
 
-ON_TEST = "chosen on the test pictures"
 LEAST = 2  # pictures of a distribution
 
 

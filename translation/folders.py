@@ -51,7 +51,7 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
                     save_picture(picture, with_suffix(target / name, suffix))
     if trainer.rank == 0:
         best = pipeline.state.get("score")
-        chosen = f" (best {best['name']}, {best.get('chosen', 'chosen on the test pictures')})" if best else ""
+        chosen = f" (best {best['name']}, {best.get('chosen', maker.ON_TEST)})" if best else ""
         print(f"translated with {pipeline.weights}{chosen} into {' and '.join(map(str, claims))}")
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from checkpoints.model_folder import CONFIG, WEIGHTS, write_model_folder
+from images.maker import ON_TEST
 from utils import UserError, atomic, parse_json, shown, writing
 
 CARD, PREVIEW = "README.md", "preview.png"
@@ -70,7 +71,8 @@ def newest_scores(state: dict, results: Path) -> dict:
 def with_intervals(scored: dict) -> dict:
     """The step, the scores and, as name_interval, their intervals, of a checkpoint's or a file's record of scores."""
     intervals = {f"{name}_interval": ends for name, ends in scored.get("intervals", {}).items()}
-    return {"step": scored["step"], **scored["scores"], **intervals}
+    chosen = {"chosen": scored.get("chosen", ON_TEST)} if "value" in scored else {}  # of a best checkpoint
+    return {"step": scored["step"], **chosen, **scored["scores"], **intervals}
 
 
 def paper(trainer) -> str:
@@ -102,8 +104,10 @@ def card(trainer, about: dict, scores: dict, preview: bool, title: str) -> str:
     lines += ["", "## Scores", ""]
     if scores:
         others = "B2A" if direction == "AtoB" else "A2B", "mean", "step", "interval"
-        values = {k: v for k, v in scores.items() if not k.endswith(others)}
-        lines += [f"At step {scores.get('step')}, over the translated test pictures:", ""]
+        values = {k: v for k, v in scores.items() if not k.endswith(others) and k != "chosen"}
+        of = f", the best, {scores['chosen']}; over the translations of these" if "chosen" in scores else (
+            ", over the translated test pictures")
+        lines += [f"At step {scores.get('step')}{of}:", ""]
         lines += ["| score | value | 95% interval over pictures |", "|---|---|---|"]
         lines += [f"| {k} | {shown_score(v)} | {shown_score(scores.get(f'{k}_interval', ''))} |"
                   for k, v in values.items()]  # fmt: skip

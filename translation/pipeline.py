@@ -148,11 +148,16 @@ class Pipeline:
             print(levels_of_results(scale_of(self.trainer, t))[1], file=sys.stderr)
 
     def record(self, s: str, t: str) -> dict:
-        """What translates s to t, for made.json: method, checkpoint, its step, a digest of the weights, options."""
+        """What translates s to t, for made.json: method, checkpoint, its step, a digest of the weights, options.
+
+        Of a best checkpoint also by which score it is the best, and which pictures have chosen it.
+        """
         trainer, state, args = self.trainer, self.state, self.trainer.args
         keys, digests = ["ema"] if self.uses_ema else trainer.inference_networks[s, t], state.get("digest", {})
         names = ("seed", "amp", "styles", "style_from")
-        return {
+        best = state.get("score")
+        chosen = {"best": {"by": best["name"], "chosen": best.get("chosen", maker.ON_TEST)}} if best else {}
+        return chosen | {
             "method": state["method"],
             "checkpoint": str(self.path),
             "step": state.get("start_iter", 0),
