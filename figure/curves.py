@@ -125,20 +125,22 @@ def main(argv=None):
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     title = common.wrapped(args.title, common.WIDTH - 0.2, common.TITLE)
+    if set(panels) & set(SCORES):
+        said = ", ".join(dict.fromkeys(chosen(path) for _, path in args.runs))
+        title += "\n" + common.wrapped(f"the best of a score is {said}", common.WIDTH - 0.2, common.TITLE)
     names = list(dict.fromkeys(name for name, _ in runs))
     legend = {name: common.wrapped(name, common.WIDTH - 1) for name in names}
     beside = max(1, min(4, int(common.WIDTH / (max(map(common.inches, legend.values())) + 0.7))))
     lines = title.count("\n") - (-len(names) // beside) * (1 + max(text.count("\n") for text in legend.values()))
     size = (common.WIDTH, 0.6 + 2.5 * rows + 0.2 * lines)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    said = [common.wrapped(text, common.WIDTH / columns - 1) for text in dict.fromkeys(chosen(p) for _, p in args.runs)]
     for axis, quantity in zip(axes.flat, panels, strict=False):
         for name, lines in runs:
             steps, values = curve(lines, quantity)
             marker = "o" if 0 < len(steps) <= 12 else None
             colour = f"C{names.index(name) % 10}"
             axis.plot(steps, values, color=colour, lw=1.3, marker=marker, ms=3.5, label=legend[name])
-        axis.set_title(PANELS[quantity] + (f"\n(its best: {', '.join(said)})" if quantity in SCORES else ""))
+        axis.set_title(PANELS[quantity])
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
