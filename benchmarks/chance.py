@@ -13,7 +13,7 @@ from statistics import fmean, pvariance
 
 import numpy as np
 from scipy.stats import ttest_1samp, ttest_ind
-from trainings import ROOT  # noqa: F401  (makes the program's modules importable)
+from trainings import samples_path
 
 from scoring.comparison import compare, compare_means
 from scoring.intervals import interval, intervals
@@ -31,7 +31,7 @@ t-test), each at 5%: where nothing differs, one in 20 is marked by chance."""
 def read(folder: Path, way: str) -> dict | None:
     """The samples of a run, as trainings.Scorer keeps them; None: there are none."""
     try:
-        with np.load(folder / f"samples_{way}.npz", allow_pickle=False) as kept:
+        with np.load(samples_path(folder, way), allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
     except (OSError, ValueError, KeyError):
         return None

@@ -79,7 +79,7 @@ class Run(Training):
     def complete(self, scorer: Scorer) -> bool:
         """Whether all its scores are known, and the samples that tests need."""
         there = {f"{c}_{way}" for way in self.ways for c in scorer.columns(way[0])} <= self.last_scores().keys()
-        return there and all((self.folder / f"samples_{way}.npz").is_file() for way in self.ways)
+        return there and all(trainings.samples_path(self.folder, way).is_file() for way in self.ways)
 
     def attempt(self):
         """Train unless only scores are missing: the run, and the error or None."""

@@ -283,10 +283,15 @@ class Scorer:
                 found, samples = self.direction(results / f"fake{t}", s, t)
                 scores |= found
                 if keep:
-                    path = keep / f"samples_{s}2{t}.npz"
+                    path = samples_path(keep, f"{s}2{t}")
                     with atomic(path) as temporary, open(temporary, "wb") as file:  # np.savez would append .npz
                         np.savez(file, **samples)
         return scores
+
+
+def samples_path(folder: Path, way: str) -> Path:
+    """Where a run keeps the samples of a direction, such as A2B."""
+    return folder / f"samples_{way}.npz"
 
 
 def has_counterparts(root: Path, s: str) -> bool:

@@ -1,6 +1,7 @@
 """Table 1: intervals, what is beyond chance, and of checkpoints that held-out pictures have chosen."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,3 +128,11 @@ def test_best_held_out_is_a_row_and_best_on_the_test_pictures_is_none(tmp_path):
     assert (best.title, best.seeds) == ("NICE-GAN, best, held out", 1)
     assert (last.numbers, best.numbers) == ([0, 1], [0])
     assert best.scores == {"fd_A2B": [90.0], "kd_A2B": [25.0]} and not best.pictures
+
+
+def test_the_script_finds_the_program(tmp_path):
+    """As a person calls it: from elsewhere, and without the paths that tests have."""
+    script = Path(__file__).parents[1] / "benchmarks" / "table1.py"
+    done = subprocess.run([sys.executable, script, "--steps=1", "--dataset=absent"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and "has no trainA" in done.stderr
