@@ -40,4 +40,7 @@ class Styled:
         return {name: (*keys.get(name, ()), *style_keys.get(name, ())) for name in (*keys, *style_keys)}
 
     def _styles(self, t, n):
-        return [self.random_style(t) for _ in range(n)] if self.example is None else [self.style_of(self.example, t)]
+        """n styles of domain t: random ones, or the example's, n times: then --styles gives equal pictures."""
+        if self.example is not None:
+            return [self.style_of(self.example, t)] * n
+        return [self.random_style(t) for _ in range(n)]

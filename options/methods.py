@@ -63,8 +63,9 @@ SAME_STYLE = Option("run", "same_style", boolean, False, "draw one random style,
 STYLES = (
     Option("run", "styles", bounded(int, 1, 1000), 1, "translations of each picture, in random styles; from 2 on "
            "NAME_style0.png, NAME_style1.png, ...; the authors' test programs make 10 (MUNIT) and 5 (DRIT)"),
-    Option("run", "style_from", folder, None, "use the style of this picture, an example of the target domain; by "
-           "default styles are random, the same for the same picture and --seed", metavar="PICTURE"),
+    Option("run", "style_from", folder, None, "use the style of this picture, an example of the target domain, for "
+           "all of --styles; by default styles are random, the same for the same picture and --seed",
+           metavar="PICTURE"),
     SAME_STYLE,
 )  # fmt: skip
 NICE = (

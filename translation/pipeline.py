@@ -131,8 +131,6 @@ class Pipeline:
         trainer, args = self.trainer, self.trainer.args
         with torch.no_grad(), evaluating(trainer.networks().values()):
             if getattr(args, "style_from", None):
-                if args.styles > 1:
-                    raise UserError("--style_from gives one style to every picture; leave --styles out")
                 example, *_ = prepared(trainer, Path(args.style_from), self.side, scale_of(trainer, t))
                 trainer.example = tiled(trainer, example, s, t)
             yield
