@@ -153,7 +153,8 @@ def lines(report):
         if report[f"{kid_}_var"] is not None:
             yield f"{kid_.upper()} variance{of}: {report[f'{kid_}_var']:.6g} (raw, at the smaller set's size)"
     if "recall" in report:
-        yield f"{', '.join(f'{name} {report[name]:.3f}' for name in PRDC)}{of} ({NEIGHBOURS} neighbours)"
+        where = f" ({of[2:-1]}, {NEIGHBOURS} neighbours)" if of else f" ({NEIGHBOURS} neighbours)"
+        yield ", ".join(f"{name} {report[name]:.3f}" for name in PRDC) + where
     for mind in {"mind", "md"} & report.keys():
         yield f"{mind.upper()}{of}: {report[mind]:.6g}"
     if "isc_mean" in report:

@@ -93,7 +93,7 @@ def test_a_collapse_wins_by_fd_and_is_refused_by_coverage_and_recall(tmp_path, c
     said = [line for line in reports["collapsed"][0] if line.startswith("note: recall 0.00")]
     assert len(said) == 1 and "copies of a few pictures" in said[0]
     assert not any("copies" in line for line in reports["honest"][0])
-    assert any(line.startswith("precision ") and "(5 neighbours)" in line for line in reports["honest"][0])
+    assert any(line.startswith("precision ") and "(dims 64, 5 neighbours)" in line for line in reports["honest"][0])
 
 
 def test_prdc_needs_features_and_two_sets(tmp_path, capsys):

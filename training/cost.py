@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from images.memory import machine_memory
+from training.forecast import timed
 from utils import UserError
 
 LOADED_LATER = 220 * 2**20  # bytes that a real training loads on a CPU
@@ -222,6 +223,12 @@ def report(method: type, args):
     print(f"\n{where} for training at {size} pixels, batch {args.batch_size * args.grad_accum} (estimate, float32):")
     for name, size in memory.items():
         print(f"  {name:32}{size / 2**20:10,.0f} MiB")
+    try:
+        refuse_what_cannot_fit(method, args)
+    except UserError as error:
+        print(f"\ntime for training: not timed, because {error}")
+        return
+    print(f"\ntime for training: {timed(method, args, sum(products for _, products in totals(found).values()))}")
 
 
 def kinds(method: type, args) -> list[tuple]:

@@ -39,7 +39,8 @@ def hold_out(pictures: dict[str, list[Path]], args):
     """Move the share --hold_out of trainA and trainB to heldA and heldB, in place.
 
     A picture's place is a pure function of the seed, its folder and its name, so pictures that are added or cannot
-    be read move few others.  UserError: too few pictures.
+    be read move few others.  The scale of deep pictures stays that of the whole folders, which all programs know.
+    UserError: too few pictures.
     """
     for folder in ("trainA", "trainB") if args.hold_out else ():
         paths = pictures[folder]
