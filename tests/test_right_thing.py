@@ -4,6 +4,7 @@ import pytest
 from runs import ROOT, complaint, pictures, trained
 
 import main
+from options.program import refuse_mistakes
 from utils import own_file
 
 
@@ -48,6 +49,10 @@ def test_epochs_never_become_steps(capsys):
         with pytest.raises(SystemExit):
             main.parse_args(["--device=cpu", f"--{name}", "200"])
         assert "--epochs" in (said := capsys.readouterr().err) and "--iteration" not in said
+    refuse_mistakes([*["--device", "cpu", "--epochs", "200"], f"@{ROOT}/configs/cut/demo.txt"])
+    assert "comes after --epochs, and counts" in capsys.readouterr().err
+    assert refuse_mistakes([f"@{ROOT}/configs/cut/demo.txt", "--epochs=200"]).epochs == 200
+    assert not capsys.readouterr().err
 
 
 def test_what_input_lacks_is_asked_for_at_once(folder):
