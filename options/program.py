@@ -62,7 +62,7 @@ def refuse_mistakes(argv: list[str]) -> argparse.Namespace:
     if asks_for_help(argv) or not reads_a_checkpoint(first):
         args = parsed(argv)
         if args.phase == "train" and "epochs" in args.given and args.epochs is None:
-            print(f"--iteration {args.iteration} comes after --epochs, and counts; write --epochs last to train so many",
+            print(f"--iteration {args.iteration} comes after --epochs, and counts; --epochs last would count",
                   file=sys.stderr)  # fmt: skip
         return args
     args = (build_parser(first.method) if first.method else _parser_of_all()).parse_args(argv)
