@@ -1,5 +1,7 @@
 """Fast twin of layers/spectral_norm.py."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 
@@ -112,7 +114,7 @@ def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
         # Few positions, huge weights: a matrix product reads the weights in place, while the CPU's convolution
         # copies them into its own layout in every forward and backward.  So it does in mixed precision, where
         # rounding the weights would cost more than products in half precision gain.
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
             patches = F.unfold(x.to(weight.dtype), k, stride=stride).transpose(1, 2).reshape(N * h * w, -1)
             y = _SpectralProduct.apply(patches, weight, inv_sigma, u, v)
         y = y.view(N, h, w, out).permute(0, 3, 1, 2)
