@@ -55,6 +55,7 @@ PACE = {"warm": 6, "seconds": 1.0}  # warm-up rounds; minimum seconds of one mea
 
 def serve(side: str, options: str, least: float = 1.0):
     """Build one side, then answer the lines step, translate, profile and memory in JSON."""
+    adaptive = None
     if side == "ours":
         import main  # first: it sets what torch reads when it is imported
 
@@ -74,9 +75,10 @@ def serve(side: str, options: str, least: float = 1.0):
     if side == "ours":
         layers.keep_freed_memory()
         if hasattr(args, "threads"):  # --old: a program without the option
-            from training.threads import threads_for
+            from training.threads import Adaptive, is_adaptive, threads_for
 
             torch.set_num_threads(threads_for(args))
+            adaptive = Adaptive(torch.get_num_threads()) if is_adaptive(args) else None
         model = methods.create(args)
     else:
         from reference import Reference
@@ -91,15 +93,25 @@ def serve(side: str, options: str, least: float = 1.0):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def timed(function, period=1):
-        """Mean seconds of a call, over at least `least` seconds and a multiple of `period` calls."""
+    def timed(function, period=1, least=least):
+        """Mean seconds of a call, over at least `least` seconds and a multiple of `period` calls; at least one call."""
         finish()
         start, n, seconds = time.perf_counter(), 0, 0.0
-        while seconds < least or n % period:
+        while not n or seconds < least or n % period:
             function()
             finish()
             n, seconds = n + 1, time.perf_counter() - start
         return seconds / n
+
+    def adapt(least: float, most: float) -> float:
+        """Take steps as a training does, which changes its threads beside other programs; the seconds spent.
+
+        At least `least` seconds; up to `most` while the training has fewer threads than at first.
+        """
+        start = time.perf_counter()
+        while adaptive and (spent := time.perf_counter() - start) < (most if adaptive.few else least):
+            adaptive(timed(lambda: model.train_step(*batch), least=0))
+        return spent if adaptive else 0.0
 
     @torch.no_grad()
     def translate():
@@ -135,6 +147,8 @@ def serve(side: str, options: str, least: float = 1.0):
 
     calls = {
         "step": lambda: timed(lambda: model.train_step(*batch), getattr(model, "period", 1)),
+        "notice": lambda: adapt(12, 12),
+        "recover": lambda: adapt(6, 150),
         "translate": lambda: timed(translate),
         "profile": operations,
         "memory": memory,

@@ -24,7 +24,8 @@ def busy(count: int):
 def table(sides: dict, counts: list[int], rounds: int):
     """Print, for each side {name: bench.Side}, the time of a step beside `counts` busy processes over that alone.
 
-    Each round measures alone and beside each count, so that drift of the machine affects all alike.
+    Each round measures alone and beside each count, so that drift of the machine affects all alike.  As in a training,
+    the number of threads follows the other load, for which each count has some seconds and being alone two minutes.
     """
     print("| case | busy processes | time of a step, of that alone | middle half | seconds alone |")
     print("|---|---|---|---|---|")
@@ -33,9 +34,11 @@ def table(sides: dict, counts: list[int], rounds: int):
             side.ask("step")
         found, alone = {count: [] for count in counts}, []
         for _ in range(rounds):
+            side.ask("recover")
             alone.append(side.ask("step"))
             for count in counts:
                 with busy(count):
+                    side.ask("notice")
                     found[count].append(side.ask("step") / alone[-1])
         for count, ratios in found.items():
             ratios, quarter = sorted(ratios), len(ratios) // 4

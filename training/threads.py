@@ -47,7 +47,7 @@ class Adaptive:
     most: the number of threads on a quiet machine.  period: steps that differ in cost.  set_number: applies a number.
     """
 
-    SLOWER, QUIET = 3.0, 1.5  # times the usual seconds of a step
+    SLOWER, QUIET = 2.0, 1.5  # times the usual seconds of a step
     WINDOW, PAUSE = 5.0, 60.0  # seconds that a speed is measured over, and before all threads are tried again
 
     def __init__(self, most: int, period: int = 1, set_number=torch.set_num_threads):
