@@ -329,3 +329,10 @@ def test_anything_typed_ends_in_a_status_and_a_line(trained_folder, count):
     attempt()
     print(seen)
     assert seen.get(2, 0) > count / 4 and seen.get(0, 0) + seen.get(143, 0) > count / 20, seen
+
+
+@pytest.mark.parametrize("words", ["--phase test", "--preprocess crop", "--method sincut"])
+def test_jpegs_are_shrunk_in_training_alone(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        main.parse_args([*words.split(), "--shrink_jpegs", "--device", "cpu"])
+    assert error.value.code == 2 and "--shrink_jpegs" in capsys.readouterr().err.splitlines()[-1]

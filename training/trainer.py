@@ -57,7 +57,7 @@ class Trainer(Method):
         if args.direction:
             self.directions = [(s, t) for s, t in self.directions if self.folder[s] == args.direction[0]]
         use_definitions(args.plain)
-        limit_pixels(args.max_pixels, args.shrink_jpegs)
+        limit_pixels(args.max_pixels, args.shrink_jpegs and args.phase == "train")
         self.build_model()
         self.ema = make_ema(self)
         self.graph = make_graph(self)
