@@ -109,8 +109,8 @@ def facts(rows, names: list[str], higher_is_better, without_best=()) -> dict[tup
         known, score = [row for row in rows if row.scores.get(name)], name.rpartition("_")[0]
         found |= {(row.title, name): Fact(interval_of(row, name)) for row in known}
         trained = [row for row in known if row.seeds]
-        if score in without_best or not trained or len(known) < 2:
-            continue
+        if score in without_best or not trained or len({fmean(row.scores[name]) for row in known}) < 2:
+            continue  # none, or all alike
         best = (max if score in higher_is_better else min)(trained, key=lambda row: fmean(row.scores[name]))
         found[best.title, name].best = True
         for row in known:
