@@ -19,17 +19,20 @@ from utils import UserError, shown
 
 
 def counterparts(folder, truth, option):
-    """Pairs (picture of `folder`, picture of the same name, any suffix, in `truth`).  UserError: one has none."""
+    """Pairs (picture of `folder`, picture of the same name, any suffix, in `truth`).  UserError: none or two."""
     exact, by_stem = {}, {}
     for path in list_images(truth):
         name = path.relative_to(truth)
-        exact[name] = by_stem[name.with_suffix("")] = path
+        exact[name] = path
+        by_stem.setdefault(name.with_suffix(""), []).append(path)
     for path in list_images(folder):
         name = path.relative_to(folder)
-        other = exact.get(name) or by_stem.get(name.with_suffix(""))
-        if other is None:
-            raise UserError(f"{shown(path)} has no counterpart in {shown(truth)}: {option} needs one of the same name")
-        yield path, other
+        others = [exact[name]] if name in exact else by_stem.get(name.with_suffix(""), [])
+        if len(others) != 1:
+            names = " and ".join(shown(other.name) for other in others[:2])
+            found = f"two counterparts, {names}," if others else "no counterpart"
+            raise UserError(f"{shown(path)} has {found} in {shown(truth)}: {option} needs one of the same name")
+        yield path, others[0]
 
 
 def paired_distances(folder, truth, workers=2, scale=None, lpips=None):

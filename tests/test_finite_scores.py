@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from pictures import one_line, save, scene
 from PIL import Image
 from scorer import fails, run
 
 import demo
 from scoring import features, metrics
+from scoring.pairs import counterparts
 from utils import UserError
 
 
@@ -62,6 +64,17 @@ def test_identical_pairs_are_counted(tmp_path, capsys):
     out, report = run(capsys, tmp_path / "true", "--paired", tmp_path / "true")
     assert report["psnr"] is None and report["identical"] == 4
     assert "4 of 4 pairs are identical: PSNR would be infinite" in out and "PSNR inf" not in "".join(out)
+
+
+def test_a_picture_with_two_counterparts_is_no_pair(tmp_path):
+    for name in ("a/x.png", "b/x.jpg", "b/x.bmp"):
+        save(tmp_path / name, scene())
+    with pytest.raises(UserError) as error:
+        list(counterparts(tmp_path / "a", tmp_path / "b", "--paired"))
+    one_line(error, "two counterparts, x.bmp and x.jpg", "--paired")
+    save(tmp_path / "b" / "x.png", scene())
+    pairs = list(counterparts(tmp_path / "a", tmp_path / "b", "--paired"))
+    assert pairs == [(tmp_path / "a" / "x.png", tmp_path / "b" / "x.png")]
 
 
 def test_damaged_weights_give_no_features(tmp_path):
