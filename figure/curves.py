@@ -32,6 +32,8 @@ PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "kid": "KID",
     "fd": "Fréchet distance, EfficientNet-Lite0",
     "kd": "kernel distance, EfficientNet-Lite0",
+    "mind": "MIND",
+    "md": "MIND's distance, EfficientNet-Lite0",
     "recall": "recall",
     "coverage": "coverage",
     "background": "change of the background",
