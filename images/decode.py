@@ -212,6 +212,9 @@ def read_stored(path) -> Image.Image:
     Errors and limits as read_image.
     """
     with _reading(path) as source:
+        found = _deep(source)
+        if found is not None and found.values.shape[2] == 3 and found.values.dtype != np.uint8:
+            raise TooLarge("its colours have more than 8 bits, of which Pillow keeps 8: save it with 8 or as greys")
         if source.image is None:
             source.file.seek(0)
             with opened(source.file, ("TIFF",)) as image:

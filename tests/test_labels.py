@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from pictures import one_line
 from PIL import Image
 from scorer import fails
 
 import fid_kid
+from images.encode_deep import encoded
 from scoring.labels import label_scores, read_labels
+from utils import UserError
 
 
 def save(folder, name, labels, mode="L"):
@@ -66,3 +69,14 @@ def test_colours_palettes_and_what_is_refused(tmp_path, capsys):
     save(tmp_path / "grey", "a.png", [[7, 7]])
     assert "--ignore-label" in fails(capsys, "--labels", tmp_path / "grey", tmp_path / "grey", "--ignore-label", "7")
     assert "--labels" in fails(capsys, "--ignore-label", "7", tmp_path / "true", tmp_path / "true")
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_colours_of_16_bits_are_no_labels_of_8(tmp_path, name):
+    values = np.arange(24, dtype=np.uint16).reshape(2, 4, 3)
+    (tmp_path / name).write_bytes(encoded(values, name[1:]))
+    with pytest.raises(UserError) as error:
+        read_labels(tmp_path / name)
+    assert "repair" not in one_line(error, tmp_path / name, "more than 8 bits")
+    (tmp_path / name).write_bytes(encoded(values[..., :1] * 2000, name[1:]))
+    assert np.array_equal(read_labels(tmp_path / name), values[..., 0].astype(int) * 2000)
