@@ -160,7 +160,7 @@ def report(args, rows: list[tables.Row], contestants: list[Contestant], cost: di
     """Write the tables and the picture into --out."""
     name, size = f"table1-{args.budget}", min(256, *(row.pixels for row in rows if row.pixels))
     title = f"{args.dataset}: the same pictures by each method"
-    each = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes"
+    each = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minute{'s' * (args.minutes != 1)}"
     one_way = [c.title for c in contestants if len(c.directions) == 1]
     both = "a training of its own for each way" if args.both_ways else "trained for one way"
     notes = [FEATURES[c] for c in ("l1", "fid", "fd") if c in tables.columns_of(rows)]
