@@ -44,7 +44,7 @@ LOOKS = (
 
 def kind_of(path: Path) -> str | None:
     """What a file is that torch.save did not write; None: nothing is known of it."""
-    with suppress(OSError, ValueError, zipfile.BadZipFile), open_regular(path) as file:
+    with suppress(OSError, ValueError, RuntimeError, zipfile.BadZipFile), open_regular(path) as file:
         start = file.read(512)
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:

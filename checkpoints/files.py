@@ -137,10 +137,10 @@ def load_checkpoint(path: Path, recognise) -> dict:
         state = _read(path, read_model_folder)
         refuse_strange(state, path)
         with fitting(path, CONFIG):
-            known = recognise(state) is not None
-        if not known:
+            recognised = recognise(state)
+        if recognised is None:
             raise UserError(f"{shown(path)} is no model that is known here: {in_words(state)}; name another")
-        return {**state, "method": state["metadata"]["method"]}
+        return {**state, "method": recognised[0]}
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth") and p.is_file())
     need_checkpoint(path)

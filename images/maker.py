@@ -83,7 +83,7 @@ def doubt(folder: Path) -> str | None:
     """A line if the pictures of a folder are not of the run that it lies in, else None."""
     found, beside = read(folder), _start(folder.parent)
     if found and beside and found.get("run") != beside:
-        return f"{shown(folder)} is not of the run beside it (--method {beside[1]}): it was {described(folder)}"
+        return f"{shown(folder)} is not of the run beside it (--method {shown(beside[1])}): it was {described(folder)}"
     return None
 
 

@@ -88,6 +88,10 @@ def checkpoints(folder: str, method: str, count: int, seed: int):
         words = f"--phase test --device cpu --checkpoint {path} --input {picture} --output {folder / 'out'}"
         main.main([*words.split(), *(["--direction", direction] if direction else [])])
 
+    def export(path, direction="AtoB"):
+        words = f"--phase export --device cpu --checkpoint {path} --format folder --output {folder / 'new'}"
+        main.main([*words.split(), *(["--direction", direction] if direction else [])])
+
     def resume():
         found = newest_checkpoint(folder / "tiny", str(file), methods.recognise)
         model.args = main.parse_args(argv, saved=saved_options(found[0]))
@@ -128,7 +132,8 @@ def checkpoints(folder: str, method: str, count: int, seed: int):
             file.write_bytes(change(data, noise))
             if certain is None:  # translated with, in whatever direction it has
                 way = direction if data is ours else ""
-                outcome.of(name, f"{i} {name} to translate", lambda way=way: translate(file, way))
+                use = export if change is retype and noise.random() < 0.3 else translate
+                outcome.of(name, f"{i} {name} to {use.__name__}", lambda use=use, way=way: use(file, way))
                 continue
             result = outcome.of(name, f"{i} {name} to resume", resume)
             assert result == "refused" or not certain or content() == expected, f"{i} was taken, but is another"

@@ -134,7 +134,7 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
         "sizes": f"{size} x {size} alone, as the network is bound to it" if is_size_bound(trainer) else any_size,
         "step": state.get("start_iter", 0),
         "licence": LICENCE,
-        "data": state.get("metadata", {}).get("data") or fingerprint(path),
+        "data": of_folders(state.get("metadata", {}).get("data")) or fingerprint(path),
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in trainer.architecture.items()},
         "precision": "float16 weights, computed in float32" if trainer.args.half else "float32",
         "parameters": sum(counts),
@@ -146,12 +146,17 @@ def metadata(trainer, state: dict, path: Path, s: str, t: str, size: int) -> dic
     }
 
 
+def of_folders(data) -> dict | None:
+    """What a file says of folders of pictures, {name: dict}; None: it says something else."""
+    return data if isinstance(data, dict) and all(isinstance(each, dict) for each in data.values()) else None
+
+
 def fingerprint(path: Path) -> dict | None:
     """The training data, from the run.json beside a checkpoint; None: there is none."""
     name = path.stem.split("_params_")[0]
     for record in (path.parent / name / "run.json", path.parent.parent / "run.json"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            return parse_json(record.read_text("utf-8"))[-1]["data"]
+            return of_folders(parse_json(record.read_text("utf-8"))[-1]["data"])
     return None
 
 
