@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import stat
 import sys
@@ -237,6 +238,17 @@ def open_regular(path):
     return file
 
 
+def content_of(path) -> bytes:
+    """The content of a regular file.  OSError: as open_regular."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def text_of(path, errors="strict") -> str:
+    """The text of a regular file in UTF-8.  OSError; UnicodeDecodeError, a ValueError."""
+    return content_of(path).decode("utf-8", errors)
+
+
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -268,7 +280,7 @@ def atomic(path: Path):
             special = path.exists() and (not path.is_file() or Path("/dev") in path.absolute().parents)
             folder = Path(tempfile.gettempdir()) if special else path.parent
             folder.mkdir(parents=True, exist_ok=True)
-            _clear(folder)
+            clear(folder)
             handle, temporary = _temporary(folder, path.name)
             yield temporary
             if special:
@@ -308,8 +320,8 @@ def _temporary(folder: Path, name: str) -> tuple[int, Path]:
         os.close(handle)
 
 
-def _clear(folder: Path):
-    """Delete temporary files in a folder that nobody has locked; once in a process, as folders may be large."""
+def clear(folder: Path):
+    """Delete temporary files and folders that nobody has locked; once in a process, as folders may be large."""
     if folder in _cleared:
         return
     _cleared.add(folder)
@@ -318,10 +330,12 @@ def _clear(folder: Path):
 
         for path in [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]:
             with suppress(OSError):
-                handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+                is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+                access = os.O_RDONLY if is_folder else os.O_RDWR
+                handle = os.open(path, access | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)
+                    shutil.rmtree(path) if is_folder else os.unlink(path)
                 finally:
                     os.close(handle)
 

@@ -19,7 +19,7 @@ from trainings import write
 
 import methods
 from training.cost import kinds, totals
-from utils import UserError, parse_json, shown
+from utils import UserError, parse_json, shown, text_of
 
 KINDS = ("generators", "discriminators", "projections")
 ENDLESS = ["--iteration=1000000000", "--on_nan=skip"]  # timed on noise, for any number of steps
@@ -30,7 +30,7 @@ def read(path: Path) -> dict:
     if not path.exists():
         return {"rows": {}}
     try:
-        found = parse_json(path.read_text())
+        found = parse_json(text_of(path))
         for row in found["rows"].values():
             assert row["step"] > 0 and found["seconds"] > 0
             assert row.keys() >= {"options", "memory", "translate", "sizes"}

@@ -26,7 +26,7 @@ from images.archives import damage, members
 from images.download import fetch, sha256_of, writing_below
 from options import Help, Parser, data_set
 from training.run_record import commit, processor, version
-from utils import RunError, UserError, atomic, parse_json, run, shown
+from utils import RunError, UserError, atomic, parse_json, run, shown, text_of
 
 BERKELEY = "http://efrosgans.eecs.berkeley.edu/"
 MODEL_PAGE = "https://download.openmmlab.com/mmediting/cyclegan/refactor/"
@@ -185,7 +185,7 @@ def row(name: str, model: Model, args) -> dict:
     root = pictures(model, args)
     made = {"weights": sha256_of(weights), "inputs": fingerprint(root / model.inputs),
             "reference": fingerprint(root / model.reference), "features": args.features}  # fmt: skip
-    kept = parse_json(path.read_text("utf-8")) if (path := place / "row.json").is_file() else {}
+    kept = parse_json(text_of(path)) if (path := place / "row.json").is_file() else {}
     if made.items() <= kept.items():
         return kept
     words = ["--phase=test", f"--checkpoint={weights}", f"--input={root / model.inputs}", f"--output={place / 'fake'}"]

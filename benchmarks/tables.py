@@ -16,7 +16,7 @@ from images.decode import read_image
 from scoring.manifold import PRDC
 from training.cost import short
 from training.held_out import ON_TEST
-from utils import UserError, parse_json, shown
+from utils import UserError, parse_json, shown, text_of
 
 sys.path.append(str(ROOT / "figure"))
 import common
@@ -78,7 +78,7 @@ def rows_of(runs) -> list[Row]:
 def held_out_scores(results: Path, names) -> dict[str, float]:
     """Scores of the test pictures by the best checkpoint, of these names; empty where test pictures have chosen it."""
     try:
-        best = parse_json((results / "test_scores.json").read_text("utf-8"))["best"]
+        best = parse_json(text_of(results / "test_scores.json"))["best"]
         if not best or best["chosen"] == ON_TEST:
             return {}
         scale = {name: 100 if name.startswith("k") else 1 for name in names}  # KID and KD are x100 here

@@ -37,7 +37,7 @@ from scoring.features import Source  # noqa: E402
 from scoring.manifold import NEIGHBOURS, PRDC, mind, prdc  # noqa: E402
 from training.forecast import duration  # noqa: E402
 from training.state import locked  # noqa: E402
-from utils import RunError, UserError, atomic, parse_json  # noqa: E402
+from utils import RunError, UserError, atomic, parse_json, text_of  # noqa: E402
 
 PATIENCE = 10  # seconds for trainings to end that received the stop signal themselves
 
@@ -53,7 +53,7 @@ class Training:
     def scores(self) -> dict | None:
         """{step: {score: value}} of a complete training, else None."""
         try:
-            return parse_json((self.folder / "scores.json").read_text())
+            return parse_json(text_of(self.folder / "scores.json"))
         except (OSError, ValueError):
             return None
 

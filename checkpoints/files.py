@@ -20,7 +20,7 @@ from checkpoints.describe import in_words, kind_of
 from checkpoints.model_folder import CONFIG, is_model_folder, read_model_folder
 from checkpoints.weights import Foreign, read_weights
 from options import another, need_checkpoint, telling
-from utils import UserError, atomic, brief, parse_json, shown
+from utils import UserError, atomic, brief, content_of, parse_json, shown
 
 
 def latest_path(results: Path) -> Path:
@@ -53,7 +53,7 @@ def _last_possible_step(log: Path) -> float:
     """The largest step that the run of this log can have reached: before its next line was due; inf: unknown."""
     steps = []
     with suppress(OSError):
-        for line in log.read_bytes().splitlines():
+        for line in content_of(log).splitlines():
             with suppress(ValueError, LookupError, TypeError, OverflowError):
                 steps.append(int(parse_json(line)["step"]))
     gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]

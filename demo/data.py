@@ -9,16 +9,14 @@ Pictures are 64 x 64 PNG. The A and the B picture of a scene differ only in the 
 determines the other's, so every translation can be compared with a correct answer.
 """
 
-import shutil
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from demo.scenes import scene
-from utils import UserError
+from images.new_folder import folder_beside
+from utils import UserError, writing
 
 ROOT = Path("dataset/demo")
 SCENES = {"trainA": range(0, 400), "trainB": range(400, 800), "testA": range(800, 900), "testB": range(900, 1000)}
@@ -38,20 +36,13 @@ def ensure(root: Path = ROOT) -> Path:
     if root.exists() and any(root.iterdir()):
         raise UserError(f"{root}: is not the complete demo data set; delete this folder and it will be generated again")
     print(f"Generating the demo data set in {root} ...", flush=True)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        for old in root.parent.glob(f".{root.name}-*"):  # left by a killed process
-            if time.time() - old.stat().st_mtime > 600:
-                shutil.rmtree(old, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as beside:
-            _generate(Path(beside) / root.name)
-            try:
-                (Path(beside) / root.name).rename(root)
-            except OSError:
-                if not _complete(root):  # else another process was first
-                    raise
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); make room or choose another folder") from None
+    with writing(root), folder_beside(root) as beside:
+        _generate(beside / root.name)
+        try:
+            (beside / root.name).rename(root)
+        except OSError:
+            if not _complete(root):  # else another process was first
+                raise
     return root
 
 

@@ -18,7 +18,7 @@ from common import UserError, run
 import methods
 from training.held_out import ON_TEST
 from training.log import Log, bare_and_weighted
-from utils import parse_json
+from utils import parse_json, text_of
 
 PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "d_loss": "discriminator's loss",
@@ -48,7 +48,7 @@ def read(path: Path) -> list[dict]:
     """The lines of a run's log by step, without incomplete ones.  UserError: there are none."""
     path = path / "log.jsonl" if path.is_dir() else path
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path} is not a readable log; name the folder of a run, such as results/cat2dog") from None
     lines = Log.parsed(text.splitlines())
@@ -61,7 +61,7 @@ def bare(lines: list[dict], record: Path) -> list[dict]:
     """The lines with bare terms, where an earlier version logged them weighted: run.json does not say "bare" then."""
     starts = []
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
-        for start in parse_json(record.read_text("utf-8")):
+        for start in parse_json(text_of(record)):
             method, args = methods.load(start["method"]), SimpleNamespace(**start["options"])
             old = start.get("terms") != "bare"
             starts.append((int(start["step"]), method.term_weights(args) if old else {}))
@@ -92,7 +92,7 @@ def chosen(run: Path) -> str:
     The newest start in run.json says it.
     """
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        starts = parse_json((folder(run) / "run.json").read_text("utf-8"))
+        starts = parse_json(text_of(folder(run) / "run.json"))
         return next((start["best"] for start in reversed(starts) if start.get("best")), ON_TEST)
     return ON_TEST
 

@@ -27,7 +27,7 @@ from images import maker
 from images.decode import read_image
 from images.files import list_images
 from training.held_out import ON_TEST
-from utils import parse_json, shown
+from utils import parse_json, shown, text_of
 
 HIGHER = ("precision", "recall", "density", "coverage")
 SCORES = ("fid", "kid", "mind", "fd", "kd", "md", *HIGHER, "background", "coat_colour", "coat_texture")
@@ -72,7 +72,7 @@ class Run:
         if not path.exists():
             return []
         try:
-            starts = parse_json(path.read_text(encoding="utf-8"))
+            starts = parse_json(text_of(path))
             if not (isinstance(starts, list) and all(isinstance(start, dict) for start in starts)):
                 raise ValueError("it is not a list of starts")
         except (OSError, ValueError) as error:

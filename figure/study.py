@@ -23,7 +23,7 @@ from PIL import Image
 
 from images import maker
 from images.decode import read_image
-from utils import atomic, parse_json, shown
+from utils import atomic, parse_json, shown, text_of
 
 QUESTION = "Which of these looks most real, and most like the picture above turned into it?"
 NAMED = "Which looks most like a real {}, and most like this {} turned into one?"
@@ -110,7 +110,7 @@ def words(path: Path, stems: list[Path], names: list[str]) -> tuple[str, dict[st
             key[word] = {"input": stem.as_posix(), "answers": dict(zip(others, names, strict=True))}
         return secrets.token_hex(SECRET // 2), key
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(text_of(path))
         study, key = found["study"], found["questions"]
         asked = sorted((entry["input"], sorted(entry["answers"].values())) for entry in key.values())
         # shorter names are of former versions, whose words a participant can compute

@@ -19,7 +19,7 @@ import webpage
 from common import UserError, run
 from scipy.stats import binomtest
 
-from utils import parse_json, shown
+from utils import parse_json, shown, text_of
 
 NONE = "none"  # a choice in the participants' files: no preference
 
@@ -28,7 +28,7 @@ def read(path: Path, wanted: type) -> dict:
     """The object in a JSON file with `answers` (a list) or `questions` (a dict).  UserError: it has none."""
     name = {list: "answers", dict: "questions"}[wanted]
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(text_of(path))
         if not isinstance(found, dict) or not isinstance(found.get(name), wanted) or "study" not in found:
             raise ValueError(f"it has no {name}")
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ pictures are numbered.
 import json
 import os
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from common import UserError, relative
 from PIL import Image
 from tqdm import tqdm
 
+from images.new_folder import folder_beside
 from options import Help, Parser
-from utils import shown
+from utils import shown, writing
 
 TEMPLATES = Path(__file__).with_name("page")
 MARK = '<meta name="generator" content="figure/webpage.py">'  # marks our pages: folders that may be replaced
@@ -35,17 +35,13 @@ def folder(out: Path):
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_page(out))):
         raise UserError(f"{shown(out)} holds something other than a page; choose another folder with --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".page-", dir=out.parent) as beside:
-            new, old = Path(beside, "new"), Path(beside, "old")
-            (new / "pictures").mkdir(parents=True)
-            yield new
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {shown(out)}: {error.strerror or error}; choose another --out") from None
+    with writing(out), folder_beside(out) as beside:
+        new, old = beside / "new", beside / "old"
+        (new / "pictures").mkdir(parents=True)
+        yield new
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
     print(f"wrote {shown(relative(out))}; open {shown(relative(out) / 'index.html')} in a browser")
 
 

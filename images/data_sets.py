@@ -87,7 +87,7 @@ SOURCES = {
 
 def hint(name: str, folder: str | Path = "dataset") -> str:
     """The end of "no data set NAME; ...": the command that fetches it into `folder`; empty for unknown names."""
-    maker, size = re.fullmatch(r"(.*?)(\d*)", name).groups()
+    maker, size = re.fullmatch(r"(?s)(.*?)(\d*)", name).groups()
     if name in SOURCES or name in made.MAKERS:
         words = [name, *(["--from", "FOLDER"] if name in scenes.SETS else [])]
     elif maker in made.MAKERS:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import RunError, UserError, brief, parse_json, shown
+from utils import RunError, UserError, brief, parse_json, shown, text_of
 
 TIMEOUT = 30           # seconds that a server may be silent
 TRIES, PAUSE = 6, 1.0  # requests in a row without data, after some data; seconds before the second, then doubled
@@ -142,7 +142,7 @@ def _request(name, url, file, size, room):
     note, have = _note(Path(file.name)), os.path.getsize(file.name)
     headers = {"User-Agent": "python-urllib", "Accept-Encoding": "identity"}
     with suppress(OSError, ValueError, TypeError, KeyError):
-        known = parse_json(note.read_text())
+        known = parse_json(text_of(note))
         if have and known["url"] == url and known["version"]:  # If-Range: the rest of the same version, else all of it
             headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
     request = urllib.request.Request(url, headers=headers)

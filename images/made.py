@@ -9,13 +9,13 @@ A package's file saved by hand in the folder of the data sets is used instead of
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from images import emoji, world
 from images.download import writing_below
+from images.new_folder import folder_beside
 from images.packages import fetched
 from options import telling
 from utils import UserError, shown
@@ -51,20 +51,18 @@ def get(name: str, root: Path, size: int = SIZE) -> str:
                             "again")
         return f"{shown(target)} is there and complete"
     getattr(module, "check", bool)()
-    with writing_below(root):
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=root) as beside:
-            with telling(f"fetching {' and '.join(package.file for package in module.PACKAGES)}"):
-                files = [fetched(package, Path(beside), root) for package in module.PACKAGES]
-            new = Path(beside) / target.name
-            new.mkdir()
-            with telling(f"making {shown(target)}"):
-                module.make(new, files, size)
-            summary = _summary(new)
-            (new / "credits.txt").write_text(f"{summary}\n{module.CREDITS}\n", encoding="utf-8")
-            if target.exists():
-                target.rmdir()  # it is empty
-            shutil.move(new, target)
+    with writing_below(root), folder_beside(target) as beside:
+        with telling(f"fetching {' and '.join(package.file for package in module.PACKAGES)}"):
+            files = [fetched(package, beside, root) for package in module.PACKAGES]
+        new = beside / target.name
+        new.mkdir()
+        with telling(f"making {shown(target)}"):
+            module.make(new, files, size)
+        summary = _summary(new)
+        (new / "credits.txt").write_text(f"{summary}\n{module.CREDITS}\n", encoding="utf-8")
+        if target.exists():
+            target.rmdir()  # it is empty
+        shutil.move(new, target)
     return f"{shown(target)}: {summary} pictures. Credits: {module.CREDITS}"
 
 

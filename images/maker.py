@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from utils import atomic, move_aside, parse_json, shown, writing
+from utils import atomic, move_aside, parse_json, shown, text_of, writing
 
 NAME = "made.json"
 ON_TEST = "chosen on the test pictures"  # what shows a score of such a checkpoint says so
@@ -24,7 +24,7 @@ def run_of(checkpoint: Path) -> list | None:
 def _start(run: Path) -> list | None:
     """Start time and method in the run.json of a run's folder; None: there is none."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        starts = parse_json((run / "run.json").read_text("utf-8"))
+        starts = parse_json(text_of(run / "run.json"))
         return [starts[0]["started"], starts[-1]["method"]]
     return None
 
@@ -32,7 +32,7 @@ def _start(run: Path) -> list | None:
 def read(folder: Path) -> dict | None:
     """The made.json of a folder of translations; None: it has none, or a damaged one."""
     with suppress(OSError, ValueError):
-        found = parse_json((folder / NAME).read_text("utf-8"))
+        found = parse_json(text_of(folder / NAME))
         return found if isinstance(found, dict) and {"method", "checkpoint"} <= found.keys() else None
     return None
 

@@ -23,7 +23,9 @@ from test_structure import sources
 
 import demo
 import utils
+from images import maker
 from images.files import list_images
+from images.new_folder import folder_beside
 from utils import UserError, atomic, parse_json
 
 sys.path.insert(0, str(ROOT / "figure"))
@@ -125,6 +127,22 @@ def test_a_pipe_for_a_checkpoint_is_refused(folder, command):
     complaint(trained(folder, command.format(folder), status=2), "pipe", "no regular file")
 
 
+def test_pipes_and_devices_for_the_files_of_a_run_are_not_waited_for(tmp_path):
+    import curves
+    from gallery import Run
+
+    os.mkfifo(tmp_path / "run.json")
+    (tmp_path / "log.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="not a readable log"):
+        curves.read(tmp_path)
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "d_loss": 2}\n')
+    assert len(curves.read(tmp_path)) == 1
+    with pytest.raises(UserError, match="no regular file"):
+        Run("x", tmp_path)
+    assert maker.run_of(tmp_path.parent / f"{tmp_path.name}_params_latest.pt") is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_fid_kid_hears_signals(folder, number):
     noise = np.random.default_rng(0)
@@ -171,6 +189,13 @@ def test_what_a_killed_process_leaves_the_next_one_deletes(tmp_path):
     for end, left in (("    os.kill(os.getpid(), 9)", 1), ("    pass", 0)):
         subprocess.run([sys.executable, "-c", code + end, tmp_path / "a"], cwd=ROOT)
         assert len([name for name in os.listdir(tmp_path) if name.endswith(".tmp")]) == left
+    with pytest.raises(ZeroDivisionError), folder_beside(tmp_path / "c") as beside:
+        (beside / "x").touch()
+        killed = "import os, pathlib, sys; from images.new_folder import folder_beside\n"
+        killed += "with folder_beside(pathlib.Path(sys.argv[1])) as f:\n    (f / 'x').touch(); os.kill(os.getpid(), 9)"
+        subprocess.run([sys.executable, "-c", killed, tmp_path / "c"], cwd=ROOT)
+        assert len([name for name in os.listdir(tmp_path) if name.endswith(".tmp")]) == 2 and (beside / "x").exists()
+        _ = 1 / 0
     utils._cleared.discard(tmp_path)
     with atomic(tmp_path / "b"):  # of a process that lives, nothing is deleted
         subprocess.run([sys.executable, "-c", code + "    pass", tmp_path / "a"], cwd=ROOT, check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError, atomic, own_file, parse_json, writing
+from utils import UserError, atomic, content_of, own_file, parse_json, writing
 
 
 class Log:
@@ -19,7 +19,7 @@ class Log:
         """Keep the valid lines up to step `start`: a killed run may have left later or incomplete ones."""
         kept = []
         if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
+            for line in content_of(path).splitlines(keepends=True):
                 with suppress(ValueError, LookupError, TypeError):
                     if line.endswith(b"\n") and parse_json(line)["step"] <= start:
                         kept.append(line)
@@ -30,7 +30,7 @@ class Log:
     @staticmethod
     def lines(path: Path) -> list[dict]:
         """The valid lines of a log file; [] if there is none."""
-        return Log.parsed(path.read_bytes().splitlines()) if path.exists() else []
+        return Log.parsed(content_of(path).splitlines()) if path.exists() else []
 
     @staticmethod
     def parsed(lines: list[str] | list[bytes]) -> list[dict]:

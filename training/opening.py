@@ -8,7 +8,7 @@ from pathlib import Path
 from options import telling
 from options.program import main_py
 from training.threads import choose
-from utils import shown
+from utils import one_line, shown
 
 EARLY = (1, 100, 300)  # steps of the first samples, before those of every --print_freq
 
@@ -68,4 +68,4 @@ def closing(trainer) -> str:
     if not tests:
         words += ["--input", "FOLDER", "--output", "translated"]
         words += ["--direction", "AtoB"] if len(trainer.directions) > 1 else []
-    return f"step {trainer.step} is finished; translate with: {shlex.join(words)}"
+    return f"step {trainer.step} is finished; translate with: {one_line(shlex.join(words))}"

@@ -19,7 +19,7 @@ import torch
 from checkpoints.files import candidates
 from images.files import list_images
 from training.held_out import hold_out
-from utils import UserError, atomic, parse_json, shown
+from utils import UserError, atomic, parse_json, shown, text_of
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
 
@@ -96,7 +96,7 @@ def fingerprint(paths: list[Path]) -> dict:
 def entries_of(results: Path) -> list[dict]:
     """The entries of a run's run.json; []: there is none, or it is damaged."""
     with suppress(OSError, ValueError, TypeError):
-        return [entry for entry in parse_json((results / "run.json").read_text("utf-8")) if isinstance(entry, dict)]
+        return [entry for entry in parse_json(text_of(results / "run.json")) if isinstance(entry, dict)]
     return []
 
 

@@ -19,7 +19,7 @@ from checkpoints.contents import (
 )
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
 from images import maker
-from utils import UserError, move_aside, parse_json, shown, writing
+from utils import UserError, move_aside, parse_json, shown, text_of, writing
 
 
 @contextmanager
@@ -138,7 +138,7 @@ OF_A_RUN = ("log.jsonl", "run.json", "test_scores.json", "model", "tensorboard",
 def refuse_another_method(results: Path, method: str):
     """UserError: this folder holds the run of another method, whose results would mix with those of a new run."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        other = parse_json((results / "run.json").read_text("utf-8"))[-1]["method"]
+        other = parse_json(text_of(results / "run.json"))[-1]["method"]
         if other != method:
             folder = shown(results.parent / method)
             raise UserError(f"{shown(results)} holds a run of --method {other}: give --result_dir {folder}")
@@ -166,7 +166,7 @@ def archive_later_steps(trainer, step: int):
     later += [path for path in (results / "fakeA", results / "fakeB") if (maker.read(path) or {}).get("step", 0) > step]
     scores = results / "test_scores.json"
     with suppress(OSError, ValueError, LookupError, TypeError):
-        later += [scores] * (parse_json(scores.read_text("utf-8"))["last"]["step"] > step)
+        later += [scores] * (parse_json(text_of(scores))["last"]["step"] > step)
     if later:
         folder = move_aside(results, later)
         if log.exists():

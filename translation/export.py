@@ -33,7 +33,7 @@ from options.common import FORMATS
 from translation.export_page import write_page
 from translation.model_card import write_folder
 from translation.pipeline import Pipeline, direction_name, is_size_bound
-from utils import UserError, atomic, evaluating, own_file, parse_json, shown
+from utils import UserError, atomic, evaluating, own_file, parse_json, shown, text_of
 
 LARGEST = 2**31 - 2**24  # bytes of weights in one ONNX file; protobuf reads 2 GiB
 LICENCE = "MIT, of the program; the weights are their trainer's"
@@ -156,7 +156,7 @@ def fingerprint(path: Path) -> dict | None:
     name = path.stem.split("_params_")[0]
     for record in (path.parent / name / "run.json", path.parent.parent / "run.json"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            return of_folders(parse_json(record.read_text("utf-8"))[-1]["data"])
+            return of_folders(parse_json(text_of(record))[-1]["data"])
     return None
 
 

@@ -57,7 +57,8 @@ def translate_inputs(trainer, found: tuple[dict, Path]):
             for place, (_, picture) in zip(answers, pipeline.translate_file(file, s, t), strict=True):
                 save_picture(with_alpha(picture, alpha), place, metadata)
     if trainer.rank == 0:
-        print(f"translated {len(files)} picture{'s' * (len(files) > 1)} with {pipeline.path} into {args.output}")
+        print(f"translated {len(files)} picture{'s' * (len(files) > 1)} with {shown(pipeline.path)} "
+              f"into {shown(args.output)}")
 
 
 def report_scale(pipeline: Pipeline, files: list[Path]):

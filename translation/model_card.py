@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoints.model_folder import CONFIG, WEIGHTS, write_model_folder
 from images.maker import ON_TEST
-from utils import UserError, atomic, parse_json, shown, writing
+from utils import UserError, atomic, parse_json, shown, text_of, writing
 
 CARD, PREVIEW = "README.md", "preview.png"
 
@@ -56,11 +56,11 @@ def newest_scores(state: dict, results: Path) -> dict:
         return with_intervals(state["score"])
     found = {}
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
-        last = parse_json((results / "test_scores.json").read_text("utf-8"))["last"]
+        last = parse_json(text_of(results / "test_scores.json"))["last"]
         if last["step"] == state["start_iter"]:
             return with_intervals(last)
     with suppress(OSError):
-        for line in (results / "log.jsonl").read_text("utf-8", "replace").splitlines():
+        for line in text_of(results / "log.jsonl", "replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
                 entry = parse_json(line)
                 if "scoring_seconds" in entry and entry["step"] <= state.get("start_iter", 0):
