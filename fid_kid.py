@@ -99,15 +99,16 @@ def score(args):
 
     if args.save:
         write_npz(args.save, sources[0], kind)
+    many = any(len(source) > 200 for source in sources)
     if len(args.paths) == 2:
-        with telling("computing the distances"):
+        with telling("computing the distances", when=many):
             report |= distances(
                 *sources[:2], notes, args.features, args.dims, args.no_kid, args.mmd_subsets, args.mmd_subset_size,
                 args.seed, args.mmd_degree, args.mmd_gamma, args.mmd_coef0, args.mmd_var, args.prdc,
                 with_intervals=True)
     if args.against:
         pairs, kernel = rows_by_name(*sources[1:]), (args.mmd_degree, args.mmd_gamma, args.mmd_coef0)
-        with telling("testing the difference by exchanges"):
+        with telling("testing the difference by exchanges", when=many):
             found = compare(sources[0].features, *pairs, args.seed, *kernel)
         report["against"] = {"path": args.against, "inputs": len(pairs[0])}
         report["against"] |= {name if inception else NAMES[name]: value for name, value in found.items()}

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None):
             demo.ensure(root)
         if args.phase == "train" and args.epochs:
             budget.set_iteration(method, args)
-        with telling("building the networks"):
+        with telling("building the networks", when=args.ch >= 32):
             trainer = method(args, empty=args.phase in TRANSLATING)
         if args.phase == "export":
             export(trainer, found)

@@ -68,7 +68,7 @@ def main(argv=None):
         a, b = codes(args, nice, args.pictures)
         if min(len(a), len(b)) < 2:
             raise UserError(f"{args.dataset_dir}/{args.dataset}: testA and testB need at least two pictures each")
-        with telling("fitting t-SNE"):
+        with telling("fitting t-SNE", when=len(a) + len(b) > 100):
             square = distances(a, b)
             points, distance = tsne(square, args.seed), mmd2(square, len(a))
         for name, part, colour in (("A", points[: len(a)], "#d1495b"), ("B", points[len(a) :], "#2e6f95")):

@@ -32,7 +32,8 @@ def measured(paths: Iterable[Path], workers: int | None = None) -> Scale:
         with suppress(UserError):
             return deep_contents(path)
 
-    with telling("measuring the scale of deep pictures"), ThreadPoolExecutor(workers) as pool:
+    paths = [*paths]
+    with telling("measuring the scale of deep pictures", when=len(paths) > 50), ThreadPoolExecutor(workers) as pool:
         return scale_of(found for found in pool.map(look, paths) if found)
 
 
