@@ -118,6 +118,8 @@ def folders(tmp_path):
 @pytest.fixture(autouse=True)
 def signals():
     """A command that a test calls in this process handles the signals in its own way, which ends with the test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in handlers.items():

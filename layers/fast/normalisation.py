@@ -43,6 +43,11 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor, value: float = 1) -> Tensor
 FLAT = 2.0**-40  # variance over squared mean of a channel that is constant but for rounding
 
 
+def numbers_are_at_hand(x: Tensor) -> bool:
+    """Whether a look at a number of x is cheap: it would stop a GPU and cut a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, S: Tensor) -> Tensor:
     """scale * x + shift; for channels that are constant but for rounding, the value at their mean.
 
@@ -50,8 +55,8 @@ def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, S: Tensor) -
     picture of one colour would become noise.  Other channels keep every bit.
     """
     beyond_rounding = torch.addcmul(S, m, m, value=-FLAT * x.shape[2] * x.shape[3])
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and beyond_rounding.min().item() > 0:
-        return _affine(x, scale, shift)  # the usual case: one look at numbers, which would stop a GPU
+    if numbers_are_at_hand(x) and beyond_rounding.min().item() > 0:
+        return _affine(x, scale, shift)  # the usual case
     flat = (beyond_rounding <= 0).view(scale.shape)
     at_mean = shift + scale * m.view(scale.shape)  # not fused, so that shift = -m * scale leaves exactly 0
     return _affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
