@@ -206,7 +206,8 @@ def make_scenes(name: str, root: Path, folder: Path, size: int | None) -> str:
     with writing_below(root):
         root.mkdir(parents=True, exist_ok=True)
     with _alone(name, root):
-        return scenes.make(name, root / name, folder, size, lambda made: _miscount(made, source))
+        there = _there(root / name, source)  # another call may just have made it
+        return there or scenes.make(name, root / name, folder, size, lambda made: _miscount(made, source))
 
 
 def _by_hand(name, root, source):
