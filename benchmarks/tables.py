@@ -252,8 +252,4 @@ def picture(rows: list[Row], root: Path, n: int, size: int, title: str):
         found = [compare.by_stem(folder) if folder else {} for folder in folders]
         for stem in compare.choose(found[0], None, n, folders[0]):
             lines.append([read_image(pictures[stem]) if stem in pictures else None for pictures in found])
-    figure = common.grid(compare.alike(lines, size), titles, title)
-    if len(titles) > 5:  # narrow columns
-        for axes in figure.axes:
-            axes.title.set_fontsize(7)
-    return figure
+    return common.grid(compare.alike(lines, size), titles, title)

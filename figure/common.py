@@ -167,7 +167,10 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
     left = 0.0 if labels is None else 0.9  # inches
     wide = min(WIDTH, 0.2 + left + 2.2 * len(columns))
     cell = (wide - 0.2 - left) / (len(columns) + GAP * (len(columns) - 1))
-    columns = [wrapped(text, 0.96 * cell) for text in columns]
+    points = TEXT  # smaller where a word is wider than its column
+    while points > 5 and max(inches(word, points) for text in columns for word in text.split(" ")) > 0.96 * cell:
+        points -= 0.5
+    columns = [wrapped(text, 0.96 * cell, points) for text in columns]
     title = wrapped(title, wide - 0.2, TITLE)
     tall = cell * (len(rows) * height / width + GAP * (len(rows) - 1))
     top = 0.36 + 0.2 * (title.count("\n") + 1 + max(text.count("\n") for text in columns))
@@ -189,7 +192,7 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
         if labels is not None:
             axes[i, 0].text(-0.06, 0.5, labels[i], transform=axes[i, 0].transAxes, ha="right", va="center")
     for j, text in enumerate(columns):
-        axes[0, j].set_title(text, pad=4)
+        axes[0, j].set_title(text, pad=4, fontsize=points)
     figure.suptitle(title, y=1 - 0.08 / (tall + top + 0.1), va="top")
     return figure
 
