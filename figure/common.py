@@ -126,6 +126,11 @@ def pyplot():
     return pyplot
 
 
+def printable(text: str) -> str:
+    """The text with bytes of names that are no UTF-8 escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def inches(text: str, points: float = TEXT) -> float:
     """Width of the widest line of the text."""
     from matplotlib.textpath import TextPath
@@ -137,7 +142,7 @@ def inches(text: str, points: float = TEXT) -> float:
 def wrapped(text: str, width: float, points: float = TEXT) -> str:
     """The text in lines of at most `width` inches, broken between words, or within a word that is wider."""
     lines = []
-    for line in text.encode("utf-8", "backslashreplace").decode().split("\n"):
+    for line in printable(text).split("\n"):
         lines.append("")
         for word in line.split(" "):
             longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -167,6 +172,7 @@ def grid(rows: list[list[np.ndarray]], columns: list[str], title: str, labels: l
     left = 0.0 if labels is None else 0.9  # inches
     wide = min(WIDTH, 0.2 + left + 2.2 * len(columns))
     cell = (wide - 0.2 - left) / (len(columns) + GAP * (len(columns) - 1))
+    columns = [printable(text) for text in columns]
     points = TEXT  # smaller where a word is wider than its column
     while points > 5 and max(inches(word, points) for text in columns for word in text.split(" ")) > 0.96 * cell:
         points -= 0.5
@@ -203,7 +209,7 @@ def save(figure, out: Path | None, results: Path, name: str, format: str = "png"
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"--out {path.parent} is not a folder; name another")
     for text in figure.findobj(lambda artist: hasattr(artist, "set_text")):  # names may be no UTF-8
-        text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
+        text.set_text(printable(text.get_text()))
     with atomic(path) as temporary:
         figure.savefig(temporary, format=format, facecolor="white", dpi=max(dpi, getattr(figure, "least_dpi", 0)))
     print(f"wrote {relative(path)}")

@@ -40,12 +40,12 @@ def cache_of_rule_weights(home):
     path = home / "checkpoints" / Path(inception.WEIGHTS_URL).name
     path.parent.mkdir()
     torch.save(rule_weights(), path)
-    before = torch.hub.get_dir()
+    before = torch.hub._hub_dir  # None: TORCH_HOME decides
     torch.hub.set_dir(str(home))
     try:
         yield path
     finally:
-        torch.hub.set_dir(before)
+        torch.hub._hub_dir = before
 
 
 def relative(found, expected):

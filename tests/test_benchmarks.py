@@ -29,7 +29,8 @@ def test_a_plot_is_drawn(tmp_path):
         assert len(picture.convert("RGB").getcolors(2**20)) > 10
 
 
-@pytest.mark.parametrize("side", ["ours", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["ours", "reference"])
 def test_a_side_times_its_steps_and_profiles_them(side):
     process = bench.Side(side, "--img_size 64 --ch 4 --n_res 1 --n_dis 6 --device cpu")
     assert process.ask("step") > 0 and process.ask("translate") > 0 and process.ask("memory") > 100

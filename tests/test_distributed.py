@@ -56,6 +56,7 @@ def logged(results):
     return [json.loads(line) for line in (results / "toy" / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch_and_resume_as_one(folders, tmp_path):
     data, _ = folders
     two, one = tmp_path / "two", tmp_path / "one"

@@ -61,7 +61,9 @@ def undisturbed(tmp_path_factory, data):
 # ------------------------------------------------------------------------------------ what is scored
 
 
-@pytest.mark.parametrize("options", ["", "--ema 0.5", "--ema 0.5 --raw_weights true"])
+@pytest.mark.parametrize("options", [
+    "", "--ema 0.5", pytest.param("--ema 0.5 --raw_weights true", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_scores_are_those_of_fid_kid_on_what_the_checkpoint_translates(folder, options):
     trained(folder, f"--iteration 4 --score_freq 3 --save_freq 1 {options}")
     found = scored(folder)
@@ -306,8 +308,9 @@ def dying(moment: str, count: int, argv: list[str]):
 
 @pytest.mark.parametrize("moment, count", [
     ("translating", 1), pytest.param("translating", 4, marks=pytest.mark.slow),
-    ("comparing", 6), pytest.param("comparing", 8, marks=pytest.mark.slow),
-    pytest.param("writing", 1, marks=pytest.mark.slow), ("writing", 40), ("written", 2),
+    pytest.param("comparing", 6, marks=pytest.mark.slow), pytest.param("comparing", 8, marks=pytest.mark.slow),
+    pytest.param("writing", 1, marks=pytest.mark.slow),
+    pytest.param("writing", 40, marks=pytest.mark.slow), ("written", 2),
 ])  # fmt: skip
 def test_a_kill_at_any_moment_of_scoring_loses_nothing(folder, undisturbed, moment, count):
     argv = [*of_tiny(folder), *OFTEN.split()]

@@ -109,7 +109,9 @@ def test_onnx_translates_the_same_at_three_sizes(ship, method):
         assert np.ptp(constant.reshape(3, -1), 1).max() < 1e-5
 
 
-@pytest.mark.parametrize("method", ["cyclegan", "sincut", pytest.param("munit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", [
+    "cyclegan", pytest.param("sincut", marks=pytest.mark.slow), pytest.param("munit", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_script_of_the_docs_is_in_the_file_and_runs(ship, method, tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
     file, model = ship(method, "--format onnx")

@@ -167,6 +167,7 @@ def test_it_draws_what_onnxruntime_draws(page_of, method):
                 assert h % 4 == w % 4 == 0
 
 
+@pytest.mark.slow
 def test_networks_of_one_size_and_grey_ones(page_of):
     folder = page_of("nice", "--light false --img_ch 1", "--direction AtoB")
     with opened(folder) as page:

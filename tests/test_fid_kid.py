@@ -107,6 +107,7 @@ def test_pictures_are_seen_by_cudnn_in_full_precision(folders):
 
 # --- command line --------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_large_pages_are_asked_for_before_torch_is_there():
     """And fid_kid.py does not import main.py."""
     code = """if True:

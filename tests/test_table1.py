@@ -251,7 +251,9 @@ def drive(home: str, argv: list[str]):
     utils.run(lambda: table1.main(argv), "table1.py")
 
 
-@pytest.mark.parametrize("whom", ["all", "command", pytest.param("command politely", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("whom", [
+    "all", pytest.param("command", marks=pytest.mark.slow), pytest.param("command politely", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_killed_and_repeated(toys, undisturbed, whom, capsys):
     if not undisturbed:
         table1.main(argv_of(toys, "undisturbed", ENOUGH))
@@ -267,7 +269,7 @@ def test_killed_and_repeated(toys, undisturbed, whom, capsys):
         os.kill(child, signal.SIGKILL)
     if whom == "command politely":  # its trainings save
         assert run.wait() == 143, run.output
-    while whom != "command" and Path(f"/proc/{child}").exists() and " (zombie)" not in status_of(child):
+    while whom != "command" and not ended(child):
         time.sleep(0.01)
     assert not (toys / whom / "cyclegan-60-0" / "scores.json").exists()
     capsys.readouterr()
@@ -279,11 +281,13 @@ def test_killed_and_repeated(toys, undisturbed, whom, capsys):
     assert ("stopped after step" in text) == (whom == "command politely")
 
 
-def status_of(pid: int) -> str:
+def ended(pid: int) -> bool:
+    """Whether all threads of the process have ended, and its locks with them."""
     try:
-        return Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+        return " (zombie)" in status and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
     except OSError:
-        return ""
+        return True
 
 
 # -------------------------------------------------------------------------------- who takes part, with what

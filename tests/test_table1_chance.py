@@ -131,6 +131,7 @@ def test_best_held_out_is_a_row_and_best_on_the_test_pictures_is_none(tmp_path):
     assert best.scores == {"fd_A2B": [90.0], "kd_A2B": [25.0]} and not best.pictures
 
 
+@pytest.mark.slow
 def test_the_script_finds_the_program(tmp_path):
     """As a person calls it: from elsewhere, and without the paths that tests have."""
     script = Path(__file__).parents[1] / "benchmarks" / "table1.py"
