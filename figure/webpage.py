@@ -20,6 +20,7 @@ from options import Help, Parser
 from utils import shown, writing
 
 TEMPLATES = Path(__file__).with_name("page")
+BASE = Path(__file__).resolve().parents[1] / "translation" / "page" / "base.css"  # of all pages
 MARK = '<meta name="generator" content="figure/webpage.py">'  # marks our pages: folders that may be replaced
 
 
@@ -58,7 +59,9 @@ def write(folder: Path, name: str, data: dict):
     # "<" is escaped, so that no name ends the script; lone surrogates (names that are not UTF-8) stay escaped
     inside = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     (folder / "index.html").write_text(page.replace("{{data}}", inside), encoding="utf-8")
-    for file in ("page.css", "page.js", f"{name}.js"):
+    style = "".join(path.read_text(encoding="utf-8") for path in (BASE, TEMPLATES / "page.css"))
+    (folder / "page.css").write_text(style, encoding="utf-8")
+    for file in ("page.js", f"{name}.js"):
         shutil.copyfile(TEMPLATES / file, folder / file)
 
 

@@ -9,7 +9,6 @@ used instead of a download. Those with true answers are made by images/made.py.
 """
 
 import argparse
-import os
 import re
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from images import made, scenes
 from images.archives import MAX_GROWTH, damage, members
 from images.download import download, drop, sha256_of, writing_below
+from images.locks import lock
 from options import near, telling
 from utils import RunError, UserError, own_file, shown
 
@@ -144,21 +144,12 @@ def _there(target, source) -> str:
 
 @contextmanager
 def _alone(name, root):
-    """UserError: another call makes this data set.  The kernel frees the lock when the process ends."""
+    """UserError: another call makes this data set."""
     path = root / f".{name}.lock"
     with writing_below(root):
         file = open(path, "a+")  # noqa: SIM115
     with file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except (BlockingIOError, PermissionError):
-            taken = True
-        except (ImportError, OSError):  # Windows and some network file systems have no such locks: no protection there
-            taken = False
-        if taken:
+        if lock(file, path) is False:
             raise UserError(f"another call is fetching {name} into {shown(root)}: wait for it")
         try:
             yield

@@ -1,6 +1,5 @@
 """Saving and resuming a run: its state in checkpoints, archiving an earlier run, the lock on its folder."""
 
-import os
 import shutil
 import sys
 from contextlib import contextmanager, suppress
@@ -19,12 +18,13 @@ from checkpoints.contents import (
 )
 from checkpoints.files import best_path, latest_path, load_checkpoint, numbered_paths, save_checkpoint
 from images import maker
+from images.locks import lock
 from utils import UserError, move_aside, parse_json, shown, text_of, writing
 
 
 @contextmanager
 def locked(folder: Path):
-    """Allow only one training at a time in `folder`.  The kernel frees the lock when the process ends.
+    """Allow only one training at a time in `folder`.
 
     After a UserError, folders created for the lock are removed if they hold nothing else.
     """
@@ -34,24 +34,15 @@ def locked(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a+")  # noqa: SIM115
     with handle:
-        try:
-            import fcntl
-
-            # not flock: child processes would inherit it, and may outlive a killed parent
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat())
-        except (BlockingIOError, PermissionError):
-            taken = True
-        except (ImportError, OSError):  # Windows and some network file systems have no such locks
-            taken = fresh = False
-        if taken:
+        mine = lock(handle, path)
+        if mine is False:
             raise UserError(
                 f"another training runs in {shown(folder)}; wait for it, stop it, or choose another --result_dir"
             )
         try:
             yield
         except UserError:
-            if fresh and [p.name for p in folder.iterdir()] == [path.name]:
+            if fresh and mine and [p.name for p in folder.iterdir()] == [path.name]:
                 with suppress(OSError):  # another program may use these folders by now
                     path.unlink()
                     for place in created:

@@ -41,7 +41,7 @@ def write_page(trainer, directions: list[tuple], models: Callable, title: str, p
     packs = {name: packed(model) for name, ((_, model), _) in made.items()}
     tags = [f'<script type="text/plain" id="model_{name}">{text}</script>' for name, text in packs.items()]
     inside = {
-        "css": _read("page.css"),
+        "css": _read("base.css") + _read("page.css"),
         "licence": _read("licence.txt"),
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),  # so that no name ends the script
         "pixels": _read("pixels.js"),
