@@ -356,6 +356,8 @@ def move_aside(results: Path, paths: list[Path]) -> Path:
     with writing(folder):
         folder.mkdir(parents=True)
         for path in paths:
+            for below, _, _ in os.walk(path):  # what killed processes left is not kept
+                clear(Path(below))
             place = folder / (path.relative_to(results) if path.is_relative_to(results) else path.name)
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, place)

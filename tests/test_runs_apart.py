@@ -6,6 +6,7 @@ import pytest
 from runs import complaint, latest, pictures, trained
 
 import methods
+import utils
 from checkpoints.files import load_checkpoint
 
 
@@ -85,3 +86,11 @@ def test_a_plain_resume_moves_nothing(folder):
     trained(folder, "--iteration 2 --save_freq 1")
     trained(folder, "--resume True --iteration 3 --save_freq 1")
     assert not list((folder / "results" / "tiny").glob("previous_*"))
+
+
+def test_what_killed_processes_left_does_not_go_aside(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in (f".{'0' * 16}.{'1' * 16}.tmp", "a.pt"):
+        (model / name).touch()
+    assert [p.name for p in (utils.move_aside(tmp_path, [model]) / "model").iterdir()] == ["a.pt"]
