@@ -61,7 +61,7 @@ def test_documents(count, tmp_path, monkeypatch):
     assert sum(n for name, n in figures.items() if name != "longest") == count
 
 
-MUTATIONS = [("nice", 120), ("cut", 60), *(pytest.param(name, 910, marks=pytest.mark.slow) for name in SMALL)]
+MUTATIONS = [("nice", 400), ("cut", 100), *(pytest.param(name, 910, marks=pytest.mark.slow) for name in SMALL)]
 
 
 @pytest.mark.parametrize("method, count", MUTATIONS)
