@@ -21,15 +21,11 @@ import shlex
 import sys
 from pathlib import Path
 
-import trainings
-from trainings import ROOT, Scorer, Training, mean_std
+from rows import ROOT, need_data_set
 
-import demo
-import main as main_py
-from checkpoints.files import numbered_paths
-from images.data_sets import hint
 from options import Help, Parser, bounded, data_set
-from utils import UserError, run, shown
+from options.program import parsed
+from utils import UserError, at_once, run, shown
 
 ROWS = {  # option file: name in NICE-GAN's Table 3
     "none": "neither",
@@ -54,9 +50,90 @@ CUT_ROWS = {  # option file: what differs from CUT
 }
 TABLES = {"nice": ROWS, "cut": CUT_ROWS}
 TITLES = {"nice": "Table 3", "cut": "The ablations of CUT"}
-COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
 OURS = {"seed": "give --seeds", "iteration": "give --steps", "epochs": "give --steps", "save_freq": "give --curve",
         "phase": "leave it out", "resume": "leave it out", "checkpoint": "leave it out"}  # fmt: skip
+
+
+def settings(method: str, row: str, data: str) -> list[str]:
+    """The options of a row: on the demo those of its file; else its changes to the data set's own, or the defaults."""
+    place = "" if method == "nice" else method  # of the option files
+    path = ROOT / "configs" / "ablation" / place / f"{row}.txt"
+    if data == "demo":
+        return [f"@{path}"]
+    own = ROOT / "configs" / place / f"{data}.txt"
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("--")]
+    changes = [word for line in lines for word in line.split()]
+    return ["--method", method, *[f"@{own}"] * own.is_file(), *changes, "--dataset", data]
+
+
+def given(words: list[str]) -> tuple[str, ...]:
+    """The names of the options among words of a command line."""
+    return tuple(word[2:].partition("=")[0] for word in words if word.startswith("--"))
+
+
+def without(words: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """The words without these others, which are among them in this order; and the others."""
+    rest, own = list(others), []
+    for word in words:
+        if rest and word == rest[0]:
+            rest.pop(0)
+        else:
+            own.append(word)
+    return own, list(others)
+
+
+def parse_args(argv=None):
+    parser = Parser(prog="ablation.py", description=__doc__.split("\n")[0], formatter_class=Help)
+    parser.add_argument("--method", choices=TABLES, default="nice", help="whose ablations")
+    parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="steps of each training")
+    parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
+    names = "; ".join(f"{method}: {', '.join(rows)}" for method, rows in TABLES.items())
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"rows to train (default: all). {names}")
+    parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
+    parser.add_argument("--curve", type=bounded(int, 1), default=1, help="number of scored points of each training")
+    parser.add_argument("--table-only", action="store_true", help="only write the table")
+    parser.add_argument("--dataset", type=data_set, default="demo", help="data set: a name, or the path of a folder")
+    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
+    parser.add_argument(
+        "--result_dir", type=Path, help="folder of the runs (default: results/ablation, or results/ablation_cut)"
+    )
+    parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
+    own, others = without(sys.argv[1:] if argv is None else argv, parser.parse_known_args(argv)[1])
+    args = parser.parse_args(own)
+    args.more = others
+    rows = list(TABLES[args.method])
+    if unknown := [row for row in args.rows or () if row not in rows]:
+        parser.error(f"--rows: {unknown[0]!r} is no row of {args.method}'s: {', '.join(rows)}")
+    args.rows = args.rows or rows
+    folder, args.dataset = os.path.split(args.dataset)
+    args.dataset_dir = Path(folder) if folder else args.dataset_dir
+    chosen = parsed([*settings(args.method, args.rows[0], args.dataset), *args.more]) if args.more else None
+    if wrong := sorted(OURS.keys() & set(chosen.given if chosen else ()) & set(given(args.more))):
+        parser.error(f"--{wrong[0]} differs from row to row or from seed to seed: {OURS[wrong[0]]}")
+    place = ROOT / "results" / ("ablation" if args.method == "nice" else f"ablation_{args.method}")
+    args.result_dir = args.result_dir or (place if args.dataset == "demo" else place / args.dataset)
+    args.out = args.out or args.result_dir / "ablation.md"
+    return args
+
+
+def refuse_at_once(argv):
+    """Answer --help, a mistake in an option and a missing data set that no complete run makes superfluous."""
+    args = parse_args(argv)
+    if not (args.table_only or args.result_dir.exists()):
+        need_data_set(args)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("ablation.py", refuse_at_once)
+
+import trainings
+from trainings import Scorer, Training, mean_std
+
+import demo
+import main as main_py
+from checkpoints.files import numbered_paths
+
+COLUMNS = {**{name: name.replace("_", " ") for name in demo.BARS}, "fd": "FD"}  # for each direction
 DIGITS = {"fd": 1}  # 3 in all others
 
 
@@ -87,18 +164,6 @@ class Run(Training):
         self.write_scores(found)
         for path in numbered[:-1]:
             path.unlink()
-
-
-def settings(method: str, row: str, data: str) -> list[str]:
-    """The options of a row: on the demo those of its file; else its changes to the data set's own, or the defaults."""
-    place = "" if method == "nice" else method  # of the option files
-    path = ROOT / "configs" / "ablation" / place / f"{row}.txt"
-    if data == "demo":
-        return [f"@{path}"]
-    own = ROOT / "configs" / place / f"{data}.txt"
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("--")]
-    changes = [word for line in lines for word in line.split()]
-    return ["--method", method, *[f"@{own}"] * own.is_file(), *changes, "--dataset", data]
 
 
 def table(runs: list[Run]) -> str:
@@ -139,22 +204,6 @@ def report(args, runs: list[Run]):
     print(text)
 
 
-def given(words: list[str]) -> tuple[str, ...]:
-    """The names of the options among words of a command line."""
-    return tuple(word[2:].partition("=")[0] for word in words if word.startswith("--"))
-
-
-def without(words: list[str], others: list[str]) -> tuple[list[str], list[str]]:
-    """The words without these others, which are among them in this order; and the others."""
-    rest, own = list(others), []
-    for word in words:
-        if rest and word == rest[0]:
-            rest.pop(0)
-        else:
-            own.append(word)
-    return own, list(others)
-
-
 def refuse_others(args, runs: list[Run]):
     """UserError: a run's folder was trained with other options for all rows; else they are written to options.txt."""
     mine = shlex.join(args.more) + "\n"
@@ -168,42 +217,10 @@ def refuse_others(args, runs: list[Run]):
         trainings.write(r.folder / "options.txt", mine)
 
 
-def parse_args(argv=None):
-    parser = Parser(prog="ablation.py", description=__doc__.split("\n")[0], formatter_class=Help)
-    parser.add_argument("--method", choices=TABLES, default="nice", help="whose ablations")
-    parser.add_argument("--steps", type=bounded(int, 1), default=1500, help="steps of each training")
-    parser.add_argument("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
-    names = "; ".join(f"{method}: {', '.join(rows)}" for method, rows in TABLES.items())
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"rows to train (default: all). {names}")
-    parser.add_argument("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
-    parser.add_argument("--curve", type=bounded(int, 1), default=1, help="number of scored points of each training")
-    parser.add_argument("--table-only", action="store_true", help="only write the table")
-    parser.add_argument("--dataset", type=data_set, default="demo", help="data set: a name, or the path of a folder")
-    parser.add_argument("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
-    parser.add_argument(
-        "--result_dir", type=Path, help="folder of the runs (default: results/ablation, or results/ablation_cut)"
-    )
-    parser.add_argument("--out", type=Path, help="file of the table (default: ablation.md in the result_dir)")
-    own, others = without(sys.argv[1:] if argv is None else argv, parser.parse_known_args(argv)[1])
-    args = parser.parse_args(own)
-    args.more = others
-    rows = list(TABLES[args.method])
-    if unknown := [row for row in args.rows or () if row not in rows]:
-        parser.error(f"--rows: {unknown[0]!r} is no row of {args.method}'s: {', '.join(rows)}")
-    args.rows = args.rows or rows
-    folder, args.dataset = os.path.split(args.dataset)
-    args.dataset_dir = Path(folder) if folder else args.dataset_dir
-    chosen = main_py.parse_args([*settings(args.method, args.rows[0], args.dataset), *args.more]) if args.more else None
-    if wrong := sorted(OURS.keys() & set(chosen.given if chosen else ()) & set(given(args.more))):
-        parser.error(f"--{wrong[0]} differs from row to row or from seed to seed: {OURS[wrong[0]]}")
-    place = ROOT / "results" / ("ablation" if args.method == "nice" else f"ablation_{args.method}")
-    args.result_dir = args.result_dir or (place if args.dataset == "demo" else place / args.dataset)
-    args.out = args.out or args.result_dir / "ablation.md"
-    return args
-
-
 def main(argv=None):
     args = parse_args(argv)
+    if args.more:  # what only torch can tell
+        main_py.parse_args([*settings(args.method, args.rows[0], args.dataset), *args.more])
     runs = [Run(args, row, seed) for seed in args.seeds for row in args.rows]  # every row early, more seeds later
     refuse_others(args, runs)
     waiting = [] if args.table_only else [r for r in runs if not r.scores()]
@@ -211,9 +228,7 @@ def main(argv=None):
         root = args.dataset_dir / args.dataset
         if args.dataset == "demo":
             demo.ensure(root)
-        if missing := [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]:
-            remedy = hint(args.dataset, args.dataset_dir) or "check --dataset and --dataset_dir"
-            raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
+        need_data_set(args)
         scorer = Scorer(root)  # a missing package fails before hours of training
 
         def finish(done):

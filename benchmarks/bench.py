@@ -30,10 +30,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import busy  # noqa: E402
-from turns import exponent, peak_memory, scale_table  # noqa: E402
+import busy
+from turns import exponent, peak_memory, scale_table
 
-from options import Parser  # noqa: E402
+from options import Parser
 
 CASES = {  # name: options; the first three have bars to pass
     "128": "--img_size 128",

@@ -9,11 +9,26 @@ random, because time does not depend on them. Needs requirements-dev.txt; about 
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+import rows  # noqa: F401  (makes the modules below importable)
+
+from options import Parser
+from utils import at_once, run
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, fewer pictures for Inception")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("bench_scores.py", parse_args)
 
 import cleanfid.fid
 import numpy as np
@@ -23,13 +38,10 @@ import torch
 import torch_fidelity.metric_kid
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import fid_kid
 from images.files import list_images
 from layers import keep_freed_memory
-from options import Parser
 from scoring import inception, metrics
-from utils import run
 
 
 def seconds(function):
@@ -85,10 +97,7 @@ def bench_extraction(pictures, rounds):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round, fewer pictures for Inception")
-    args = parser.parse_args()
+    args = parse_args()
     rounds = 1 if args.quick else args.rounds
     keep_freed_memory()  # as in fid_kid.py; both sides profit
     warnings.filterwarnings("ignore", category=DeprecationWarning)

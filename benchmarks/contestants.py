@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainings import ROOT
+from rows import ROOT, ROWS
 
 import main as program
 import methods
@@ -15,19 +15,6 @@ from options import COMMON, as_argv, expanded
 from training import budget
 from utils import UserError
 
-ROWS = {  # name for --methods: name in the tables
-    "nice": "NICE-GAN",
-    "nice-star": "NICE-GAN*",
-    "ugatit": "U-GAT-IT",
-    "cyclegan": "CycleGAN",
-    "unit": "UNIT",
-    "munit": "MUNIT",
-    "drit": "DRIT",
-    "cut": "CUT",
-    "fastcut": "FastCUT",
-    "gcgan": "GcGAN",
-    "distancegan": "DistanceGAN",
-}
 THEIRS = {"ugatit": {"light": False}}  # options whose value in our option files is not the authors'
 SKIPPED = {"run", "num_workers", "cache", "iteration", "epochs", "steps_per_epoch"}  # no matter to a step
 STRIDE = 32  # of the picture sides to try for a method that cannot use the requested one

@@ -11,20 +11,40 @@ repeated, interrupted ones continue: call it again after any stop.
 
 from pathlib import Path
 
+from rows import ROOT
+
+from options import Help, Parser, bounded
+from utils import at_once, run
+
+CHANNELS = {"others": [0, 1, 2], "recoloured": [2, 0, 1]}  # of the demo's pictures, in the order of the data set's
+
+
+def parse_args(argv=None):
+    parser = Parser(prog="init_from.py", description=__doc__.split("\n")[0], formatter_class=Help)
+    parser.add_argument("--data", choices=CHANNELS, default="others", help="others or recoloured")
+    parser.add_argument("--starts", nargs="+", choices=("random", "demo"), default=["demo"],
+                        help="random, demo or both")  # fmt: skip
+    parser.add_argument("--steps", type=bounded(int, 1), default=20, help="steps of each training but the first")
+    parser.add_argument("--every", type=bounded(int, 1), default=10, help="steps between two scores")
+    parser.add_argument("--seed", type=bounded(int, 0), default=1, help="seed of the trainings but the first")
+    parser.add_argument("--result_dir", type=Path, default=ROOT / "results" / "init_from", help="folder of all")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("init_from.py", parse_args)
+
 import numpy as np
 import trainings
 from PIL import Image
-from trainings import ROOT, Training
+from trainings import Training
 
 import demo
 from demo.data import DIRECTIONS, FOLDERS, TRAIN_SIZE
 from demo.scenes import scene
-from options import Help, Parser, bounded
 from training.log import Log
-from utils import run
 
 FIRST_SCENE = 1000  # the demo's own are 0 to 999
-CHANNELS = {"others": [0, 1, 2], "recoloured": [2, 0, 1]}  # of the demo's pictures, in the order of the data set's
 
 
 def draw(root: Path):
@@ -49,15 +69,7 @@ def passed(lines: list[dict]) -> tuple[int | None, int | None]:
 
 
 def main(argv=None):
-    parser = Parser(prog="init_from.py", description=__doc__.split("\n")[0], formatter_class=Help)
-    parser.add_argument("--data", choices=CHANNELS, default="others", help="others or recoloured")
-    parser.add_argument("--starts", nargs="+", choices=("random", "demo"), default=["demo"],
-                        help="random, demo or both")  # fmt: skip
-    parser.add_argument("--steps", type=bounded(int, 1), default=20, help="steps of each training but the first")
-    parser.add_argument("--every", type=bounded(int, 1), default=10, help="steps between two scores")
-    parser.add_argument("--seed", type=bounded(int, 0), default=1, help="seed of the trainings but the first")
-    parser.add_argument("--result_dir", type=Path, default=ROOT / "results" / "init_from", help="folder of all")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     place = args.result_dir.resolve()
     demo.ensure(place / "data" / "demo")
     if not (place / "data" / args.data / "maskB").is_dir():

@@ -8,19 +8,28 @@ An interval holds if the mean of all repetitions' scores lies in it.  Sets diffe
 The last line of each size is of all intervals that were given.
 """
 
-import sys
-from pathlib import Path
+import rows  # noqa: F401  (makes the modules below importable)
+
+from options import Parser, bounded
+from utils import at_once, run
+
+
+def parse_args(argv=None):
+    parser = Parser(prog="intervals.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=bounded(int, 2), default=400)
+    parser.add_argument("--sizes", type=bounded(int, 4), nargs="+", default=[20, 80, 100, 200, 500],
+                        help="pictures in each set")
+    parser.add_argument("--dims", type=bounded(int, 1), default=512, help="dimension of the features")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("intervals.py", parse_args)
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from options import Parser, bounded  # noqa: E402
-from scoring.intervals import intervals  # noqa: E402
-from scoring.metrics import frechet_distance, kid  # noqa: E402
-from utils import run  # noqa: E402
+from scoring.intervals import intervals
+from scoring.metrics import frechet_distance, kid
 
 APART = {"same": (0, 0), "near": (0.05, 0.2), "between": (0.1, 0.5), "apart": (0.2, 1), "far": (0.7, 2)}
 
@@ -59,12 +68,7 @@ def line(name: str, n: int, fid, holds: np.ndarray, repetitions: int) -> str:
 
 
 def main(argv=None):
-    parser = Parser(prog="intervals.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--repetitions", type=bounded(int, 2), default=400)
-    parser.add_argument("--sizes", type=bounded(int, 4), nargs="+", default=[20, 80, 100, 200, 500],
-                        help="pictures in each set")
-    parser.add_argument("--dims", type=bounded(int, 1), default=512, help="dimension of the features")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     print("| sets | pictures | mean FID | intervals given | FID's hold | KID's hold |\n|---|---|---|---|---|---|")
     for n in args.sizes:
         every = []

@@ -11,19 +11,32 @@ one layout, reflection padding into the contiguous one.  Fills make constants.  
 
 import sys
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from rows import ROOT
 
-import main as program  # noqa: E402, I001  (first: it sets what torch reads when it is imported)
+sys.path.insert(0, str(ROOT / "tests"))
 
-import torch  # noqa: E402
-from fake_cuda import fake_cuda, watched  # noqa: E402
+from options import Parser
+from utils import at_once, run
 
-import methods  # noqa: E402
-from options import Parser  # noqa: E402
-from utils import run  # noqa: E402
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--methods", nargs="+", default=["nice", "reference"], metavar="METHOD",
+                        help="methods, each with its options in quotes; all: every method")  # fmt: skip
+    parser.add_argument("--names", action="store_true", help="also list the operations by name")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("kernels.py", parse_args)
+
+import main as program  # isort: skip  (first: it sets what torch reads when it is imported)
+
+import torch
+from fake_cuda import fake_cuda, watched
+
+import methods
 
 KINDS = ("convolutions", "matrix products", "reductions", "elementwise", "copies of the layout", "other copies",
          "fills", "optimizers and norms", "hidden copies")  # fmt: skip
@@ -111,11 +124,7 @@ def names(case: str):
 
 
 def main():
-    parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=["nice", "reference"], metavar="METHOD",
-                        help="methods, each with its options in quotes; all: every method")  # fmt: skip
-    parser.add_argument("--names", action="store_true", help="also list the operations by name")
-    args = parser.parse_args()
+    args = parse_args()
     cases = [*methods.METHODS, "reference"] if args.methods == ["all"] else args.methods
     print(f"torch {torch.__version__}; 256 px, batch 1 and each method's defaults unless said otherwise\n")
     table(cases)

@@ -19,14 +19,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import fid_kid
-import main as main_py
 from images import data_sets
-from images.archives import damage, members
-from images.download import fetch, sha256_of, writing_below
 from options import Help, Parser, data_set
-from training.run_record import commit, processor, version
-from utils import RunError, UserError, atomic, parse_json, run, shown, text_of
+from utils import RunError, UserError, at_once, atomic, parse_json, run, shown, text_of
 
 BERKELEY = "http://efrosgans.eecs.berkeley.edu/"
 MODEL_PAGE = "https://download.openmmlab.com/mmediting/cyclegan/refactor/"
@@ -128,6 +123,31 @@ MODELS = {
         f"{ID0}80k_facades_convert-bgr_20210902_164411", "d8e72b45", "facades", 125.1694, "BtoA"),
 }  # fmt: skip
 
+
+def parse_args(argv=None):
+    parser = Parser(prog="published.py", description=__doc__.split("\n")[0], formatter_class=Help)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="NAME", help="see --list")
+    parser.add_argument("--list", action="store_true", help="list names, data sets, published numbers and addresses")
+    parser.add_argument("--dataset_dir", type=data_set, default="dataset", help="folder of the data sets")
+    parser.add_argument("--out", type=data_set, default="results/published", help="folder of all that is made")
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the best present)")
+    parser.add_argument("--weights", help="a file with Inception's weights, instead of the download")
+    parser.add_argument("--features", choices=("inception", "efficientnet-lite0"), default="inception",
+                        help="feature network; only inception's numbers can be compared")  # fmt: skip
+    parser.add_argument("--options", help="further options of main.py for all translations, in quotes")
+    args = parser.parse_args(argv)
+    args.dataset_dir, args.out = Path(args.dataset_dir), Path(args.out)
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("published.py", parse_args)
+
+import fid_kid
+import main as main_py
+from images.archives import damage, members
+from images.download import fetch, sha256_of, writing_below
+from training.run_record import commit, processor, version
 
 # -------------------------------------------------------------------------------------------- files
 
@@ -236,22 +256,6 @@ def of_program() -> str:
     """The commit of this program, and whether files were changed since."""
     known = commit()
     return known["commit"][:10] + " with changes" * (not known["clean"]) if known else "of unknown version"
-
-
-def parse_args(argv=None):
-    parser = Parser(prog="published.py", description=__doc__.split("\n")[0], formatter_class=Help)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="NAME", help="see --list")
-    parser.add_argument("--list", action="store_true", help="list names, data sets, published numbers and addresses")
-    parser.add_argument("--dataset_dir", type=data_set, default="dataset", help="folder of the data sets")
-    parser.add_argument("--out", type=data_set, default="results/published", help="folder of all that is made")
-    parser.add_argument("--device", help="cuda, mps or cpu (default: the best present)")
-    parser.add_argument("--weights", help="a file with Inception's weights, instead of the download")
-    parser.add_argument("--features", choices=("inception", "efficientnet-lite0"), default="inception",
-                        help="feature network; only inception's numbers can be compared")  # fmt: skip
-    parser.add_argument("--options", help="further options of main.py for all translations, in quotes")
-    args = parser.parse_args(argv)
-    args.dataset_dir, args.out = Path(args.dataset_dir), Path(args.out)
-    return args
 
 
 def main(argv=None):

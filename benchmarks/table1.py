@@ -14,8 +14,78 @@ requirements-dev.txt.
 """
 
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
+
+from rows import ROOT, ROWS, need_data_set
+
+sys.path.append(str(ROOT / "figure"))
+from command_line import FORMATS
+
+from options import Help, Parser, bounded, folder, name
+from utils import RunError, UserError, at_once, run, shown
+
+
+def parse_args(argv=None):
+    parser = Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=Help)
+    add = parser.add_argument
+    add("--dataset", type=name, default="demo", help="data set, a folder in --dataset_dir", metavar="NAME")
+    add("--methods", nargs="+", choices=ROWS, metavar="METHOD",
+        help=f"of {', '.join(ROWS)} (default: all that can be trained at about NICE-GAN's picture size)")  # fmt: skip
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=bounded(int, 1), help="steps of each training")
+    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="time of each training's steps, at the "
+                        "speed measured for the costs")  # fmt: skip
+    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
+    add("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
+    add("--img_size", type=bounded(int, 1), help="picture side, where a method can use it (default: each method's own)")
+    add("--hold_out", type=bounded(float, 0, 0.9), default=0.0, metavar="SHARE", help="share of the training pictures "
+        "that choose a best checkpoint, scored in a row of its own; without it the last checkpoint alone is scored")
+    add("--both-ways", action="store_true", help="train one-way methods for the other direction, too")
+    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
+    add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")
+    add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
+    add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
+    add("--no-cost", action="store_true", help="measure no costs, which takes minutes after the trainings")
+    add("--weights", type=folder, help="Inception's weights, instead of the cached ones", metavar="FILE")
+    add("--lpips-weights", help="also LPIPS, where there are true counterparts, with the network in this file",
+        metavar="FILE")  # fmt: skip
+    add("--baselines", action="store_true", help="add the input itself, the input with matched colours, and another "
+        "picture as rows")  # fmt: skip
+    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="also score and show pictures of other "
+        "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
+    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
+    add("--format", choices=FORMATS, default="png", help="format of the figure")
+    add("--dpi", type=bounded(int, 20, 2400), default=200, help="resolution of the figure in dots per inch")
+    add("--out", type=Path, help="folder of tables and figure (default: the result_dir)", metavar="DIR")
+    add("--dry-run", action="store_true", help="print the settings of each training of --steps steps, with a * at each "
+        "that is not its authors' for the data set, and train nothing")
+    add("--table-only", action="store_true", help="only write the tables")
+    args = parser.parse_args(argv)
+    for each in ("methods", "seeds"):
+        if getattr(args, each) and len(set(getattr(args, each))) < len(getattr(args, each)):
+            parser.error(f"--{each} has an entry twice")
+    if args.dry_run and not args.steps:
+        parser.error("--dry-run needs --steps: the steps of --minutes are measured")
+    if args.no_cost and args.minutes:
+        parser.error("--minutes needs the costs: leave --no-cost out, or give --steps")
+    args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
+    args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
+    args.out = args.out or args.result_dir
+    args.cost = args.cost or args.result_dir / "cost.json"
+    return args
+
+
+def refuse_at_once(argv):
+    """Answer --help, a mistake in an option and a missing data set."""
+    args = parse_args(argv)
+    if not args.dry_run:
+        need_data_set(args)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("table1.py", refuse_at_once)
 
 import chance
 import costs
@@ -23,19 +93,15 @@ import counterparts
 import tables
 import torch
 import trainings
-from contestants import ROWS, Contestant, described, enter, entrants
-from trainings import ROOT, Scorer, Training, has_counterparts
+from contestants import Contestant, described, enter, entrants
+from trainings import Scorer, Training, has_counterparts
 
 import demo
 import fid_kid
-import options
-from images.data_sets import hint
 from images.decode import read_image
 from images.files import list_images
-from options import Help, Parser, bounded
 from scoring import inception
 from scoring.lpips import LPIPS
-from utils import RunError, UserError, run, shown
 
 FEATURES = {
     "fid": "FID, KID and MIND are computed on the FID Inception's features.",
@@ -123,17 +189,6 @@ def train(args, runs: list[Run], score: Scorer, cost: dict) -> list[str]:
     return failed
 
 
-def check_data(args):
-    """UserError: the data set is not there."""
-    root = args.dataset_dir / args.dataset
-    if args.dataset == "demo":
-        demo.ensure(root)
-    missing = [name for name in ("trainA", "trainB", "testA", "testB") if not (root / name).is_dir()]
-    if missing:
-        remedy = hint(args.dataset, args.dataset_dir) or "check --dataset and --dataset_dir"
-        raise UserError(f"{shown(root)} has no {' and no '.join(missing)}; {remedy}")
-
-
 def check_sizes(args, contestants: list[Contestant]):
     """UserError: translations would be smaller than their true counterparts."""
     root = args.dataset_dir / args.dataset
@@ -205,56 +260,6 @@ def command(args) -> str:
     return "python benchmarks/table1.py " + shlex.join(map(str, words))
 
 
-def parse_args(argv=None):
-    parser = Parser(prog="table1.py", description=__doc__.split("\n")[0], formatter_class=Help)
-    add = parser.add_argument
-    add("--dataset", type=options.name, default="demo", help="data set, a folder in --dataset_dir", metavar="NAME")
-    add("--methods", nargs="+", choices=ROWS, metavar="METHOD",
-        help=f"of {', '.join(ROWS)} (default: all that can be trained at about NICE-GAN's picture size)")  # fmt: skip
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--steps", type=bounded(int, 1), help="steps of each training")
-    budget.add_argument("--minutes", type=bounded(float, 0, above=True), help="time of each training's steps, at the "
-                        "speed measured for the costs")  # fmt: skip
-    add("--seeds", type=bounded(int, 0), nargs="+", default=[0, 1, 2], help="one training each")
-    add("--jobs", type=bounded(int, 1), default=1, help="simultaneous trainings, which share the cores")
-    add("--img_size", type=bounded(int, 1), help="picture side, where a method can use it (default: each method's own)")
-    add("--hold_out", type=bounded(float, 0, 0.9), default=0.0, metavar="SHARE", help="share of the training pictures "
-        "that choose a best checkpoint, scored in a row of its own; without it the last checkpoint alone is scored")
-    add("--both-ways", action="store_true", help="train one-way methods for the other direction, too")
-    add("--dataset_dir", type=Path, default=ROOT / "dataset", help="folder of the data sets")
-    add("--result_dir", type=Path, help="folder of the trainings (default: results/table1/NAME)")
-    add("--cost", type=Path, help="file of the costs (default: cost.json in the result_dir)", metavar="FILE")
-    add("--rounds", type=bounded(int, 1), default=5, help="rounds of measuring costs")
-    add("--no-cost", action="store_true", help="measure no costs, which takes minutes after the trainings")
-    add("--weights", type=options.folder, help="Inception's weights, instead of the cached ones", metavar="FILE")
-    add("--lpips-weights", help="also LPIPS, where there are true counterparts, with the network in this file",
-        metavar="FILE")  # fmt: skip
-    add("--baselines", action="store_true", help="add the input itself, the input with matched colours, and another "
-        "picture as rows")  # fmt: skip
-    add("--outputs", action="append", default=[], metavar="NAME=DIR", help="also score and show pictures of other "
-        "programs: DIR holds fakeB, fakeA or both, or translations to B, named like the test pictures")  # fmt: skip
-    add("--pictures", type=bounded(int, 1), default=3, help="test pictures of each direction in the figure")
-    add("--format", choices=tables.common.FORMATS, default="png", help="format of the figure")
-    add("--dpi", type=bounded(int, 20, 2400), default=200, help="resolution of the figure in dots per inch")
-    add("--out", type=Path, help="folder of tables and figure (default: the result_dir)", metavar="DIR")
-    add("--dry-run", action="store_true", help="print the settings of each training of --steps steps, with a * at each "
-        "that is not its authors' for the data set, and train nothing")
-    add("--table-only", action="store_true", help="only write the tables")
-    args = parser.parse_args(argv)
-    for name in ("methods", "seeds"):
-        if getattr(args, name) and len(set(getattr(args, name))) < len(getattr(args, name)):
-            parser.error(f"--{name} has an entry twice")
-    if args.dry_run and not args.steps:
-        parser.error("--dry-run needs --steps: the steps of --minutes are measured")
-    if args.no_cost and args.minutes:
-        parser.error("--minutes needs the costs: leave --no-cost out, or give --steps")
-    args.budget = str(args.steps) if args.steps else f"{args.minutes:g}min"
-    args.result_dir = args.result_dir or ROOT / "results" / "table1" / args.dataset
-    args.out = args.out or args.result_dir
-    args.cost = args.cost or args.result_dir / "cost.json"
-    return args
-
-
 def main(argv=None):
     args = parse_args(argv)
     if args.dry_run:
@@ -263,7 +268,9 @@ def main(argv=None):
         return
     torch.set_num_threads(trainings.threads(args.jobs))  # scoring runs beside the trainings
     tables.common.pyplot()  # a missing package fails before hours of training
-    check_data(args)
+    need_data_set(args)
+    if args.dataset == "demo":
+        demo.ensure(args.dataset_dir / args.dataset)
     if args.baselines:
         args.outputs += counterparts.baselines(args.dataset_dir / args.dataset, args.result_dir / "baselines")
     others = [tables.others_row(text, args.dataset_dir / args.dataset) for text in args.outputs]

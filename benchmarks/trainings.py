@@ -5,8 +5,7 @@
     FOLDER/scores.json    {step: {score: value}}, only for a complete training
     FOLDER/samples_A2B.npz   features of its translations and of the real pictures, for tests over pictures
 
-Complete trainings are not repeated, interrupted ones continue from their checkpoint.  Importing this makes the
-program's modules, one folder up, importable.
+Complete trainings are not repeated, interrupted ones continue from their checkpoint.
 """
 
 import json
@@ -20,24 +19,21 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+import counterparts
 import numpy as np
+from rows import ROOT
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import counterparts  # noqa: E402
-
-import demo  # noqa: E402
-import fid_kid  # noqa: E402
-import methods  # noqa: E402
-from checkpoints.files import latest_path, load_checkpoint  # noqa: E402
-from images.files import list_images  # noqa: E402
-from scoring.features import Source  # noqa: E402
-from scoring.manifold import NEIGHBOURS, PRDC, mind, prdc  # noqa: E402
-from training.forecast import duration  # noqa: E402
-from training.state import locked  # noqa: E402
-from utils import RunError, UserError, atomic, parse_json, text_of  # noqa: E402
+import demo
+import fid_kid
+import methods
+from checkpoints.files import latest_path, load_checkpoint
+from images.files import list_images
+from scoring.features import Source
+from scoring.manifold import NEIGHBOURS, PRDC, mind, prdc
+from training.forecast import duration
+from training.state import locked
+from utils import RunError, UserError, atomic, parse_json, text_of
 
 PATIENCE = 10  # seconds for trainings to end that received the stop signal themselves
 

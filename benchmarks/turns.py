@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from options import DECLARED, Parser  # noqa: E402
-from utils import UserError, run  # noqa: E402
+from options import DECLARED, Parser
+from utils import UserError, run
 
 
 def made(words: str, *more: str):

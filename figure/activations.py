@@ -6,9 +6,23 @@ Each row shows a test picture and the outputs of the filters of one layer whose 
 JET, each in a scale of its own.  Random filters are those of the run's seed.
 """
 
+from command_line import UserError, at_once, bounded, of_model, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, model=True)
+    add = options.add_argument
+    add("--pictures", type=bounded(int, 1), default=1, help="test pictures of each domain")
+    add("--filters", type=bounded(int, 1), default=6, help="filters to show")
+    add("--layer", type=bounded(int, 1, 3), default=1, help="layer of the discriminators that encode, from 1")
+    return of_model(options, argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("activations.py", parse_args)
+
 import common
 import torch
-from common import bounded, run
 
 
 @torch.no_grad()
@@ -34,15 +48,10 @@ def rows_of(D, x, layer, filters):
 
 
 def main(argv=None):
-    parser = common.parser(__doc__, model=True)
-    add = parser.add_argument
-    add("--pictures", type=bounded(int, 1), default=1, help="test pictures of each domain")
-    add("--filters", type=bounded(int, 1), default=6, help="filters to show")
-    add("--layer", type=bounded(int, 1, 3), default=1, help="layer of the discriminators that encode, from 1")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     trained, state, path = common.load_model(args)
     if args.layer > (deepest := trained.architecture["shared_layers"]):
-        raise common.UserError(f"--layer {args.layer}: the encoders of this training have {deepest}")
+        raise UserError(f"--layer {args.layer}: the encoders of this training have {deepest}")
     rows, labels = [], []
     for d in "AB":
         x = common.pictures(args, trained, f"test{d}", args.pictures)

@@ -7,21 +7,33 @@ Pictures are spread evenly over the test folders, not chosen.
 
 from pathlib import Path
 
+from command_line import UserError, at_once, bounded, data_name, need_folder, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__)
+    options.add_argument("--dataset", required=True, type=data_name, help="data set of the training")
+    options.add_argument("--dataset_dir", default="dataset", type=Path, help="folder of the data sets")
+    options.add_argument("--result_dir", default="results", type=Path, help="folder of the training's results")
+    options.add_argument("--pictures", type=bounded(int, 1), default=10, help="number of columns")
+    options.add_argument("--size", type=bounded(int, 16), default=64, help="longest side, in pixels")
+    args = options.parse_args(argv)
+    for domain in "AB":
+        need_folder(args.dataset_dir / args.dataset / f"test{domain}")
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("answers.py", parse_args)
+
 import common
-from common import UserError, bounded, run
 from compare import alike, by_stem
 
 from images.decode import read_image
 
 
 def main(argv=None):
-    parser = common.parser(__doc__)
-    parser.add_argument("--dataset", required=True, type=common.options.name, help="data set of the training")
-    parser.add_argument("--dataset_dir", default="dataset", type=Path, help="folder of the data sets")
-    parser.add_argument("--result_dir", default="results", type=Path, help="folder of the training's results")
-    parser.add_argument("--pictures", type=bounded(int, 1), default=10, help="number of columns")
-    parser.add_argument("--size", type=bounded(int, 16), default=64, help="longest side, in pixels")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     data, results = args.dataset_dir / args.dataset, args.result_dir / args.dataset
     columns, labels = [], []  # of each direction and test picture: input, translation, truth
     for s, t in "AB", "BA":

@@ -1,59 +1,31 @@
-"""Shared by the figures: options, the trained model, pictures, plots as wide as a README.
-
-Importing this makes the program's modules, one folder up, importable.
-"""
+"""Shared by the figures: the trained model, pictures, plots as wide as a README."""
 
 import math
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from command_line import DPI, UserError
 
 import main as program
 import methods
 import NICE
-import options
 from checkpoints.contents import architecture_of, load_network, saved_options
 from checkpoints.files import newest_checkpoint
 from images.decode import load_for_test
 from images.encode import jet
 from images.files import list_images
 from nicegan.command_line import refuse_what_the_file_lacks
-from options import Help, Parser, bounded
-from utils import UserError, atomic, own_file, run, shown
+from utils import atomic, own_file, shown
 
-__all__ = ["UserError", "bounded", "jet", "parser", "run"]
+__all__ = ["jet"]
 
 INSTALL = f"pip install -r {own_file('requirements-figures.txt')}"
-DPI = 100
-FORMATS = ("png", "pdf", "svg")
 WIDTH = 9.0  # maximum in inches: at DPI about the 900 pixels that a README shows
 TITLE, TEXT = 12, 10  # sizes of letters in points
 GAP = 0.04  # between pictures, as a share of their width
-
-
-# ------------------------------------------------------------------------------------------- options
-
-
-def parser(description: str, model: bool = False) -> Parser:
-    """A parser with --out and, for figures of a trained model, the options that select it."""
-    parser = Parser(description=description.split("\n")[0], formatter_class=Help)
-    parser.add_argument("--out", type=Path, help="folder for the figure (default: results/NAME/figure)")
-    parser.add_argument("--format", choices=FORMATS, default="png", help="format of the figure")
-    parser.add_argument("--dpi", type=bounded(int, 20, 2400), default=DPI, help="resolution in dots per inch; grids of "
-                        "pictures take more where a picture would have fewer pixels than its own")  # fmt: skip
-    if model:
-        parser.add_argument("--dataset", required=True, type=options.name, help="data set of the training")
-        parser.add_argument("--dataset_dir", default="dataset", type=options.folder, help="folder of the data sets")
-        parser.add_argument("--result_dir", default="results", type=options.folder, help="folder of the results")
-        parser.add_argument("--checkpoint", type=options.folder, metavar="FILE", help="use this file, not the newest")
-        parser.add_argument("--device", help="cuda, mps or cpu (default: the best present)")
-    return parser
 
 
 # --------------------------------------------------------------------------------- model and pictures

@@ -6,26 +6,38 @@ Each row shows an input and the picture of the same name (any suffix) in each ME
 the input.
 """
 
-import os
 import sys
 from pathlib import Path
 
+from command_line import UserError, at_once, bounded, method, need_folder, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__)
+    options.add_argument("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
+    options.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
+    options.add_argument("--pictures", type=bounded(int, 1), default=4, help="number of rows, spread over the folder")
+    options.add_argument("--names", nargs="+", metavar="NAME", help="the pictures to show, instead of --pictures")
+    options.add_argument("--size", type=bounded(int, 16), help="longest side in pixels, to which all are scaled "
+                        "(default: that of the largest picture shown)")  # fmt: skip
+    options.add_argument("--title", help="title (default: the input's folder)")
+    options.add_argument("--name", default="compare", help="name of the figure, without suffix")
+    args = options.parse_args(argv)
+    for folder in (args.input, *(method(text)[1] for text in args.methods)):
+        need_folder(folder)
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("compare.py", parse_args)
+
 import common
 import numpy as np
-from common import UserError, bounded, run
 from PIL import Image
 
 from images.decode import read_image
 from images.files import list_images
 from utils import shown as printable
-
-
-def method(text: str) -> tuple[str, Path]:
-    """The two parts of METHOD=DIR."""
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise UserError(f"{text!r} is not of the form METHOD=DIR, such as NICE-GAN=results/cat2dog/fakeB")
-    return name, Path(os.path.expanduser(folder))
 
 
 def by_stem(folder: Path) -> dict[Path, Path]:
@@ -68,16 +80,7 @@ def alike(rows: list[list[Image.Image | None]], longest: int) -> list[list[np.nd
 
 
 def main(argv=None):
-    parser = common.parser(__doc__)
-    parser.add_argument("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
-    parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
-    parser.add_argument("--pictures", type=bounded(int, 1), default=4, help="number of rows, spread over the folder")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="the pictures to show, instead of --pictures")
-    parser.add_argument("--size", type=bounded(int, 16), help="longest side in pixels, to which all are scaled "
-                        "(default: that of the largest picture shown)")  # fmt: skip
-    parser.add_argument("--title", help="title (default: the input's folder)")
-    parser.add_argument("--name", default="compare", help="name of the figure, without suffix")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     sources = {"input": by_stem(args.input)}
     for text in args.methods:
         name, folder = method(text)

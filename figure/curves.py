@@ -7,18 +7,11 @@ RUN is a run's folder or its log; NAME=RUN gives it another name than the folder
 share a colour.  There is a panel for each quantity in any of the logs.
 """
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import common
-from common import UserError, run
-
-import methods
-from training.held_out import ON_TEST
-from training.log import Log, bare_and_weighted
-from utils import parse_json, text_of
+from command_line import UserError, at_once, folder_of, named, need_runs, parser, run
 
 PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "d_loss": "discriminator's loss",
@@ -40,6 +33,28 @@ PANELS = {  # quantity in log.jsonl (or the mean of QUANTITY_*): title
     "coat_colour": "error of the coat's colour",
     "coat_texture": "strength of the coat's pattern (right: 1)",
 }
+
+
+def parse_args(argv=None):
+    options = parser(__doc__)
+    options.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
+    options.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot (default: all in the logs)")
+    options.add_argument("--title", default="Training curves", help="title of the figure")
+    options.add_argument("--name", default="curves", help="name of the figure, without suffix")
+    args = options.parse_args(argv)
+    need_runs(args.runs)
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("curves.py", parse_args)
+
+import common
+
+import methods
+from training.held_out import ON_TEST
+from training.log import Log, bare_and_weighted
+from utils import parse_json, text_of
 
 SCORES = ("fid", "kid", "fd", "kd", "recall", "coverage")
 
@@ -92,32 +107,13 @@ def chosen(run: Path) -> str:
     The newest start in run.json says it.
     """
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        starts = parse_json(text_of(folder(run) / "run.json"))
+        starts = parse_json(text_of(folder_of(run) / "run.json"))
         return next((start["best"] for start in reversed(starts) if start.get("best")), ON_TEST)
     return ON_TEST
 
 
-def folder(run: Path) -> Path:
-    """The folder of a run, given its folder or its log."""
-    return run.parent if run.is_file() else run
-
-
-def named(text: str) -> tuple[str, Path]:
-    """Name and path of NAME=RUN or RUN (named after its folder)."""
-    name, equals, path = text.partition("=")
-    if not equals or os.path.exists(text):
-        path = Path(os.path.expanduser(text))
-        return folder(path).resolve().name, path
-    return name, Path(os.path.expanduser(path))
-
-
 def main(argv=None):
-    parser = common.parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run, or its log.jsonl")
-    parser.add_argument("--panels", nargs="+", choices=PANELS, help="quantities to plot (default: all in the logs)")
-    parser.add_argument("--title", default="Training curves", help="title of the figure")
-    parser.add_argument("--name", default="curves", help="name of the figure, without suffix")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     plt = common.pyplot()
     runs = [(name, read(path)) for name, path in args.runs]
     panels = [q for q in args.panels or PANELS if any(curve(lines, q)[0] for _, lines in runs)]
@@ -151,7 +147,7 @@ def main(argv=None):
     handles = dict(zip(*axes.flat[0].get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(beside, len(handles)))
     figure.suptitle(title)
-    results = folder(args.runs[0][1])
+    results = folder_of(args.runs[0][1])
     common.save(figure, args.out, results, args.name, args.format, args.dpi)
 
 

@@ -15,11 +15,30 @@ from datetime import date
 from operator import itemgetter
 from pathlib import Path
 
+from command_line import UserError, at_once, bounded, named, need_runs, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, figure=False)
+    options.add_argument("runs", nargs="+", type=named, metavar="[NAME=]RUN", help="folder of a run")
+    add = options.add_argument
+    add("--data", type=Path, metavar="DIR", help="the data set's folder (default: from run.json, or dataset/NAME)")
+    add("--out", type=Path, metavar="DIR", help="folder of the page (default: `page` in the first run's folder)")
+    add("--title", help="title of the page (default: the data set's name)")
+    add("--frames", type=bounded(int, 2), default=60, help="maximum sample grids of a run and direction, evenly spread")
+    add("--size", type=bounded(int, 16), default=512, help="longest side in pixels; larger pictures are scaled down")
+    args = options.parse_args(argv)
+    need_runs(args.runs)
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("gallery.py", parse_args)
+
 import common
 import curves
 import numpy as np
 import webpage
-from common import UserError, bounded, run
 from PIL import Image
 
 import methods
@@ -292,15 +311,7 @@ def translations(folder: Path, runs: list[Run], data: Path, way: str, longest: i
 
 
 def main(argv=None):
-    parser = webpage.parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=curves.named, metavar="[NAME=]RUN", help="folder of a run")
-    add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="the data set's folder (default: from run.json, or dataset/NAME)")
-    add("--out", type=Path, metavar="DIR", help="folder of the page (default: `page` in the first run's folder)")
-    add("--title", help="title of the page (default: the data set's name)")
-    add("--frames", type=bounded(int, 2), default=60, help="maximum sample grids of a run and direction, evenly spread")
-    add("--size", type=bounded(int, 16), default=512, help="longest side in pixels; larger pictures are scaled down")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     names = [name for name, _ in args.runs]
     if len(set(names)) < len(names):
         raise UserError(f"two runs are named {shown(max(names, key=names.count))}; name them, such as first=results/a")

@@ -6,9 +6,20 @@ The CAM head's map is the sum of the code over channels, because the head sees t
 the global head are their logits, red where the picture looks most real to them.  Each map has its own scale.
 """
 
+from command_line import at_once, bounded, of_model, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, model=True)
+    options.add_argument("--pictures", type=bounded(int, 1), default=4, help="test pictures of each domain")
+    return of_model(options, argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("heatmaps.py", parse_args)
+
 import common
 import torch
-from common import bounded, run
 
 TITLES = {"cam": "code\n(CAM head, C⁰)", "local": "local head\n(C¹)", "global": "global head\n(C²)"}
 
@@ -29,9 +40,7 @@ def row(D, x):
 
 
 def main(argv=None):
-    parser = common.parser(__doc__, model=True)
-    parser.add_argument("--pictures", type=bounded(int, 1), default=4, help="test pictures of each domain")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     nice, state, _ = common.load_model(args)
     sides = []  # for each domain, its rows of maps
     for d in "AB":

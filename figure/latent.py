@@ -7,10 +7,22 @@ distances between complete codes.  MMD^2 is the unbiased estimate with a Gaussia
 distance, so that it does not depend on the scale of the codes, which training changes.
 """
 
+from command_line import UserError, at_once, bounded, of_model, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, model=True)
+    options.add_argument("--pictures", type=bounded(int, 2), default=200, help="maximum test pictures of each domain")
+    options.add_argument("--seed", type=bounded(int, 0), default=0, help="seed of the t-SNE")
+    return of_model(options, argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("latent.py", parse_args)
+
 import common
 import numpy as np
 import torch
-from common import UserError, bounded, run
 
 from options import telling
 
@@ -55,10 +67,7 @@ def tsne(square, seed):
 
 
 def main(argv=None):
-    parser = common.parser(__doc__, model=True)
-    parser.add_argument("--pictures", type=bounded(int, 2), default=200, help="maximum test pictures of each domain")
-    parser.add_argument("--seed", type=bounded(int, 0), default=0, help="seed of the t-SNE")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     plt = common.pyplot()
     trained, state, path = common.load_model(args)
     panels = {"before training": common.build(args, state, path), f"after {common.steps(state)}": trained}

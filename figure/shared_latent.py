@@ -3,9 +3,20 @@
     python figure/shared_latent.py --dataset cat2dog
 """
 
+from command_line import UserError, at_once, bounded, of_model, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, model=True)
+    options.add_argument("--pictures", type=bounded(int, 2), default=2, help="test pictures of each domain")
+    return of_model(options, argv)
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("shared_latent.py", parse_args)
+
 import common
 import torch
-from common import UserError, bounded, run
 
 STEPS = 7  # codes from one picture to another, both included
 
@@ -24,9 +35,7 @@ def interpolated(G, first, second):
 
 
 def main(argv=None):
-    parser = common.parser(__doc__, model=True)
-    parser.add_argument("--pictures", type=bounded(int, 2), default=2, help="test pictures of each domain")
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     nice, state, _ = common.load_model(args)
     batch = {d: common.pictures(args, nice, f"test{d}", args.pictures).split(1) for d in "AB"}
     if min(map(len, batch.values())) < 2:

@@ -16,9 +16,32 @@ import re
 import secrets
 from pathlib import Path
 
+from command_line import UserError, at_once, bounded, method, need_folder, parser, run
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, figure=False)
+    add = options.add_argument
+    add("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
+    add("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
+    add("--questions", type=bounded(int, 1), default=50, help="maximum number of inputs, evenly spread over the folder")
+    add("--question", help="text of the question (default: it asks for realism and likeness, with the names of the "
+        "domains if --input is testA or testB of a data set named like cat2dog)")  # fmt: skip
+    add("--title", default="Which picture is better?", help="title of the page, which participants see")
+    add("--size", type=bounded(int, 16), default=256, help="longest side of all pictures in pixels; the answers get "
+        "the size of their input, so that sizes tell nothing")  # fmt: skip
+    add("--out", type=Path, default=Path("study"), metavar="DIR", help="folder of page and key")
+    args = options.parse_args(argv)
+    for folder in (args.input, *(method(text)[1] for text in args.methods)):
+        need_folder(folder)
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("study.py", parse_args)
+
 import compare
 import webpage
-from common import UserError, bounded, run
 from PIL import Image
 
 from images import maker
@@ -31,19 +54,8 @@ SECRET = 32  # hexadecimal digits of a study's name
 
 
 def main(argv=None):
-    parser = webpage.parser(__doc__)
-    add = parser.add_argument
-    add("methods", nargs="+", metavar="METHOD=DIR", help="a method's name and its folder of pictures")
-    add("--input", type=Path, required=True, metavar="DIR", help="folder of the input pictures")
-    add("--questions", type=bounded(int, 1), default=50, help="maximum number of inputs, evenly spread over the folder")
-    add("--question", help="text of the question (default: it asks for realism and likeness, with the names of the "
-        "domains if --input is testA or testB of a data set named like cat2dog)")  # fmt: skip
-    add("--title", default="Which picture is better?", help="title of the page, which participants see")
-    add("--size", type=bounded(int, 16), default=256, help="longest side of all pictures in pixels; the answers get "
-        "the size of their input, so that sizes tell nothing")  # fmt: skip
-    add("--out", type=Path, default=Path("study"), metavar="DIR", help="folder of page and key")
-    args = parser.parse_args(argv)
-    methods = [compare.method(text) for text in args.methods]
+    args = parse_args(argv)
+    methods = [method(text) for text in args.methods]
     names = [name for name, _ in methods]
     if len(set(names)) < len(names) or len(names) < 2:
         raise UserError("a study compares two methods or more, each with a name of its own: METHOD=DIR METHOD=DIR")

@@ -14,12 +14,36 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-import common
-import webpage
-from common import UserError, run
-from scipy.stats import binomtest
+from command_line import UserError, at_once, parser, run
 
 from utils import parse_json, shown, text_of
+
+
+def drawn(text: str) -> Path:
+    """The path of a figure.  ArgumentTypeError: another suffix than .png, .pdf and .svg."""
+    if Path(text).suffix not in (".png", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .pdf or .svg")
+    return Path(text)
+
+
+def parse_args(argv=None):
+    options = parser(__doc__, figure=False)
+    options.add_argument("study", type=Path, help="folder that study.py wrote")
+    options.add_argument("answers", nargs="+", type=Path, help="files that participants sent")
+    options.add_argument("--plot", type=drawn, metavar="FILE", help="draw the shares as columns into this .png, .pdf "
+                         "or .svg file")  # fmt: skip
+    args = options.parse_args(argv)
+    for path in (args.study / "key.json", *args.answers):
+        if not path.exists():
+            raise UserError(f"cannot read {shown(path)}: it does not exist; give a study's folder and its page's files")
+    return args
+
+
+if __name__ == "__main__":  # before torch is imported
+    at_once("study_table.py", parse_args)
+
+import common
+from scipy.stats import binomtest
 
 NONE = "none"  # a choice in the participants' files: no preference
 
@@ -135,13 +159,6 @@ def plot(methods: list[str], people: dict[str, dict[str, str | None]], path: Pat
     common.save(figure, path.parent, path.parent, path.stem, path.suffix[1:])
 
 
-def drawn(text: str) -> Path:
-    """The path of a figure.  ArgumentTypeError: another suffix than .png, .pdf and .svg."""
-    if Path(text).suffix not in (".png", ".pdf", ".svg"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .pdf or .svg")
-    return Path(text)
-
-
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     rows = [[shown(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -150,12 +167,7 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def main(argv=None):
-    parser = webpage.parser(__doc__)
-    parser.add_argument("study", type=Path, help="folder that study.py wrote")
-    parser.add_argument("answers", nargs="+", type=Path, help="files that participants sent")
-    parser.add_argument("--plot", type=drawn, metavar="FILE", help="draw the shares as columns into this .png, .pdf or "
-                        ".svg file")  # fmt: skip
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     key = key_in(args.study)
     people = collect(key, args.answers)
     print(table(key["methods"], people))

@@ -11,21 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import UserError, relative
+from command_line import UserError
+from common import relative
 from PIL import Image
 from tqdm import tqdm
 
 from images.new_folder import folder_beside
-from options import Help, Parser
 from utils import shown, writing
 
 TEMPLATES = Path(__file__).with_name("page")
 BASE = Path(__file__).resolve().parents[1] / "translation" / "page" / "base.css"  # of all pages
 MARK = '<meta name="generator" content="figure/webpage.py">'  # marks our pages: folders that may be replaced
-
-
-def parser(description: str) -> Parser:
-    return Parser(description=description.split("\n")[0], formatter_class=Help)
 
 
 @contextmanager
