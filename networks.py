@@ -224,7 +224,7 @@ class ResnetGenerator(nn.Module):
         s = self.FC(x.mean((2, 3)) if self.light else x.flatten(1))  # (N,256)
         gamma, beta = self.gamma(s), self.beta(s)  # (N,256) each
         for k in range(1, self.n_blocks + 1):
-            block = self.get_submodule(f"UpBlock1_{k}")
+            block = getattr(self, f"UpBlock1_{k}")
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, gamma, beta, use_reentrant=False, preserve_rng_state=False)
             else:

@@ -39,9 +39,9 @@ def accelerated(definition):
 
     @functools.wraps(definition)
     def layer(*args, **kwargs):
-        # tiled feature maps implement PyTorch's own operations only, so they always take the definition
-        defined = _definitions or any(hasattr(x, "__torch_function__") and not isinstance(x, Tensor) for x in args)
-        quick = None if defined else getattr(fast, definition.__name__, None)
+        # tiled feature maps, first arguments, implement PyTorch's own operations only: they always take the definition
+        tiled = args and hasattr(args[0], "__torch_function__") and not isinstance(args[0], Tensor)
+        quick = None if _definitions or tiled else getattr(fast, definition.__name__, None)
         return (quick or definition)(*args, **kwargs)
 
     return layer

@@ -15,7 +15,7 @@ import NICE
 from layers import Conv2d, SNConv2d, SNLinear, fast, instance_layer_norm, instance_norm, use_definitions
 from layers.fast import convolution, memory, spectral_norm
 from layers.fast import convolution as fast_convolution
-from layers.fast.convolution import conv2d, conv_transpose2d, one_channel_conv, row_conv
+from layers.fast.convolution import affine, conv2d, conv_transpose2d, one_channel_conv, row_conv
 from layers.fast.normalisation import (
     _BatchNorm,
     _InstanceLayerNorm,
@@ -264,6 +264,23 @@ def test_spectral_convolution_of_two_chunks(side, stride, out, bias):
         x, weight = double(4, 48), weight.detach().flatten(1).requires_grad_()
         plain = layers.spectral_linear.__wrapped__
         agree(spectral_norm.spectral_linear(x, weight, *sigmas), plain(x, weight, *sigmas), x, weight)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("side", [7, 9])  # few positions and many
+def test_affine(layout, side):
+    torch.manual_seed(0)
+    x, scale, shift = double(2, 3, side, side, layout=layout), double(2, 3, 1, 1), double(3, 1, 1)
+    agree(affine(x, scale, shift, -1), shift - scale * x, x, scale, shift)
+
+
+def test_normalisations_without_gradients_give_the_same_bits():
+    torch.manual_seed(0)
+    x, of_channel = torch.randn(2, 3, 9, 9), (torch.rand(1, 3, 2), torch.rand(2, 3), torch.rand(2, 3))
+    for normalise, more in ((instance_norm, ()), (instance_layer_norm, of_channel)):
+        expected = normalise(x.clone().requires_grad_(), *more)
+        with torch.no_grad():
+            assert torch.equal(normalise(x, *more), expected)
 
 
 def accelerated() -> set[str]:

@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import Tensor
 
+from layers.fast.convolution import affine
+
 try:
     from layers.fast import triton_kernels
 except ImportError:  # Triton is not installed
@@ -32,12 +34,7 @@ def _constants(C: int, n: int, eps: float, device, dtype) -> tuple[Tensor, Tenso
 
 def _lifted(x: Tensor) -> Tensor:
     """x in at least float32: half precision is lifted once for all that reads it."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _affine(x: Tensor, scale: Tensor, shift: Tensor, value: float = 1) -> Tensor:
-    """shift + value * scale * x."""
-    return torch.addcmul(shift, x, scale, value=value)
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 FLAT = 2.0**-40  # variance over squared mean of a channel that is constant but for rounding
@@ -56,15 +53,27 @@ def _normalised(x: Tensor, scale: Tensor, shift: Tensor, m: Tensor, S: Tensor) -
     """
     beyond_rounding = torch.addcmul(S, m, m, value=-FLAT * x.shape[2] * x.shape[3])
     if numbers_are_at_hand(x) and beyond_rounding.min().item() > 0:
-        return _affine(x, scale, shift)  # the usual case
+        return affine(x, scale, shift)  # the usual case
     flat = (beyond_rounding <= 0).view(scale.shape)
     at_mean = shift + scale * m.view(scale.shape)  # not fused, so that shift = -m * scale leaves exactly 0
-    return _affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
+    return affine(x, scale.masked_fill(flat, 0), torch.where(flat, at_mean, shift))
 
 
 def _sums(g: Tensor, x: Tensor, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Sums of g * x and of g over H, W."""
     return (g * x).sum((2, 3), keepdim), g.sum((2, 3), keepdim)
+
+
+class _NoContext:
+    """The context of a forward whose gradients nobody wants."""
+
+    def save_for_backward(self, *tensors: Tensor):
+        pass
+
+
+def _apply(function, *args):
+    """function.apply(*args); without gradients, what autograd prepares costs as much as a small map's operations."""
+    return function.apply(*args) if torch.is_grad_enabled() else function.forward(_NoContext(), *args)
 
 
 class _Normalisation(torch.autograd.Function):
@@ -92,7 +101,7 @@ class _Normalisation(torch.autograd.Function):
         dm, dS, *grads = torch.autograd.grad(ctx.made, ctx.small, sums, retain_graph=True)
         slope, scale = 2 * dS, scale.detach()
         offset = torch.addcmul(dm / (x.shape[2] * x.shape[3]), slope, m.detach(), value=-1)
-        return _affine(x, slope, offset).addcmul_(g, scale).to(kind), None, *grads
+        return affine(x, slope, offset).addcmul_(g, scale).to(kind), None, *grads
 
 
 def _normalise(x, coefficients, *parameters):
@@ -125,7 +134,7 @@ class _InstanceNorm(torch.autograd.Function):
         mean_g = alone / n
         slope = (with_x / n - m * mean_g) * i * i * i
         offset = torch.addcmul(slope * m, mean_g, i, value=-1)
-        return _affine(x, slope, offset, -1).addcmul_(g, i).to(kind), None
+        return affine(x, slope, offset, -1).addcmul_(g, i).to(kind), None
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -153,7 +162,7 @@ class _BatchNorm(torch.autograd.Function):
 
 def instance_norm(x, eps=1e-5):
     if not torch.compiler.is_compiling():
-        return (_BatchNorm if x.device.type == "cuda" else _InstanceNorm).apply(x, eps)
+        return _apply(_BatchNorm if x.device.type == "cuda" else _InstanceNorm, x, eps)
     n = x.shape[2] * x.shape[3]
 
     def coefficients(m, S):
@@ -231,7 +240,7 @@ class _InstanceLayerNorm(torch.autograd.Function):
         offset = torch.addcmul(dj * M, di, m).addcmul_(db, p, value=-1 / n)
         offset.add_((db * q).sum(1, keepdim=True), alpha=-1 / (C * n))
         slope, offset = (di + dj).view(scale.shape), offset.view(scale.shape)
-        dx = _affine(x, slope, offset, -1).addcmul_(g, scale).to(kind)
+        dx = affine(x, slope, offset, -1).addcmul_(g, scale).to(kind)
         dgamma = torch.addcmul(dscale * a, dshift, b, value=-1)
         dgamma, dbeta = (t.sum_to_size(gamma.shape).view(shape) for t in (dgamma, dshift))
         return dx, dmix[None], dgamma, dbeta, None
@@ -249,7 +258,7 @@ class _TritonInstanceLayerNorm(torch.autograd.Function):
         scale, shift = triton_kernels.instance_layer_norm_forward(*small, beta.reshape(-1, C).contiguous(), n, eps)
         ctx.save_for_backward(x, scale, *small)
         ctx.shape, ctx.eps = gamma.shape, eps
-        return _affine(lifted, scale[..., None, None], shift[..., None, None]).to(x.dtype)
+        return affine(lifted, scale[..., None, None], shift[..., None, None]).to(x.dtype)
 
     @staticmethod
     def backward(ctx, g):
@@ -258,7 +267,7 @@ class _TritonInstanceLayerNorm(torch.autograd.Function):
         dscale, dshift = _sums(g, x)
         small = v, m, mix, gamma, dscale, dshift, x.shape[2] * x.shape[3], ctx.eps
         slope, offset, dgamma, dmix = triton_kernels.instance_layer_norm_backward(*small)
-        dx = _affine(x, slope[..., None, None], offset[..., None, None], -1)
+        dx = affine(x, slope[..., None, None], offset[..., None, None], -1)
         dx = dx.addcmul_(g, scale[..., None, None]).to(kind)
         dgamma, dbeta = (t.sum_to_size(gamma.shape).view(ctx.shape) for t in (dgamma, dshift))
         return dx, dmix.sum_to_size(mix.shape), dgamma, dbeta, None
@@ -274,7 +283,7 @@ def instance_layer_norm(x, mix, gamma, beta, eps=1e-5):
     if torch.compiler.is_compiling():
         return _compiled_instance_layer_norm(x, mix, gamma, beta, eps)
     triton = x.device.type == "cuda" and _triton_works(x.device)
-    return (_TritonInstanceLayerNorm if triton else _InstanceLayerNorm).apply(x, mix, gamma, beta, eps)
+    return _apply(_TritonInstanceLayerNorm if triton else _InstanceLayerNorm, x, mix, gamma, beta, eps)
 
 
 def _compiled_instance_layer_norm(x, mix, gamma, beta, eps):

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from layers.fast.convolution import one_channel_conv, product
+from layers.fast.convolution import affine, one_channel_conv, product
 
 
 def power_iteration(W, u):
@@ -129,4 +129,4 @@ def spectral_conv2d(x, weight, bias, stride, inv_sigma, u, v):
     scale = (scale if N == K else scale.repeat_interleave(N // K, 0))[..., None, None]  # (N,1,1,1)
     if bias is None:
         return y * scale
-    return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1), y, scale)
+    return affine(y, scale, bias.to(y.dtype).view(-1, 1, 1))
