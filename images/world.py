@@ -10,6 +10,7 @@ degree: n3413w11840.png.
 """
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,31 +64,33 @@ def blocks(width: int, size: int) -> list[tuple[str, int]]:
     return [(ROLES[n % 3], 4 * n * size) for n in range(width // (12 * size) * 3)]
 
 
+def grid(land: np.ndarray, size: int, left: int, side: int, step: int) -> Iterator[tuple[int, int, Tile]]:
+    """(column, row, window) of the windows of a block of longitude that have enough land and are not near to a pole.
+
+    left: first column of the block; side: of each window; step: between two.
+    """
+    height, _ = land.shape
+    edge = height * (90 - LATITUDE) / 180
+    for column, x in enumerate(range(left, left + 3 * size - side + 1, step)):
+        for row, y in enumerate(range(0, height - side + 1, step)):
+            tile = Tile(x, y, side)
+            if edge <= y and y + side <= height - edge and tile.of(land).sum() > LAND * side * side:
+                yield column, row, tile
+
+
 def tiles(land: np.ndarray, size: int) -> dict[str, list[Tile]]:
     """The windows of "trainA", "trainB", "testA" and "testB" in a map of the whole world.  land: (H,W) bool.
 
     Test windows have the side `size` and do not overlap; testA and testB alternate like the fields of a chessboard.
     Training windows overlap and are a quarter wider, because training resizes pictures before it crops them.
     """
-    height, width = land.shape
-    edge = height * (90 - LATITUDE) / 180
-    sums = np.pad(land, ((1, 0), (1, 0))).cumsum(0, dtype=int).cumsum(1)
-
-    def grid(left, side, step):
-        """(column, row, window) of each window of a block that has enough land and is not too near to a pole."""
-        for column, x in enumerate(range(left, left + 3 * size - side + 1, step)):
-            for row, y in enumerate(range(0, height - side + 1, step)):
-                covered = sums[y + side, x + side] - sums[y, x + side] - sums[y + side, x] + sums[y, x]
-                if edge <= y and y + side <= height - edge and covered > LAND * side * side:
-                    yield column, row, Tile(x, y, side)
-
     found = {name: [] for name in ("trainA", "trainB", "testA", "testB")}
-    for role, left in blocks(width, size):
+    for role, left in blocks(land.shape[1], size):
         if role == "T":
-            for column, row, tile in grid(left, size, size):
+            for column, row, tile in grid(land, size, left, size, size):
                 found["testA" if (column + row) % 2 == 0 else "testB"].append(tile)
         else:
-            found[f"train{role}"] += [tile for *_, tile in grid(left, size * 5 // 4, size * 7 // 16)]
+            found[f"train{role}"] += [tile for *_, tile in grid(land, size, left, size * 5 // 4, size * 7 // 16)]
     return found
 
 

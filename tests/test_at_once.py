@@ -16,7 +16,8 @@ from utils import UserError
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("activations", "answers", "compare", "curves", "gallery", "heatmaps", "latent", "shared_latent", "study",
            "study_table")  # fmt: skip
-BENCHMARKS = ("ablation", "bench", "bench_scores", "init_from", "intervals", "kernels", "published", "table1", "turns")
+BENCHMARKS = ("ablation", "bench", "bench_scores", "init_from", "intervals", "kernels", "published", "settings",
+              "table1", "turns")
 CODE = """
 import os, runpy, sys
 sys.argv = [sys.argv[1], *sys.argv[2:]]

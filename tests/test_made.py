@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,9 @@ from images import emoji, made, world
 from images.data_sets import hint, main
 from images.packages import Package, fetched
 from utils import UserError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import settings
 
 SIZE, SHAPE = 16, (270, 540)
 PIXELS = "78345066972dfeac02539d4f979af7f9c489e94102e470d2fe9a5bd6e3d607cd"  # of the data set that `small` makes
@@ -73,6 +78,17 @@ def test_roles_share_no_place_nor_neighbour(maps, shape, size):
         assert min(b.x + shape[1] - a.x - a.side for a in places[one] for b in places[two]) >= size  # round the Earth
     windows = {(tile.x, tile.y) for tile in places["T"]}
     assert len(windows) == len(places["T"]) and all(x % size == y % size == 0 for x, y in windows)
+
+
+def test_held_out_places_are_in_no_training_and_no_test():
+    satellite, relief, land = "satellite", "relief", np.ones((2700, 5400), bool)
+    chosen, tiles = settings.held_out(satellite, relief, land), world.tiles(land, settings.SIZE)
+    tests = [tile for name in ("testA", "testB") for tile, _ in chosen[name]]
+    seen = [tile for name in ("trainA", "trainB") for tile, _ in chosen[name]]
+    assert len(tests) > 20 and len(seen) > 100
+    assert all(gap(tile, other) > 0 for tile in tests for other in [*seen, *tiles["testA"], *tiles["testB"]])
+    assert [tile for tile, _ in chosen["testA"]] == [tile for tile, _ in chosen["truthA"]]
+    assert chosen["testA"][0][1] is satellite and chosen["truthA"][0][1] is relief
 
 
 def test_pictures_are_of_land_and_away_from_the_poles(maps):
