@@ -7,6 +7,7 @@ from layers.convolution import (
     ReflectionPad2d,
     blur,
     conv2d,
+    conv2d_without_gradient,
     conv_transpose2d,
     product,
     reflect,

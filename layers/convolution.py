@@ -18,6 +18,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     return F.conv2d(x, weight, bias, stride, padding)
 
 
+@accelerated
+def conv2d_without_gradient(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0):
+    """conv2d, for translation."""
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
 class Conv2d(nn.Conv2d):
     """nn.Conv2d by `conv2d`.
 

@@ -28,7 +28,8 @@ class EqualConv(nn.Module):
 
     def forward(self, x: Tensor, gain: float = 1.0, bias: Tensor | None = None) -> Tensor:
         weight = self.weight * (gain / math.sqrt(self.weight[0].numel()))
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        conv2d = F.conv2d if self.training else layers.conv2d_without_gradient
+        return conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class Activation(nn.Module):

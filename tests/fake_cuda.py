@@ -43,7 +43,8 @@ READ = torch.ops.aten._local_scalar_dense.default
 CPU_ONLY = {
     fast_memory: ("_Early",),
     fast_convolution: (
-        "one_channel_conv", "row_conv", "_MinimalConv", "_StridedConv", "_StridedConvTranspose", "_OnFrame",
+        "one_channel_conv", "row_conv", "_MinimalConv", "_minimal_conv2d", "_StridedConv",
+        "_StridedConvTranspose", "_OnFrame",
     ),  # fmt: skip
 }
 

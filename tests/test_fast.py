@@ -15,7 +15,14 @@ import NICE
 from layers import Conv2d, SNConv2d, SNLinear, fast, instance_layer_norm, instance_norm, use_definitions
 from layers.fast import convolution, memory, spectral_norm
 from layers.fast import convolution as fast_convolution
-from layers.fast.convolution import affine, conv2d, conv_transpose2d, one_channel_conv, row_conv
+from layers.fast.convolution import (
+    affine,
+    conv2d,
+    conv2d_without_gradient,
+    conv_transpose2d,
+    one_channel_conv,
+    row_conv,
+)
 from layers.fast.normalisation import (
     _BatchNorm,
     _InstanceLayerNorm,
@@ -94,6 +101,25 @@ def test_minimal_filters_keep_float32s_precision():
     found = (y, *torch.autograd.grad(y, inputs, g.float()))
     assert not torch.equal(y, F.conv2d(*inputs))  # it took the other path
     assert max((a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)) < 3e-6
+
+
+@LAYOUTS
+@pytest.mark.parametrize("n, h, w", [(1, 12, 16), (2, 21, 18), (1, 3, 70)])
+def test_minimal_filters_along_both_sides(minimal_filters, monkeypatch, layout, n, h, w):
+    """In strips of several tiles, one tile and parts of one; without a gradient only."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(fast_convolution, "LEAST_CHANNELS", 0)
+    monkeypatch.setattr(fast_convolution, "TILES", 8)
+    x, weight = torch.randn(n, 24, h, w).contiguous(memory_format=layout), torch.randn(40, 24, 3, 3)
+    bias = torch.randn(40)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    with torch.no_grad():
+        y = conv2d_without_gradient(x, weight, bias, 1, 1)
+        without_bias = conv2d_without_gradient(x, weight, None, 1, 1)
+    assert (y - exact).norm() / exact.norm() < 3e-6
+    torch.testing.assert_close(y, without_bias + bias.view(-1, 1, 1), rtol=1e-4, atol=1e-4)
+    plain = F.conv2d(x, weight, bias, padding=1)
+    assert not torch.equal(y, plain) and torch.equal(conv2d_without_gradient(x, weight, bias, 1, 1), plain)
 
 
 @LAYOUTS

@@ -7,6 +7,7 @@ folder, or with --plain true, the program still runs, slower.
 from layers.fast.convolution import (
     blur,
     conv2d,
+    conv2d_without_gradient,
     conv_transpose2d,
     product,
     smooth_double,

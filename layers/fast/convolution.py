@@ -8,6 +8,8 @@ from torch import Tensor
 
 # convolutions with fewer pairs of channels or fewer positions gain nothing by minimal filters (two cores)
 LEAST_CHANNEL_PAIRS, LEAST_POSITIONS = 2**16, 2**10
+LEAST_CHANNELS = 128  # of both sides, for tiles of 4x4 without a gradient
+TILES = 512  # at a time: fewer repeat the reading of weights, more leave the cache
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -133,6 +135,72 @@ class _MinimalConv(torch.autograd.Function):
             rows[:, 4:-2].unflatten(1, (T - 1, 4))[:, :, :2] += tiles[:, :-1, 4:]  # tiles overlap by two rows
             rows[:, -2:] = tiles[:, -1, 4:]
         return dx, dweight
+
+
+def _mixed(d) -> Tensor:
+    """B of _minimal_filter times 6 slices: (6,...)."""
+    out = d.new_empty(d.shape)
+    v0, v1, v2, v3, v4, v5 = out
+    d0, d1, d2, d3, d4, d5 = d
+    s, t = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
+    torch.add(s, t, out=v1)
+    torch.sub(s, t, out=v2)
+    torch.sub(d4, d2, out=s)
+    torch.sub(d3, d1, out=t)
+    torch.add(s, t, alpha=2, out=v3)
+    torch.sub(s, t, alpha=2, out=v4)
+    torch.sub(d4, d2, alpha=5, out=v0).add_(d0, alpha=4)
+    torch.sub(d5, d3, alpha=5, out=v5).add_(d1, alpha=4)
+    return out
+
+
+def _unmixed(m, out):
+    """Write A of _minimal_filter times 6 slices, which are overwritten, into 4."""
+    m0, m1, m2, m3, m4, m5 = m
+    y0, y1, y2, y3 = out
+    a, c = m1 + m2, m3 + m4
+    b, d = m1.sub_(m2), m3.sub_(m4)
+    torch.add(a, c, out=y0).add_(m0)
+    torch.add(b, d, alpha=2, out=y1)
+    torch.add(a, c, alpha=4, out=y2)
+    torch.add(b, d, alpha=8, out=y3).add_(m5)
+
+
+def _minimal_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv2d(x, weight, bias, padding=1) of 3x3 kernels with a quarter of the multiplications, without a gradient.
+
+    Minimal filtering as in _MinimalConv, along height and width: 6x6 numbers give 4x4 results by 36 products instead
+    of 144.  Strips of tiles are computed whole, so that the passes between products meet the cache.  Equal but for
+    rounding: 2e-6 relative in float32 with 160 channels, against 5e-7 of PyTorch's convolution.
+    """
+    (N, _, H, W), out = x.shape, len(weight)
+    rows, columns = -(-H // 4), -(-W // 4)  # of tiles; the last may reach into zeros
+    x = F.pad(x, (1, 4 * columns - W + 1, 1, 4 * rows - H + 1)).permute(0, 2, 3, 1).contiguous()
+    y = x.new_empty(N, rows, 4, columns, 4, out)
+    _, G, _ = _minimal_filter(x.dtype)
+    kernels = torch.einsum("pi,qj,ocij->pqoc", G, G, weight).contiguous()
+    strip = max(1, TILES // columns)
+    for image, result in zip(x.unfold(1, 6, 4), y, strict=True):  # (rows,4*columns+2,C,6), (rows,4,columns,4,O)
+        for some, found in zip(image.split(strip), result.split(strip), strict=True):
+            across = x.new_empty(4, 6, len(some), columns, out)
+            for p, row in enumerate(_mixed(some.movedim(-1, 0))):
+                tiles = _mixed(row.unfold(1, 6, 4).movedim(-1, 0)).flatten(1, 2)  # (6,tiles,C)
+                products = []
+                for q, (tile, kernel) in enumerate(zip(tiles, kernels[p], strict=True)):
+                    b = bias if p == q == 1 else None  # A's second column is ones: b reaches all 4x4 results
+                    products.append(torch.ops.mkldnn._linear_pointwise(tile, kernel, b, "none", [], ""))
+                _unmixed([m.view(across.shape[2:]) for m in products], across[:, p])
+            _unmixed(across.transpose(0, 1), found.permute(1, 3, 0, 2, 4))
+    return y.view(N, 4 * rows, 4 * columns, out).permute(0, 3, 1, 2)[:, :, :H, :W]
+
+
+def conv2d_without_gradient(x, weight, bias=None, stride=1, padding=0):
+    out, c, *k = weight.shape
+    pays = min(out, c) >= LEAST_CHANNELS and x[0, 0].numel() >= 4 * LEAST_POSITIONS
+    onednn = on_cpu(x) and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if pays and onednn and not torch.is_grad_enabled() and (k, stride, padding) == ([3, 3], 1, 1):
+        return _minimal_conv2d(x, weight, bias)
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 def _patches(x: Tensor, k: int, stride: int, padding: int) -> Tensor:
