@@ -103,15 +103,8 @@ def serve(side: str, options: str, least: float = 1.0):
             n, seconds = n + 1, time.perf_counter() - start
         return seconds / n
 
-    def adapt(least: float, most: float) -> float:
-        """Take steps as a training does, which changes its threads beside other programs; the seconds spent.
-
-        At least `least` seconds; up to `most` while the training has fewer threads than at first.
-        """
-        start = time.perf_counter()
-        while adaptive and (spent := time.perf_counter() - start) < (most if adaptive.few else least):
-            adaptive(timed(lambda: model.train_step(*batch), least=0))
-        return spent if adaptive else 0.0
+    def train_step() -> float:
+        return timed(lambda: model.train_step(*batch), least=0)
 
     @torch.no_grad()
     def translate():
@@ -147,8 +140,8 @@ def serve(side: str, options: str, least: float = 1.0):
 
     calls = {
         "step": lambda: timed(lambda: model.train_step(*batch), getattr(model, "period", 1)),
-        "notice": lambda: adapt(12, 12),
-        "recover": lambda: adapt(6, 150),
+        "notice": lambda: busy.settle(adaptive, train_step, 12),
+        "recover": lambda: busy.settle(adaptive, train_step, 6, again=True),
         "translate": lambda: timed(translate),
         "profile": operations,
         "memory": memory,
@@ -376,7 +369,7 @@ def main():
     elif args.start:
         start_up()
     elif args.scaling and args.methods:
-        scale_table(args.methods, args.sizes, args.batches)
+        scale_table(args.methods, args.sizes, args.batches, args.extra)
     elif args.scaling:
         scaling(args.rounds, args.extra, args.plot)
     elif args.profile:

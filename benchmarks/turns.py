@@ -138,13 +138,13 @@ def cases(names: list[str]) -> list[str]:
     return [f"--method {name}" for name in (DECLARED if names == ["all"] else names)]
 
 
-def scale_table(names: list[str], sizes: list[int], batches: list[int]):
+def scale_table(names: list[str], sizes: list[int], batches: list[int], extra: str = ""):
     """Print the table of `scale`; a method that refuses a size is left out, with its reason."""
     print("| options | sides | batches | time, pixels | memory, pixels | time, batch | memory, batch | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for words in cases(names):
         try:
-            print(scale(words, sizes, batches), flush=True)
+            print(scale(f"{words} {extra}".strip(), sizes, batches), flush=True)
         except UserError as error:
             print(f"{words} is left out: {error}", file=sys.stderr)
 

@@ -118,6 +118,18 @@ def test_threads_are_fewer_while_steps_are_slow_and_all_again_when_quiet():
     assert len(numbers) == 4
 
 
+def test_busy_measures_after_the_threads_have_changed():
+    numbers = []
+    adaptive = Adaptive(4, set_number=numbers.append)
+    for seconds, again, expected in ((1, False, []), (4, False, [2]), (4, True, [2, 4, 2]), (1, True, [2, 4, 2, 4])):
+        times = iter([seconds] * 40)
+        while adaptive.usual == float("inf"):
+            adaptive(seconds)
+        busy.settle(adaptive, lambda times=times: next(times), 0, again)
+        assert numbers == expected
+    busy.settle(None, pytest.fail, 9)  # a fixed number of threads
+
+
 def test_steps_that_differ_in_cost_are_no_sign_of_other_programs():
     adaptive = Adaptive(2, period=3, set_number=pytest.fail)
     assert [line for _ in range(20) for seconds in (0.5, 0.5, 9) if (line := adaptive(seconds))] == []
