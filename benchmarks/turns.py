@@ -114,23 +114,40 @@ def turns(what: str, way: str, words: str, size: int, rounds: int) -> str:
     return f"| {words} | {size} | {ratio:.2f} | {a:.3g} | {b:.3g} |"
 
 
+def growth(x: list[int], y: list[float]) -> str:
+    """The exponent of y over x, and that of the last two points, where fixed costs count least."""
+    if len(x) < 2:
+        return ""
+    return f"{exponent(x, y):.2f}" + (f", last {exponent(x[-2:], y[-2:]):.2f}" if len(x) > 2 else "")
+
+
 def scale(words: str, sizes: list[int], batches: list[int]) -> str:
-    """A line with exponents: of seconds and peak memory over the number of pixels, and over the batch."""
-    first, rows = {}, {"pixels": [], "batch": []}
+    """A line with exponents: of seconds and peak memory over the number of pixels, and over the batch.
+
+    A size or batch that the method refuses is left out, with its reason on stderr; "": all are.
+    """
+    found = {}  # (size, batch): seconds, MB
+
+    def measure(size: int, batch: int):
+        if (size, batch) not in found:
+            try:
+                found[size, batch] = alone(f"{words} {size_option(words, size)} --batch_size {batch}")
+            except UserError as error:
+                print(f"{words} at {size} px, batch {batch} is left out: {error}", file=sys.stderr)
+
     for size in sizes:
-        row = (size * size, *alone(f"{words} {size_option(words, size)} --batch_size {batches[0]}"))
-        rows["pixels"].append(row)
-        first = first or {batches[0]: row[1:]}
-    for n in batches:
-        row = first.get(n) or alone(f"{words} {size_option(words, sizes[0])} --batch_size {n}")
-        rows["batch"].append((n, *row))
-    cells = [words, ", ".join(map(str, sizes)), ", ".join(map(str, batches))]
-    for axis in ("pixels", "batch"):
-        numbers, times, memories = zip(*rows[axis], strict=True)
-        many = len(numbers) > 1
-        cells += [f"{exponent(numbers, y):.2f}" if many else "" for y in (times, memories)]
-    cells.append(", ".join(f"{row[1]:.3g}" for row in rows["pixels"]))
-    return f"| {' | '.join(cells)} |"
+        measure(size, batches[0])
+    first = next((size for size, _ in found), None)
+    for batch in batches if found else ():
+        measure(first, batch)
+    pixels = [(size**2, *row) for (size, batch), row in found.items() if batch == batches[0]]
+    batched = [(batch, *row) for (size, batch), row in found.items() if size == first]
+    cells = [words, ", ".join(f"{math.isqrt(row[0])}" for row in pixels), ", ".join(f"{row[0]}" for row in batched)]
+    for rows in (pixels, batched):
+        numbers, *columns = zip(*rows, strict=True) if rows else ((), (), ())
+        cells += [growth(numbers, column) for column in columns]
+    cells.append(", ".join(f"{row[1]:.3g}" for row in pixels))
+    return f"| {' | '.join(cells)} |" if found else ""
 
 
 def cases(names: list[str]) -> list[str]:
@@ -139,14 +156,12 @@ def cases(names: list[str]) -> list[str]:
 
 
 def scale_table(names: list[str], sizes: list[int], batches: list[int], extra: str = ""):
-    """Print the table of `scale`; a method that refuses a size is left out, with its reason."""
+    """Print the table of `scale`; extra: options of all, such as --ch 16 for narrow networks."""
     print("| options | sides | batches | time, pixels | memory, pixels | time, batch | memory, batch | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for words in cases(names):
-        try:
-            print(scale(f"{words} {extra}".strip(), sizes, batches), flush=True)
-        except UserError as error:
-            print(f"{words} is left out: {error}", file=sys.stderr)
+        if line := scale(f"{words} {extra}".strip(), sizes, batches):
+            print(line, flush=True)
 
 
 def alone(words: str) -> list[float]:

@@ -71,12 +71,21 @@ def test_scaling_finds_exponents_and_leaves_out_what_is_refused(monkeypatch, cap
     def alone(words):
         options = dict(zip(*[iter(words.split())] * 2, strict=False))
         size, batch = int(options["--img_size"]), int(options["--batch_size"])
-        if options["--method"] == "drit":
+        if options["--method"] != "cut" and size < (512 if options["--method"] == "unit" else 256):
             raise UserError("too small")
         return [size**2 * batch, 7 * size * batch**0.5]
 
     monkeypatch.setattr(turns, "alone", alone)
-    turns.scale_table(["cut", "drit"], [64, 128, 256], [1, 2, 4])
+    turns.scale_table(["cut", "drit", "unit"], [64, 128, 256], [1, 2, 4], "--ch 8")
     said = capsys.readouterr()
-    assert said.out.splitlines()[2].startswith("| --method cut | 64, 128, 256 | 1, 2, 4 | 1.00 | 0.50 | 1.00 | 0.50 |")
-    assert said.err == "--method drit is left out: too small\n"
+    both = "1.00, last 1.00 | 0.50, last 0.50"
+    assert [line.rpartition(" | ")[0] for line in said.out.splitlines()[2:]] == [
+        f"| --method cut --ch 8 | 64, 128, 256 | 1, 2, 4 | {both} | {both}",
+        f"| --method drit --ch 8 | 256 | 1, 2, 4 |  |  | {both}",
+    ]
+    left_out = [line.partition(" is left out: ") for line in said.err.splitlines()]
+    assert [name for name, _, why in left_out if why == "too small"] == [
+        f"--method {name} --ch 8 at {size} px, batch 1"
+        for name, sizes in (("drit", (64, 128)), ("unit", (64, 128, 256)))
+        for size in sizes
+    ]
