@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from images.encode import jet
-from networks import Discriminator, Encoder, ResnetGenerator
+from networks import Discriminator, Encoder, ResnetGenerator, options_of_generator
 from options import of_method
 from training.method import Update
 from training.trainer import Trainer
@@ -35,13 +35,10 @@ class NICE(Trainer):
     """Two generators, and two discriminators whose first layers encode."""
 
     options, defaults = of_method("nice")
+    name_in_paper = "NICE-GAN"
     authors_steps = 100_000  # in the paper
     counts_biases = True  # as in the paper's Table 2
     inference_networks = {("A", "B"): ("disA", "gen2B"), ("B", "A"): ("disB", "gen2A")}
-
-    @classmethod
-    def title(cls) -> str:
-        return "NICE-GAN"
 
     # ------------------------------------------------------------------------------------ networks
 
@@ -160,18 +157,11 @@ class NICE(Trainer):
     @classmethod
     def infer_options(cls, networks):
         dis, gen = networks["disA"], networks["gen2B"]
-        first, fc = dis["model.1.weight_orig"], gen["FC.0.weight"]
-        layers = sum(bool(re.fullmatch(r"(model|Dis0_0|Dis1_0)\.\d+\.weight_orig", k)) for k in dis)
-        found = {
-            "ch": first.shape[0],
-            "img_ch": first.shape[1],
-            "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in gen),
-            "light": fc.shape[1] == fc.shape[0],
-        }
+        first = dis["model.1.weight_orig"]
+        found = {"ch": first.shape[0], "img_ch": first.shape[1], **options_of_generator(gen)}
         if "conv1.weight_orig" in dis:  # without the global head the depth does not show
+            layers = sum(bool(re.fullmatch(r"(model|Dis0_0|Dis1_0)\.\d+\.weight_orig", k)) for k in dis)
             found["n_dis"] = layers + 2  # Dis1_1 and conv1
-        if not found["light"]:
-            found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)
         return found
 
     def summary_modules(self):

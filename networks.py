@@ -5,6 +5,7 @@ makes images of one domain from a code.  Existing checkpoints fix the module nam
 registration (the order of parameters in their optimizer states).  Shapes are for 256 x 256 images and c = 64.
 """
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -230,3 +231,11 @@ class ResnetGenerator(nn.Module):
             else:
                 x = block(x, gamma, beta)  # (N,256,64,64)
         return self.UpBlock2(x)  # (N,3,256,256)
+
+
+def options_of_generator(weights: dict) -> dict:
+    """n_res and light of a generator with these weights, NICE-GAN's or U-GAT-IT's; of a full one img_size, too."""
+    fc, n_res = weights["FC.0.weight"], sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", k)) for k in weights)
+    light = fc.shape[1] == fc.shape[0]
+    size = {} if light else {"img_size": 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)}
+    return {"n_res": n_res, "light": light, **size}

@@ -161,7 +161,10 @@ def spans(side: int, halo: int, tile: int) -> list[tuple[slice, slice, slice]]:
 
 
 class SingleImage(EpochSchedule):
-    """A method that learns from one picture per domain: a subclass builds StyleGAN2's generators and discriminators."""
+    """A method that learns from one picture per domain: a subclass builds StyleGAN2's generators and discriminators.
+
+    It defines generator(s, t), the generator from s to t.
+    """
 
     min_size = 4
     size_bound = True  # the widths depend on it
@@ -187,10 +190,6 @@ class SingleImage(EpochSchedule):
 
     def tiles(self, x: Tensor) -> Tensor:
         return tiled(x, self.judged)
-
-    def generator(self, s: str, t: str):
-        """The generator from s to t."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------------------- pictures
 

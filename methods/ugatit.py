@@ -17,7 +17,6 @@ paper compares with the light version after 100,000 of the authors' 1,000,000 st
 the layers, the networks and the method.
 """
 
-import re
 from typing import NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from images.encode import jet
 from layers import Conv2d, ReflectionPad2d, SNConv2d, SNLinear, Stack, instance_layer_norm, power_iterations, reflect
 from methods.cyclegan import ResnetBlock, lsgan, normed
-from networks import AdaILNBlock, down
+from networks import AdaILNBlock, down, options_of_generator
 from options import of_method
 from training.method import Update
 from training.trainer import Trainer
@@ -166,12 +165,9 @@ class UGATIT(Trainer):
     """U-GAT-IT: two generators with attention, a global and a local discriminator per domain."""
 
     options, defaults = of_method("ugatit")
+    name_in_paper = "U-GAT-IT"
     authors_steps = 1_000_000
     inference_networks = {("A", "B"): ("genA2B",), ("B", "A"): ("genB2A",)}
-
-    @classmethod
-    def title(cls) -> str:
-        return "U-GAT-IT"
 
     def build(self, a) -> dict[str, nn.Module]:
         G_args = dict(n=a.n_res, img_size=a.img_size, light=a.light)
@@ -259,13 +255,5 @@ class UGATIT(Trainer):
     @classmethod
     def infer_options(cls, networks):
         weights = networks["genA2B" if "genA2B" in networks else "genB2A"]
-        first, fc = weights["DownBlock.1.weight"], weights["FC.0.weight"]
-        found = {
-            "ch": first.shape[0],
-            "img_ch": first.shape[1],
-            "n_res": sum(bool(re.fullmatch(r"UpBlock1_\d+\.conv1\.weight", key)) for key in weights),
-            "light": fc.shape[1] == fc.shape[0],
-        }
-        if not found["light"]:
-            found["img_size"] = 4 * round((fc.shape[1] / fc.shape[0]) ** 0.5)
-        return found
+        first = weights["DownBlock.1.weight"]
+        return {"ch": first.shape[0], "img_ch": first.shape[1], **options_of_generator(weights)}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoints.contents import by_name
 from dataset import MARGIN, Samples, centre, scaled_size
@@ -47,7 +47,7 @@ class Method:
     directions          the translations it learns: pairs (source, target)
     inference_networks  {direction: names of the networks that translate}
     build(a)            its networks {name in checkpoints: module}; `a` holds the options of group "model"
-    trained()           {optimizer name: parameters}; each is Adam with `betas` and --weight_decay
+    trained()           {optimizer name: list of parameters}; each is Adam with `betas` and --weight_decay
     updates()           the Updates of step self.step, in order.  An objective is called once for each pair in
                         `trained_directions`, and the gradients are summed.  It depends only on the batch and the
                         networks, so that it can be compiled as one graph.
@@ -96,6 +96,7 @@ class Method:
     """
 
     options, defaults = (), {}
+    name_in_paper = ""  # where it is not the name of the class
     directions = DIRECTIONS
     inference_networks = {}
     betas = (0.5, 0.999)
@@ -113,18 +114,6 @@ class Method:
     tiles_itself = False
     counts_biases = False  # whether --phase info counts the additions of biases as multiply-adds
 
-    def build(self, a) -> dict[str, nn.Module]:
-        raise NotImplementedError
-
-    def trained(self) -> dict[str, list[nn.Parameter]]:
-        raise NotImplementedError
-
-    def updates(self) -> tuple[Update, ...]:
-        raise NotImplementedError
-
-    def translate(self, x: Tensor, s: str, t: str) -> Tensor:
-        raise NotImplementedError
-
     @classmethod
     def check(cls, args) -> str | None:
         return None
@@ -136,17 +125,11 @@ class Method:
 
     # ---------------------------------------------------------------------------- one training step
 
-    def host_decision(self):
-        pass
+    def _nothing(self, *_):
+        """The default of hooks that need not do anything."""
 
-    def forward(self, batch: dict, s: str, t: str):
-        pass
-
-    def before(self, update: str):
-        pass
-
-    def after(self, update: str):
-        pass
+    host_decision = forward = before = after = prepare = _nothing
+    measure_training_set = check_images = load_extra_state = _nothing
 
     def lr(self, step: int) -> float:
         return lr_at(step, self.args.iteration, self.args.lr, self.args.decay_flag)
@@ -155,20 +138,11 @@ class Method:
     def term_weights(cls, args) -> dict[str, float]:
         return {}
 
-    def measure_training_set(self, paths: dict[str, list[Path]]):
-        pass
-
-    def prepare(self, real_A: Tensor, real_B: Tensor):
-        pass
-
     # -------------------------------------------------------------------------- pictures, checkpoints
-
-    def check_images(self, pictures: dict[str, list[Path]]):
-        pass
 
     @classmethod
     def title(cls) -> str:
-        return cls.__name__
+        return cls.name_in_paper or cls.__name__
 
     @classmethod
     def epoch_length(cls, counts: list[int]) -> int:
@@ -204,7 +178,7 @@ class Method:
             sampling=args.sampling,
             counted=self.folder["A"],  # the authors' programs swap the domains after drawing
             samples=self.samples,
-            scales=self.domain_scales(),
+            scales={d: self.scales.get(self.folder[d], {}) for d in "AB"},  # by domain, not by folder
         )
 
     def read_input(self, path: Path, size: int | None, scale=None) -> Tensor:
@@ -262,9 +236,6 @@ class Method:
 
     def extra_state(self) -> dict:
         return {}
-
-    def load_extra_state(self, state: dict):
-        pass
 
     @classmethod
     def from_released(cls, found: dict) -> dict | None:

@@ -216,10 +216,6 @@ class Trainer(Method):
         """Translate the test folders with a checkpoint (state, path), by default the run's newest valid one."""
         translate_folders(self, found)
 
-    def domain_scales(self) -> dict[str, dict]:
-        """The scales of deep pictures by domain, not by folder."""
-        return {d: self.scales.get(self.folder[d], {}) for d in "AB"}
-
     def plain_scales(self) -> dict[str, dict]:
         """The scales of deep pictures as checkpoints keep them."""
         return {d: {depth: [*levels] for depth, levels in scale.items()} for d, scale in self.scales.items()}
