@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import Conv2d, InstanceNorm, ReflectionPad2d, reflect, smooth_double
-from methods.cyclegan import ResnetBlock, normed
+from methods.cyclegan import Chain, ResnetBlock, leaky, normed
 from options import NCE_LAYERS
 
 
@@ -37,7 +37,7 @@ def blur(taps: list[float], divisor: float, c: int) -> Tensor:
     return torch.outer(row, row).repeat(c, 1, 1, 1)
 
 
-class Generator(nn.Module):
+class Generator(Chain):
     """Pictures (N,3,S,S) -> (N,3,S,S) in [-1,1]; c base channels, n residual blocks.  Shapes for S = 256, c = 64.
 
     compared: the numbers of the layers that PatchNCE compares, as far as there are so many.
@@ -64,9 +64,6 @@ class Generator(nn.Module):
         self.layers = [i for i in compared if i < 12 + n]
         self.widths = [{0: img_ch, 4: 2 * c}.get(i, 4 * c) for i in self.layers]  # channels of these layers
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
-
     def features(self, x: Tensor) -> list[Tensor]:
         """The outputs of the compared layers; the decoder is not computed."""
         return self.with_features(x, self.layers[-1] + 1)[1]
@@ -81,15 +78,11 @@ class Generator(nn.Module):
         return x, found
 
 
-class Discriminator(nn.Module):
+class Discriminator(Chain):
     """70x70 PatchGAN without strides: pictures (N,3,S,S) -> logits (N,1,30,30) for S = 256."""
 
     def __init__(self, img_ch: int = 3, c: int = 64):
         super().__init__()
-
-        def leaky():
-            return nn.LeakyReLU(0.2, inplace=True)
-
         self.model = nn.Sequential(
             Conv2d(img_ch, c, 4, padding=1),
             leaky(),
@@ -101,9 +94,6 @@ class Discriminator(nn.Module):
             *normed(Conv2d(4 * c, 8 * c, 4, padding=1), leaky()),  # (N,512,31,31)
             Conv2d(8 * c, 1, 4, padding=1),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class Projection(nn.Module):

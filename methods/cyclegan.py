@@ -28,6 +28,16 @@ from training.trainer import Trainer
 # ------------------------------------------------------------------------------------------ networks
 
 
+class Chain(nn.Module):
+    """Layers that run one after another, named `model` as in existing checkpoints."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
+
+
 class ResnetBlock(nn.Module):
     """x + [pad, conv, IN, ReLU, pad, conv, IN](x); nothing after the sum."""
 
@@ -49,7 +59,7 @@ def normed(conv: nn.Module, activation: nn.Module | None = None, idle_bias: bool
     return [conv, InstanceNorm(), activation or nn.ReLU(inplace=True)]
 
 
-class Generator(nn.Module):
+class Generator(Chain):
     """Pictures (N,3,S,S) -> (N,3,S,S) in [-1,1]; c base channels, n residual blocks.  Shapes for S = 256, c = 64."""
 
     def __init__(self, img_ch: int = 3, c: int = 64, n: int = 9):
@@ -67,19 +77,12 @@ class Generator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
-
-class Discriminator(nn.Module):
+class Discriminator(Chain):
     """70x70 PatchGAN: pictures (N,3,S,S) -> logits (N,1,S/8-2,S/8-2)."""
 
     def __init__(self, img_ch: int = 3, c: int = 64):
         super().__init__()
-
-        def leaky():
-            return nn.LeakyReLU(0.2, inplace=True)
-
         self.model = nn.Sequential(
             Conv2d(img_ch, c, 4, stride=2, padding=1),
             leaky(),
@@ -88,9 +91,6 @@ class Discriminator(nn.Module):
             *normed(Conv2d(4 * c, 8 * c, 4, padding=1), leaky()),
             Conv2d(8 * c, 1, 4, padding=1),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 normal = partial(nn.init.normal_, std=0.02)

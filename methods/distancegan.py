@@ -63,7 +63,7 @@ class ResnetBlock(nn.Module):
         return self.conv_block(x).add_(x)
 
 
-class Generator(nn.Module):
+class Generator(cyclegan.Chain):
     """Pictures (N,3,S,S) -> (N,3,S,S) in [-1,1]; c base channels, n residual blocks.  Shapes for S = 256, c = 64.
 
     CycleGAN's with zero padding everywhere, and affine normalisation.
@@ -81,9 +81,6 @@ class Generator(nn.Module):
             Conv2d(c, img_ch, 7, padding=3),
             nn.Tanh(),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class Discriminator(cyclegan.Discriminator):

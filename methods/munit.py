@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layers import Conv2d, InstanceNorm, adaptive_instance_norm, conv2d, reflect, std_layer_norm, upsampled_conv2d
-from methods.cyclegan import initialise, lsgan
+from methods.cyclegan import Chain, initialise, lsgan
 from methods.styles import Styled
 from options import of_method
 from training.method import Update
@@ -107,7 +107,7 @@ class ResBlocks(nn.Module):
         return x
 
 
-class ContentEncoder(nn.Module):
+class ContentEncoder(Chain):
     """Pictures (N,3,S,S) -> content (N,C,S/2^n,S/2^n), C = c 2^n; c base channels, n strided and r residual blocks."""
 
     def __init__(self, img_ch: int, c: int = 64, n: int = 2, r: int = 4):
@@ -116,11 +116,8 @@ class ContentEncoder(nn.Module):
         first = Block(img_ch, c, 7, norm=InstanceNorm)  # (N,64,256,256)
         self.model = nn.Sequential(first, *down, ResBlocks(r, c * 2**n, InstanceNorm))  # (N,256,64,64)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
-
-class StyleEncoder(nn.Module):
+class StyleEncoder(Chain):
     """Pictures (N,3,S,S), S >= 16 -> style (N,style_dim,1,1).  No norms: they would remove the style."""
 
     def __init__(self, img_ch: int, c: int = 64, style_dim: int = 8):
@@ -129,9 +126,6 @@ class StyleEncoder(nn.Module):
         down = [Block(a, b, 4, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
         last = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * c, style_dim, 1)]
         self.model = nn.Sequential(Block(img_ch, c, 7), *down, *last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class Decoder(nn.Module):
