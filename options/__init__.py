@@ -2,21 +2,9 @@
 (parser), paths that exist (paths); main.py's command line as far as it needs no torch (program)."""
 
 from options.common import COMMON
-from options.files import OptionFileError, expanded
+from options.files import expanded
 from options.methods import DECLARED, NCE_LAYERS, of_method
-from options.option import (
-    Option,
-    boolean,
-    bounded,
-    data_set,
-    folder,
-    name,
-    natural,
-    positive,
-    positive_float,
-    resuming,
-    weight,
-)
+from options.option import boolean, bounded, data_set, folder, name, resuming
 from options.parser import OTHER_PROGRAMS, Help, Parser, as_argv
 from options.paths import near, need_checkpoint, need_folder, need_input
 from options.progress import telling
