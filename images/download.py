@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from images.locks import lock
 from utils import RunError, UserError, brief, parse_json, shown, text_of
 
 TIMEOUT = 30           # seconds that a server may be silent
@@ -81,13 +82,8 @@ def download(name, urls, part, by_hand, size=None, room=1, check=None):
     with writing_below(part.parent):
         file = open(part, "ab+")  # noqa: SIM115
     with file:
-        with suppress(ImportError):  # Windows: no protection there
-            import fcntl
-
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another call is fetching {name} into {shown(part.parent)}: wait for it") from None
+        if lock(file, part) is False:
+            raise UserError(f"another call is fetching {name} into {shown(part.parent)}: wait for it")
         try:
             reasons = []
             for url in urls:
