@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from demo.data import DIRECTIONS, ROOT
-from demo.measures import counterparts, to_draw, to_translate, translation, values
+from demo.data import ROOT
+from demo.measures import by_direction, counterparts, masks_in, translation, values
 from utils import UserError
 
 STEPS = 8  # of each colour channel: 512 colours
@@ -20,10 +20,7 @@ def area(fake_dir, truth_dir, mask_dir) -> dict:
     area   number of the animal's pixels in the translations, divided by that of the masks; 1 as in the truth
     iou    intersection over union of these pixels and the masks'
     """
-    names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
-    if not names:
-        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: "
-                        f"{to_draw(Path(mask_dir).parent)}")
+    names = masks_in(mask_dir)
     pictures = [counterparts(name, truth_dir, truth_dir, mask_dir) for name in names]
     truths = [_colours(values(truth)) for truth, _, _ in pictures]
     masks = [values(mask) >= 0.5 for _, _, mask in pictures]
@@ -50,13 +47,7 @@ def _colours(picture: np.ndarray) -> np.ndarray:
 
 def report(results_dir, root: Path = ROOT) -> dict:
     """Print the area in results_dir/fakeB and fakeA: {"A2B": {...}, "B2A": {...}}.  UserError: neither is there."""
-    found = {
-        f"{s}2{t}": area(Path(results_dir) / f"fake{t}", Path(root) / f"truth{s}", Path(root) / f"mask{s}")
-        for s, t in DIRECTIONS
-        if (Path(results_dir) / f"fake{t}").is_dir()
-    }
-    if not found:
-        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {to_translate()}")
+    found = by_direction(area, results_dir, root, ("truth", "mask"))
     for name, one in found.items():
         print(f"{name}: the animal takes {one['area']:.3f} of its true area, IoU {one['iou']:.3f}")
     return found

@@ -47,11 +47,7 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
 
     Numerators and denominators are averaged over the scenes before the division.
     """
-    names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
-    if not names:
-        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: "
-                        f"{to_draw(Path(mask_dir).parent)}")
-    sums = np.zeros(5)
+    names, sums = masks_in(mask_dir), np.zeros(5)
     for name in names:
         pictures = counterparts(name, source_dir, truth_dir, mask_dir)
         source, truth, mask = map(values, pictures)
@@ -80,6 +76,15 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
         "coat_colour": wrong / untranslated,
         "coat_texture": texture / right_texture,
     }
+
+
+def masks_in(mask_dir) -> list[str]:
+    """The names of the masks in a folder.  UserError: there are none."""
+    names = sorted(path.name for path in Path(mask_dir).glob("*.png"))
+    if not names:
+        raise UserError(f"{mask_dir}: no masks; delete the demo data set and generate it again with: "
+                        f"{to_draw(Path(mask_dir).parent)}")
+    return names
 
 
 def counterparts(name: str, source_dir, truth_dir, mask_dir) -> list[Image.Image]:
@@ -128,20 +133,25 @@ def bars() -> str:
     return f"The demo's bars: {', '.join(parts)}."
 
 
+def by_direction(measured, results_dir, root, kinds: tuple[str, ...]) -> dict:
+    """{"A2B": measured(folder of translations, folders of these kinds of pictures of the data set), "B2A": ...}."""
+    found = {
+        f"{s}2{t}": measured(Path(results_dir) / f"fake{t}", *(Path(root) / f"{kind}{s}" for kind in kinds))
+        for s, t in DIRECTIONS
+        if (Path(results_dir) / f"fake{t}").is_dir()
+    }
+    if not found:
+        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {to_translate()}")
+    return found
+
+
 def report(results_dir, root: Path = ROOT) -> dict:
     """Measure results_dir/fakeB and fakeA, print a line a measure, and return {"A2B": {...}, "B2A": {...}}.
 
     Of a method with one direction only one of the folders exists: only that direction is measured.
     UserError: neither folder exists.
     """
-    results_dir, root = Path(results_dir), Path(root)
-    found = {
-        f"{s}2{t}": measure(results_dir / f"fake{t}", *(root / f"{kind}{s}" for kind in ("test", "truth", "mask")))
-        for s, t in DIRECTIONS
-        if (results_dir / f"fake{t}").is_dir()
-    }
-    if not found:
-        raise UserError(f"{results_dir}: neither fakeB nor fakeA is there; translate first with: {to_translate()}")
+    found = by_direction(measure, results_dir, root, ("test", "truth", "mask"))
     print(f"{'demo':14}" + "".join(f"{name:>6}       " for name in found) + "  bar")
     for name, (low, high, meaning) in BARS.items():
         values = "".join(f"{m[name]:6.3f} {'pass' if passes(name, m[name]) else 'MISS'}  " for m in found.values())
