@@ -150,7 +150,9 @@ def fail(program: str, message: str, status: int = 2, follows: bool = False):
     """
     number, message = process_rank(), one_line(message)
     if follows and number == 0:
-        _wait_for_a_stop()
+        if "TORCHELASTIC_RUN_ID" in os.environ and not stop_heard.is_set():  # torchrun ends the others by SIGTERM
+            on_stops(lambda *_: stop_heard.set())
+            stop_heard.wait(GRACE)
     elif number:
         on_stops(signal.SIG_DFL)
         time.sleep(GRACE / 2)
@@ -163,13 +165,6 @@ def fail(program: str, message: str, status: int = 2, follows: bool = False):
 def one_line(text: str) -> str:
     """The text with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def _wait_for_a_stop():
-    """Wait for SIGTERM, with which torchrun ends the other ranks after a failure."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and not stop_heard.is_set():
-        on_stops(lambda *_: stop_heard.set())
-        stop_heard.wait(GRACE)
 
 
 def _tell_torchrun(line: str):

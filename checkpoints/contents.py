@@ -64,17 +64,12 @@ def record(kind=is_tree, **fields):
     return lambda x: named(kind)(x) and all(name in x and test(x[name]) for name, test in fields.items())
 
 
-def is_side(x) -> bool:
-    """A height and width of pictures in a training."""
-    return type(x) is int and 0 < x <= 1 << 14
-
-
 def are_options(x) -> bool:
     """Options of a run; those of translated pictures are used as they are, the others are parsed."""
     if not named(is_plain)(x):
         return False
-    sizes = x.get("img_size", 1), x.get("load_size") or 1
-    return all(map(is_side, sizes)) and isinstance(x.get("preprocess", ""), str)
+    sizes = x.get("img_size", 1), x.get("load_size") or 1  # heights and widths of pictures
+    return all(type(side) is int and 0 < side <= 1 << 14 for side in sizes) and isinstance(x.get("preprocess", ""), str)
 
 
 is_state_dict = named(lambda x: isinstance(x, torch.Tensor))

@@ -121,11 +121,6 @@ def save_checkpoint(state: dict, path: Path):
             raise out.error
 
 
-def is_large(path: Path) -> bool:
-    """Whether reading or writing a checkpoint of this size may take seconds."""
-    return path.is_file() and path.stat().st_size > 2**26
-
-
 def load_checkpoint(path: Path, recognise) -> dict:
     """Read a checkpoint of this program or of a method's authors: a file, or a folder with a file per network.
 
@@ -225,7 +220,8 @@ def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=
         raise UserError(f"no checkpoint {shown(latest_path(results))}; {remedy}")
     for path in paths:
         try:
-            with telling(f"reading {shown(path)}", when=is_large(path)):
+            large = path.is_file() and path.stat().st_size > 2**26  # reading it may take seconds
+            with telling(f"reading {shown(path)}", when=large):
                 state = load_checkpoint(path, recognise)
                 verify(state, path, [*filter(is_network, state), "args", "ema", "scales"] if to_translate else None)
             return state, path

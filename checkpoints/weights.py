@@ -213,6 +213,7 @@ def interpret(file, storage=None, known=GLOBALS):
     known: {"module name": Function or value} of what the pickle may name.
     """
     stack, marks, memo, storages = [], [], {}, {}
+    push = stack.append
 
     def since_mark() -> list:
         start = marks.pop()
@@ -228,9 +229,6 @@ def interpret(file, storage=None, known=GLOBALS):
         if (dtype, key) not in storages:
             storages[dtype, key] = storage(dtype, key, numel)
         return storages[dtype, key]
-
-    def push(value):
-        stack.append(value)
 
     for count, (op, arg, _) in enumerate(pickletools.genops(file)):
         name = op.name

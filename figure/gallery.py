@@ -45,7 +45,6 @@ import methods
 from images import maker
 from images.decode import read_image
 from images.files import list_images
-from training.held_out import ON_TEST
 from utils import parse_json, shown, text_of
 
 HIGHER = ("precision", "recall", "density", "coverage")
@@ -178,16 +177,11 @@ def scores(runs: list[Run]) -> list[dict]:
             steps, values = found.get(key, ([], []))
             best = min(range(len(values)), key=lambda i: _distance(quantity, values[i]), default=None)
             ends = {"last": [values[-1], steps[-1]], "best": [values[best], steps[best]]} if values else None
-            cells.append(ends and ends | {"chosen": _chosen(one)})
+            cells.append(ends and ends | {"chosen": curves.chosen(one.path)})
         ranks = [_distance(quantity, cell["last"][0]) if cell else np.inf for cell in cells]
         winner = int(np.argmin(ranks)) if len(runs) > 1 else None
         rows.append({"title": titled(quantity), "way": WAYS.get(way, ""), "cells": cells, "winner": winner})
     return rows
-
-
-def _chosen(one: Run) -> str:
-    """What the scores in a run's log are of, and so its best step is chosen on; in older runs the test pictures."""
-    return next((start["best"] for start in reversed(one.starts) if start.get("best")), ON_TEST)
 
 
 def _distance(quantity: str, value: float) -> float:

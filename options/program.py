@@ -46,20 +46,14 @@ def asks_for_help(argv: list[str]) -> bool:
     return bool({"--help", "-h"} & {*argv})
 
 
-def reads_a_checkpoint(first: argparse.Namespace) -> bool:
-    """Whether these options, of first_look, name a checkpoint, whose own options replace the defaults."""
-    if first.phase == "info":
-        return False
-    return bool(first.phase in TRANSLATING or first.resume or first.checkpoint or first.init_from)
-
-
 def refuse_mistakes(argv: list[str]) -> argparse.Namespace:
     """Print --help, or the mistake in these options, and exit; else return them as far as torch is not needed.
 
     Where a checkpoint fixes the method, the options of all methods are taken, with any value.
     """
     first = first_look(argv)
-    if asks_for_help(argv) or not reads_a_checkpoint(first):
+    named = first.phase in TRANSLATING or first.resume or first.checkpoint or first.init_from
+    if asks_for_help(argv) or first.phase == "info" or not named:  # no checkpoint, whose options replace the defaults
         args = parsed(argv)
         if args.phase == "train" and "epochs" in args.given and args.epochs is None:
             print(f"--iteration {args.iteration} comes after --epochs, and counts; --epochs last would count",

@@ -42,11 +42,9 @@ class Source:
     def __len__(self):
         return 0 if self.features is None else len(self.features)
 
-    def extract(self, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False,
-                scale=None):
-        """Fill in features, logits and row from the files; see the function extract."""
-        self.features, self.logits, order = _extract(
-            self.files, net, dim, classes, batch_size, resize, workers, device, quiet, scale)
+    def extract(self, *args, scale=None, **more):
+        """Fill in features, logits and row from the files; arguments as of the function extract."""
+        self.features, self.logits, order = _extract(self.files, *args, scale=scale, **more)
         self.scale = scale
         self.row = np.argsort(order)
 
@@ -70,17 +68,18 @@ def read_picture(path, size, resize, scale=None):
     return torch.from_numpy(np.stack(channels).clip(0, 255) / 255), digest
 
 
-def extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False,
-            scale=None):
+def extract(files, net, dim, **more):
     """Features (n, dim) float32 of picture files, and their logits without bias (n, classes) or None.
 
+    more: as of _extract.
     Each picture is resized on its own, and rows are sorted by the pictures' digests. So scores do not depend
     on batch size, file names or their order, and splits and subsets see the pictures shuffled.
     """
-    return _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet, scale)[:2]
+    return _extract(files, net, dim, **more)[:2]
 
 
-def _extract(files, net, dim, classes, batch_size, resize, workers, device, quiet, scale):
+def _extract(files, net, dim, classes=False, batch_size=50, resize="legacy", workers=2, device="cpu", quiet=False,
+             scale=None):
     """Features and logits as `extract` returns them, and which file each row is of: list[int]."""
     digests, features, logits = [], [], []
     bar = tqdm(total=len(files), desc=str(Path(files[0]).parent.name), unit="picture", disable=quiet or None)

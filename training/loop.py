@@ -81,9 +81,8 @@ class Loop:
         with ExitStack() as self.stack:
             if main:
                 self.stack.enter_context(locked(trainer.results))
-            if main and trainer.args.preprocess == "crop":
-                report_enlarged(paths, trainer.args.img_size)
-            if main:
+                if trainer.args.preprocess == "crop":
+                    report_enlarged(paths, trainer.args.img_size)
                 counts = [len(files) for files in paths.values()]
                 print(in_words(type(trainer), trainer.args, counts, trainer.world), file=sys.stderr)
             trainer.measure_training_set(paths)

@@ -26,7 +26,8 @@ def write_folder(trainer, state: dict, pipeline, place: Path):
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     results = results_of(pipeline.path)
-    preview = newest_grid(results, state["metadata"]["direction"])
+    way = state["metadata"]["direction"].replace("to", "2")
+    preview = max((results / "img").glob(f"{way}_*.png"), default=None)  # the newest sample grid, A2B_0001000.png
     write_model_folder(state, place)
     if preview:
         with atomic(place / PREVIEW) as temporary:
@@ -39,11 +40,6 @@ def write_folder(trainer, state: dict, pipeline, place: Path):
 def results_of(path: Path) -> Path:
     """The folder results/NAME of the run that wrote a checkpoint."""
     return path.parent.parent if path.parent.name == "model" else path.parent / path.stem.split("_params_")[0]
-
-
-def newest_grid(results: Path, direction: str) -> Path | None:
-    """The newest sample grid img/A2B_0001000.png of a direction AtoB."""
-    return max((results / "img").glob(f"{direction.replace('to', '2')}_*.png"), default=None)
 
 
 def newest_scores(state: dict, results: Path) -> dict:
