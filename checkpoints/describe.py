@@ -10,19 +10,13 @@ from utils import open_regular, shown
 
 MOST = 6  # entries that a message names
 
-# first bytes of a file, and what it is
+# first bytes of a file, or several such, and what it is
 FIRST_BYTES = (
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
     (b"<", "a web page or XML, not the file that was to be downloaded: download it again"),
     (b"\x89HDF", "an HDF5 file, as Keras writes: no method here is of Keras"),
-    (b"\x89PNG", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
-    (b"\x1f\x8b", "a compressed archive: unpack it"),
-    (b"BZh", "a compressed archive: unpack it"),
-    (b"\xfd7zXZ", "a compressed archive: unpack it"),
-    (b"7z\xbc\xaf", "a compressed archive: unpack it"),
-    (b"Rar!", "a compressed archive: unpack it"),
+    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "a picture"),
+    ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), "a compressed archive: unpack it"),
 )
 
 # keys of networks, and what they belong to.  A row fits if each of its parts is in some key.

@@ -229,4 +229,3 @@ def newest_checkpoint(results: Path, named: str | None, recognise, to_translate=
             if path == paths[-1]:
                 raise
             print(f"{error}; falling back to an older one", file=sys.stderr)
-    raise AssertionError("unreachable")

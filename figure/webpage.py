@@ -73,14 +73,6 @@ def save(image: Image.Image, folder: Path, name: str, jpeg: int | None = None) -
     return {"src": f"pictures/{path.name}", "width": image.width, "height": image.height}
 
 
-def fit(image: Image.Image, longest: int) -> Image.Image:
-    """The picture, scaled down if a side exceeds `longest` pixels."""
-    if max(image.size) <= longest:
-        return image
-    size = [max(1, round(side * longest / max(image.size))) for side in image.size]
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
 def each(function, things: list, what: str) -> list:
     """[function(thing) for thing in things] on all cores, with a progress bar if it takes long."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:

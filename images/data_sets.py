@@ -20,7 +20,7 @@ from images import made, scenes
 from images.archives import MAX_GROWTH, damage, members
 from images.download import download, drop, sha256_of, writing_below
 from images.locks import lock
-from options import near, telling
+from options import Parser, near, telling
 from utils import RunError, UserError, own_file, shown
 
 DATASETS = Path(__file__).resolve().parents[1] / "dataset"
@@ -271,11 +271,6 @@ def _place(path, folders):
     return None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _hash(text):
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256: 64 hexadecimal digits")
@@ -283,7 +278,7 @@ def _hash(text):
 
 
 def main(argv: list[str] | None = None):
-    parser = _Parser(prog="get.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="get.py", description=__doc__.split("\n")[0])
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of --list")
     parser.add_argument("--list", action="store_true", help="list names, numbers of pictures and sources")
     parser.add_argument("--dataset_dir", default=default_folder(), type=Path, metavar="DIR",

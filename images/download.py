@@ -1,6 +1,5 @@
 """Resumable downloads: one file from the first URL that serves it."""
 
-import errno
 import hashlib
 import http.client
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from images.locks import lock
-from utils import RunError, UserError, brief, parse_json, shown, text_of
+from utils import DISK_ERRORS, RunError, UserError, brief, parse_json, shown, text_of
 
 TIMEOUT = 30           # seconds that a server may be silent
 TRIES, PAUSE = 6, 1.0  # requests in a row without data, after some data; seconds before the second, then doubled
@@ -61,7 +60,7 @@ def writing_below(root):
     try:
         yield
     except OSError as error:
-        kind = RunError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else UserError
+        kind = RunError if error.errno in DISK_ERRORS else UserError
         raise kind(f"cannot write to {shown(root)}: {error.strerror or error}; check the disk and the folder") from None
 
 

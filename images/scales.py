@@ -48,7 +48,8 @@ def say(scale: Scale, place):
 def say_beyond(found: Iterable[Contents], scale: Scale, place):
     """A line where values lie beyond their domain's scale, or have none."""
     found = [each for each in found if each.depth and each.extent]
-    beyond = [each for each in found if each.depth in scale and _exceeds(each.extent, scale[each.depth])]
+    known = [(each, *each.extent, *scale[each.depth]) for each in found if each.depth in scale]
+    beyond = [each for each, least, most, black, white in known if least < black or most > white]
     alone = [each for each in found if each.depth not in scale]
     if beyond and process_rank() == 0:
         least, most = min(each.extent[0] for each in beyond), max(each.extent[1] for each in beyond)
@@ -58,10 +59,6 @@ def say_beyond(found: Iterable[Contents], scale: Scale, place):
     if alone and process_rank() == 0:
         print(f"{len(alone)} {alone[0].depth} pictures in {shown(place)} are of a depth that the training pictures "
               "have given no scale: each is scaled by its own values", file=sys.stderr)
-
-
-def _exceeds(extent, levels) -> bool:
-    return extent[0] < levels[0] or extent[1] > levels[1]
 
 
 def training_folder(folder: Path) -> Path | None:

@@ -249,8 +249,8 @@ class CycleGAN(EpochSchedule):
 
     def visuals(self, x, s, t):
         """Input, translation, cycle."""
-        fake = self.G[t](x)
-        return [x, fake, self.G[s](fake)]
+        fake = self.translate(x, s, t)
+        return [x, fake, self.translate(fake, t, s)]
 
     @classmethod
     def from_released(cls, found):

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from checkpoints.contents import by_name, lone_network
-from methods.single_image import FIRST, SingleImage, inferred, judge, unwrapped
+from methods.single_image import FIRST, SingleImage, inferred, judge
 from methods.stylegan2 import Discriminator, Generator, widths_of_D, widths_of_G
 from options import of_method
 from training.method import Update
@@ -141,14 +141,13 @@ class SinCUT(SingleImage):
     def from_released(cls, found):
         """One file per network; G alone is enough to translate."""
         networks = by_name(found, {"G", "F", "D"}) or {"G": lone_network(found) or {}}
-        return networks if networks and FIRST in unwrapped(networks.get("G", {})) else None
+        return networks if networks and FIRST in networks.get("G", {}) else None
 
     @classmethod
     def infer_options(cls, networks):
-        F_, D = (unwrapped(networks.get(name, {})) for name in "FD")
-        found = inferred(unwrapped(networks["G"]), D, networks.get("args", {}))
-        if F_:
-            found["netF_nc"] = F_["mlp_0.0.weight"].shape[0]
+        found = inferred(networks["G"], networks.get("D", {}), networks.get("args", {}))
+        if "F" in networks:
+            found["netF_nc"] = networks["F"]["mlp_0.0.weight"].shape[0]
         return found
 
     def summary_modules(self):

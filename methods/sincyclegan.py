@@ -71,11 +71,6 @@ class SinCycleGAN(SingleImage, CycleGAN):
 
     # --------------------------------------------------------------------------- pictures, checkpoints
 
-    def visuals(self, x, s, t):
-        """Input, translation, cycle."""
-        fake = self.translate(x, s, t)
-        return [x, fake, self.translate(fake, t, s)]
-
     @classmethod
     def from_released(cls, found):
         """Checkpoints of this program alone."""

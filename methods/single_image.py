@@ -124,11 +124,6 @@ def judge(D, real: Tensor, fake: Tensor, lambda_R1: float) -> tuple[Tensor, Tens
 # ------------------------------------------------------------------------------------------- method
 
 
-def unwrapped(weights: dict) -> dict:
-    """A state dict without the prefix that DataParallel adds to its keys, if any."""
-    return {key.removeprefix("module."): value for key, value in weights.items()}
-
-
 def inferred(G: dict, D: dict, stored: dict) -> dict:
     """Options of group "model" from the weights of a generator and of a discriminator, which may be empty.
 

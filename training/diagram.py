@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from training.cost import countable, dry_run, kinds, short, totals
-from utils import UserError, atomic, shown
+from utils import atomic, shown
 
 WIDTH, ROW, GAP, MARGIN = 350, 44, 90, 24  # of a column, of a row, between columns, around all: pixels
 HEAD = 76  # height of a column's title and input
@@ -172,7 +172,8 @@ def svg(method: type, args) -> str:
             y += LINE + 4
     y += 6
     parts.append(text(MARGIN, y, "All of them together:"))
-    for title, (parameters, products) in summed(found).items():
+    as_kinds = [(c.title, c.names, None, [row[:4] for row in c.rows]) for c in found]
+    for title, (parameters, products) in totals(as_kinds).items():
         y += LINE
         parts.append(text(MARGIN, y, f"{title}: {short(parameters)} parameters, {short(products)} multiply-adds"))
     height = y + MARGIN
@@ -183,12 +184,6 @@ def svg(method: type, args) -> str:
     background = f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>'
     lines = [head, f"<title>{escape(heading)}</title>", f"<defs>{marker}</defs>", background, *parts, "</svg>"]
     return "\n".join(lines) + "\n"
-
-
-def summed(found: list[Column]) -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds of all networks of each title, as --phase info sums them."""
-    as_rows = [(c.title, c.names, None, [(r.name, r.shape, r.parameters, r.products) for r in c.rows]) for c in found]
-    return totals(as_rows)
 
 
 def arrow(i: int, j: int, start: float, end: float) -> str:
@@ -202,10 +197,8 @@ def arrow(i: int, j: int, start: float, end: float) -> str:
 
 
 def write(method: type, args):
-    """Write the picture to args.diagram.  UserError: it is no .svg, or cannot be written."""
+    """Write the picture to args.diagram.  UserError: it cannot be written."""
     path = Path(args.diagram)
-    if path.suffix.lower() != ".svg":
-        raise UserError(f"--diagram {shown(path)} is drawn as SVG: end it in .svg")
     with countable(args):
         picture = svg(method, args)
     with atomic(path) as temporary:
