@@ -197,6 +197,8 @@ def at_once(program: str, answer=None):
         answer and answer(sys.argv[1:])
     except UserError as error:
         fail(program, str(error))
+    except OSError:  # a path that may not be looked at: reading it says why
+        pass
 
 
 def unwinding():

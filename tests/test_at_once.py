@@ -59,6 +59,12 @@ def test_what_is_known_without_torch_is_answered_without_it(command, status, sai
     assert len(done.stderr.splitlines()) == (status != 0)
 
 
+def test_a_path_that_may_not_be_looked_at_is_left_to_the_program():
+    code = "import utils; utils.at_once('x.py', lambda words: open('nowhere')); print('goes on')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
 def test_a_missing_data_set_is_answered_without_torch(tmp_path):
     (tmp_path / "half" / "trainA").mkdir(parents=True)
     for name, said in (("nothing", "no data set nothing"), ("half", "trainB does not exist")):
