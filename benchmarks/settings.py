@@ -94,11 +94,12 @@ def make(root: Path):
 def main(argv=None):
     args = parse_args(argv)
     root = args.dataset_dir.resolve() / NAME
+    lpips = LPIPS(args.lpips_weights)  # a missing file fails before minutes of work
     make(root)
     args.cost.parent.mkdir(parents=True, exist_ok=True)
     contestants = [enter(row, "world", None) for row, *_ in args.settings]
     found = costs.measure(args.cost, contestants, enter("nice", "world", None), 5, 1)
-    score = trainings.Scorer(root, lpips=LPIPS(args.lpips_weights))
+    score = trainings.Scorer(root, lpips=lpips)
     print("| setting | steps | L1 | SSIM | LPIPS | FD | mean LPIPS |\n|---|---|---|---|---|---|---|")
     for contestant, (row, *words) in zip(contestants, args.settings, strict=True):
         steps = costs.steps(found, row, args.minutes)
