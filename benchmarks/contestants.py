@@ -54,6 +54,12 @@ class Contestant:
         given = {k: v for k, v in vars(self.args).items() if k not in skipped and v != getattr(default, k)}
         return shlex.join(as_argv({"method": method, **given}))
 
+    @property
+    def whole(self) -> list[str]:
+        """Options with which --phase test translates whole pictures, where its method would take their centres."""
+        cuts = methods.load(self.args.method).tests_centre and self.args.preprocess != "crop"
+        return as_argv({"preprocess": "resize_and_crop", "load_size": self.args.img_size}) if cuts else []
+
     def budget(self, steps: int) -> tuple[list[str], list[str]]:
         """The options of a training of `steps` steps, and what they change, as text.
 

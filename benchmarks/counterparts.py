@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from demo import DIRECTIONS
+from images import maker
 from images.decode import read_image
 from images.files import list_images
 from scoring.metrics import ssim
@@ -38,7 +39,9 @@ def measure_each(fake: Path, truth: Path, lpips=None) -> dict[str, np.ndarray]:
     """l1, ssim and, with a network, lpips of each picture in `fake` to that of the same name in `truth`: (n,) each.
 
     A larger picture in `fake` (some networks need larger inputs) is first reduced to the size of its counterpart.
+    UserError: a picture is missing or too small, or the pictures show only the centres of what they translate.
     """
+    maker.need_whole(fake)
     rows = []
     for path in list_images(truth):
         found = next((f for f in (fake / path.name, fake / f"{path.stem}.png") if f.is_file()), None)

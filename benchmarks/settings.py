@@ -109,7 +109,7 @@ def main(argv=None):
         training = trainings.Training(title, args.result_dir / name, NAME, steps, words, 1)
         if not training.scores():
             training.train("--print_freq", steps)
-            training.main("--phase", "test", "--result_dir", training.folder.resolve())
+            training.main("--phase", "test", *contestant.whole, "--result_dir", training.folder.resolve())
             training.write_scores({str(steps): score(training.results)})
         scores = training.last_scores()
         ways = [way for way in ("A2B", "B2A") if f"l1_{way}" in scores]

@@ -115,6 +115,8 @@ class Run(Training):
 
     def __init__(self, args, contestant: Contestant, steps: int, seed: int, way: str):
         self.contestant, self.seed, self.backwards = contestant, seed, way == "B2A"
+        root = args.dataset_dir / args.dataset
+        self.whole = contestant.whole if any(to_be_compared(root, s) for s in "AB") else []
         self.ways = contestant.directions if len(contestant.directions) > 1 else [way]
         name = f"{contestant.row}-{args.budget}-{seed}" + "-BtoA" * self.backwards
         words = ["--dataset", args.dataset, "--dataset_dir", args.dataset_dir.resolve(), "--seed", seed]
@@ -139,7 +141,7 @@ class Run(Training):
         schedule, _ = self.contestant.budget(self.steps)
         super().train(*schedule)
         if self.results.name != "demo":  # which main.py translates itself
-            self.main("--phase", "test", "--result_dir", self.folder.resolve())
+            self.main("--phase", "test", *self.whole, "--result_dir", self.folder.resolve())
         return self
 
     def complete(self, scorer: Scorer) -> bool:
@@ -189,11 +191,16 @@ def train(args, runs: list[Run], score: Scorer, cost: dict) -> list[str]:
     return failed
 
 
+def to_be_compared(root: Path, s: str) -> bool:
+    """Whether translations of domain s are compared with true counterparts."""
+    return has_counterparts(root, s) or counterparts.there(root, s)
+
+
 def check_sizes(args, contestants: list[Contestant]):
     """UserError: translations would be smaller than their true counterparts."""
     root = args.dataset_dir / args.dataset
     for s in "AB":
-        if has_counterparts(root, s) or counterparts.there(root, s):
+        if to_be_compared(root, s):
             side = max(read_image(list_images(root / f"test{s}")[0]).size)
             for c in contestants:
                 if c.args.img_size < side:

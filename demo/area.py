@@ -6,6 +6,7 @@ import numpy as np
 
 from demo.data import ROOT
 from demo.measures import by_direction, counterparts, masks_in, translation, values
+from images.maker import need_whole
 from utils import UserError
 
 STEPS = 8  # of each colour channel: 512 colours
@@ -20,6 +21,7 @@ def area(fake_dir, truth_dir, mask_dir) -> dict:
     area   number of the animal's pixels in the translations, divided by that of the masks; 1 as in the truth
     iou    intersection over union of these pixels and the masks'
     """
+    need_whole(Path(fake_dir))
     names = masks_in(mask_dir)
     pictures = [counterparts(name, truth_dir, truth_dir, mask_dir) for name in names]
     truths = [_colours(values(truth)) for truth, _, _ in pictures]

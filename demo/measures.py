@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from demo.data import DIRECTIONS, ROOT
 from images.decode import read_image
+from images.maker import need_whole
 from utils import UserError, own_file, shown
 
 BARS = {  # measure: at least, at most, meaning
@@ -46,7 +47,9 @@ def measure(fake_dir, source_dir, truth_dir, mask_dir) -> dict:
     coat_texture  mean (fake - blur(fake))^2 / mean (truth - blur(truth))^2 inside
 
     Numerators and denominators are averaged over the scenes before the division.
+    UserError: a picture is missing or too small, or the translations show only the centres of their sources.
     """
+    need_whole(Path(fake_dir))
     names, sums = masks_in(mask_dir), np.zeros(5)
     for name in names:
         pictures = counterparts(name, source_dir, truth_dir, mask_dir)

@@ -6,9 +6,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from utils import atomic, move_aside, parse_json, shown, text_of, writing
+from utils import UserError, atomic, move_aside, parse_json, shown, text_of, writing
 
 NAME = "made.json"
+CENTRE = "centre"  # the part of the pictures that a folder of translations shows
 ON_TEST = "chosen on the test pictures"  # what shows a score of such a checkpoint says so
 
 
@@ -35,6 +36,15 @@ def read(folder: Path) -> dict | None:
         found = parse_json(text_of(folder / NAME))
         return found if isinstance(found, dict) and {"method", "checkpoint"} <= found.keys() else None
     return None
+
+
+def need_whole(folder: Path):
+    """UserError: of some picture the folder shows only the centre, which no true counterpart can be compared with."""
+    options = (read(folder) or {}).get("options")
+    if isinstance(options, dict) and options.get("part") == CENTRE:
+        size = shown(str(options.get("size")))
+        raise UserError(f"{shown(folder)} shows the centres of pictures, and their true counterparts are whole: "
+                        f"translate with --preprocess resize_and_crop --load_size {size}")  # fmt: skip
 
 
 def claim(results: Path, wanted: dict[Path, tuple[dict, set[Path]]], replace: bool = False):

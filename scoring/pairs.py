@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from images.decode import read_image
 from images.files import common_scale, list_images
+from images.maker import need_whole
 from options.scores import PROTOCOLS
 from scoring.lpips import LEAST, NAME
 from scoring.metrics import ssim
@@ -19,7 +20,11 @@ from utils import UserError, shown
 
 
 def counterparts(folder, truth, option):
-    """Pairs (picture of `folder`, picture of the same name, any suffix, in `truth`).  UserError: none or two."""
+    """Pairs (picture of `folder`, picture of the same name, any suffix, in `truth`).  UserError: none or two.
+
+    UserError, too: `folder` is known to show only the centres of pictures.
+    """
+    need_whole(Path(folder))
     exact, by_stem = {}, {}
     for path in list_images(truth):
         name = path.relative_to(truth)

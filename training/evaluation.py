@@ -313,20 +313,21 @@ def _direction(trainer, s: str, t: str, side: int | None, kind: str) -> Directio
                             "does not exist: make it, or leave --score_freq out")  # fmt: skip
     counterparts = source, *(root / f"{kind}{source.name[-1]}" for kind in ("truth", "mask"))
     name = f"{trainer.folder[s]}2{trainer.folder[t]}"
-    measurable = kind not in ("held", "val") and _measurable(*counterparts, side)
+    measurable = kind not in ("held", "val") and _measurable(trainer, *counterparts, side)
     return Direction(s, t, name, sets, source, target, counterparts if measurable else None)
 
 
-def _measurable(source: Path, truth: Path, mask: Path, side: int | None) -> bool:
-    """Whether demo.measure can compare translations of this side: every mask has its source and truth, none larger.
+def _measurable(trainer, source: Path, truth: Path, mask: Path, side: int | None) -> bool:
+    """Whether demo.measure can compare translations of this side: every mask has its source and truth, none larger,
+    and all of a picture is translated.
 
     UserError: a scene's pictures are of different sizes, or unreadable.
     """
     names = [path.name for path in mask.glob("*.png")]
     if not names or not all((folder / name).is_file() for folder in (source, truth) for name in names):
         return False
-    larger = [max(demo.counterparts(name, source, truth, mask)[0].size) for name in names]  # checks them all
-    return side is None or max(larger) <= side
+    sizes = {demo.counterparts(name, source, truth, mask)[0].size for name in names}  # checks them all
+    return side is None or all(max(size) <= side and not trainer.cuts(size, side) for size in sizes)
 
 
 def _network(inception_cached: bool, direction: Direction) -> torch.nn.Module:

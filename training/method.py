@@ -79,7 +79,8 @@ class Method:
     default_load_size(args), resample  training pictures are resized to --load_size, by default this, by this filter
     makes_own_crops     training samples take no notice of --preprocess, --load_size, --flip and --sampling
     tests_at_load_size  test pictures are resized to load_size, not to img_size
-    tests_centre        then the test takes their centre, a square of img_size
+    tests_centre        then the test takes their centre, a square of img_size, but not where true counterparts are
+                        measured
     samples             the class that makes training samples, a dataset.Samples
     check_images(pictures)  UserError if it cannot learn from the pictures {folder: paths}
     inference_keys(s, t)  the part of the inference networks in a model file: {network: prefixes of keys}
@@ -201,13 +202,27 @@ class Method:
         """The (width, height) that a picture of the size `own` is resized to in the test; None: it keeps its own."""
         if size is None:
             return None
-        preprocess, load_size = self.preparation
+        preprocess, _ = self.preparation
         if self.size_bound or preprocess == "crop":  # the latter comes here only where a size is asked for
             return size, size
-        if self.tests_at_load_size:
-            at_size = SimpleNamespace(**{**vars(self.args), "img_size": size})
-            return scaled_size(own, preprocess, load_size or self.default_load_size(at_size), size)
-        return scaled_size(own, preprocess, size, size)
+        return scaled_size(own, preprocess, self.test_load_size(size), size)
+
+    def test_load_size(self, size: int) -> int:
+        """The side that pictures are resized to in the test, of which `size` are translated."""
+        if not self.tests_at_load_size:
+            return size
+        at_size = SimpleNamespace(**{**vars(self.args), "img_size": size})
+        return self.preparation[1] or self.default_load_size(at_size)
+
+    def cuts(self, own: tuple[int, int], size: int | None) -> bool:
+        """Whether the test translates only the centre of a picture of the size `own`, (width, height)."""
+        scaled = self.test_size(own, size)
+        return bool(scaled) and self.tests_centre and max(scaled) > size
+
+    def show_whole(self, size: int | None):
+        """Let the test translate whole pictures, resized to a square of `size`, where it would take their centres."""
+        if size and self.tests_centre:
+            self.preparation = "resize_and_crop", size
 
     def read_sample(self, path: Path, scale=None) -> Tensor:
         """(C,S,S) in [-1,1], S = img_size: the centre of a picture at the scale of the test, for sample grids."""

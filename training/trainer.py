@@ -212,9 +212,12 @@ class Trainer(Method):
         """Train to args.iteration (True) or until a signal (False); with args.resume from the newest checkpoint."""
         return train(self)
 
-    def test(self, found: tuple[dict, Path] | None = None):
-        """Translate the test folders with a checkpoint (state, path), by default the run's newest valid one."""
-        translate_folders(self, found)
+    def test(self, found: tuple[dict, Path] | None = None, whole: bool = False):
+        """Translate the test folders with a checkpoint (state, path), by default the run's newest valid one.
+
+        whole: also where the method's test would take the centres of pictures.
+        """
+        translate_folders(self, found, whole)
 
     def plain_scales(self) -> dict[str, dict]:
         """The scales of deep pictures as checkpoints keep them."""

@@ -13,12 +13,13 @@ from translation.pipeline import Pipeline, answer_suffixes, with_suffix
 from utils import UserError, shown
 
 
-def translate_folders(trainer, found: tuple[dict, Path] | None = None):
+def translate_folders(trainer, found: tuple[dict, Path] | None = None, whole: bool = False):
     """Translate testA -> fakeB and testB -> fakeA in results/NAME; file names stay.
 
     found: the checkpoint (state, path), by default the newest valid one.  Only the networks that translate are loaded,
     with the architecture of the checkpoint, for the directions that it holds.  The EMA weights are used if it holds
     them, unless --raw_weights true.  made.json in fakeX says what made it; other translations there are moved aside.
+    whole: translate whole pictures also where the method's test takes their centres.
     """
     args, pipeline = trainer.args, Pipeline(trainer, found)
     root = Path(args.dataset_dir) / args.dataset
@@ -29,12 +30,15 @@ def translate_folders(trainer, found: tuple[dict, Path] | None = None):
     inputs = data_set_pictures(args, *sources, scales=trainer.scales, shortens=not args.deep)
     trainer.check_images(inputs)
     pipeline.load()
+    if whole:
+        trainer.show_whole(pipeline.side)
     jobs, claims, suffixes = [], {}, answer_suffixes(getattr(args, "styles", 1))
     for s, t in pipeline.directions:
         source, target = f"{trainer.test_split}{trainer.folder[s]}", trainer.results / f"fake{trainer.folder[t]}"
         names = output_paths(inputs[source], root / source, args.png, args.deep)
         jobs.append((s, t, source, inputs[source], target, names))
-        claims[target] = pipeline.record(s, t), {with_suffix(name, suffix) for name in names for suffix in suffixes}
+        files = {with_suffix(name, suffix) for name in names for suffix in suffixes}
+        claims[target] = pipeline.record(s, t, inputs[source]), files
     with pipeline.translating(*pipeline.directions[0]):
         pass  # --style_from is read before anything is moved or written
     if trainer.rank == 0:

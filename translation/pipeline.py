@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from checkpoints.contents import architecture_of, fitting, learned_direction, load_network, option, scales_in
 from checkpoints.files import digest, verify
 from images import maker
+from images.decode import size_of
 from images.deep import Levels
 from images.encode import to_uint8
 from images.encode_deep import levels_of_results, to_uint16
@@ -145,9 +146,10 @@ class Pipeline:
         if self.trainer.args.deep and self.trainer.rank == 0:
             print(levels_of_results(scale_of(self.trainer, t))[1], file=sys.stderr)
 
-    def record(self, s: str, t: str) -> dict:
+    def record(self, s: str, t: str, inputs: list[Path]) -> dict:
         """What translates s to t, for made.json: method, checkpoint, its step, a digest of the weights, options.
 
+        "part" among these says that of some input only the centre is translated.
         Of a best checkpoint also by which score it is the best, and which pictures have chosen it.
         """
         trainer, state, args = self.trainer, self.state, self.trainer.args
@@ -164,8 +166,18 @@ class Pipeline:
             "weights": "averaged" if self.uses_ema else "raw",
             "digest": digest({key: digests.get(key) or digest(state[key]) for key in keys}),
             "options": {"size": self.side, **{name: getattr(args, name) for name in names if hasattr(args, name)}}
-            | ({"deep": True} if args.deep else {}),
+            | ({"deep": True} if args.deep else {})
+            | self._scale(inputs),
         }
+
+    def _scale(self, inputs: list[Path]) -> dict:
+        """The options that decide the scale of the inputs; and whether of some only the centre is translated."""
+        trainer, side = self.trainer, self.side
+        if not side:
+            return {}
+        cut = trainer.tests_centre and any(trainer.cuts(size_of(path), side) for path in inputs)
+        found = {"preprocess": trainer.preparation[0], "load_size": trainer.test_load_size(side)}
+        return found | ({"part": maker.CENTRE} if cut else {})
 
     @property
     def weights(self) -> str:
