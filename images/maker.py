@@ -40,11 +40,16 @@ def read(folder: Path) -> dict | None:
 
 def need_whole(folder: Path):
     """UserError: of some picture the folder shows only the centre, which no true counterpart can be compared with."""
-    options = (read(folder) or {}).get("options")
-    if isinstance(options, dict) and options.get("part") == CENTRE:
-        size = shown(str(options.get("size")))
+    found = read(folder)
+    if _shows_centres(found):
+        size = shown(str(found["options"].get("size")))
         raise UserError(f"{shown(folder)} shows the centres of pictures, and their true counterparts are whole: "
                         f"translate with --preprocess resize_and_crop --load_size {size}")  # fmt: skip
+
+
+def _shows_centres(record: dict | None) -> bool:
+    options = (record or {}).get("options")
+    return isinstance(options, dict) and options.get("part") == CENTRE
 
 
 def claim(results: Path, wanted: dict[Path, tuple[dict, set[Path]]], replace: bool = False):
@@ -85,7 +90,8 @@ def described(folder: Path) -> str | None:
         step = f", step {found['step']}" if found.get("step") else ""
         best = found.get("best")
         chosen = f", the best by {best.get('by')}, {best.get('chosen')}" if isinstance(best, dict) else ""
-        return shown(f"made by --method {found['method']}{step}{chosen}, with {found['checkpoint']}")
+        centres = "; it shows the centres of pictures" if _shows_centres(found) else ""
+        return shown(f"made by --method {found['method']}{step}{chosen}, with {found['checkpoint']}{centres}")
     return None
 
 

@@ -14,7 +14,7 @@ import fid_kid
 import main
 import methods
 from demo import area
-from images.maker import need_whole, read
+from images.maker import lines, need_whole, read
 from utils import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -65,12 +65,15 @@ def test_centres_are_refused_by_every_score_with_a_remedy_that_works(folder):
         Image.open(path).resize((212, 212)).save(root / "large" / path.name)
     found = read(results / "fakeB")["options"]
     assert (found["size"], found["load_size"], found["part"]) == (212, 251, "centre")
+    (line,) = lines(results / "fakeB")  # which pages, figures and scores of distributions print
+    assert line.endswith("tiny_params_latest.pt; it shows the centres of pictures")
     for score in scores(folder, results):
         with pytest.raises(UserError, match=f"shows the centres of pictures.*{WHOLE}"):
             score()
     run = trained(folder, f"--method drit --phase test {WHOLE}")
     assert "earlier translations, fakeB and fakeA, are now in" in run.output  # not taken for the same
     assert "part" not in read(results / "fakeB")["options"]
+    assert "shows the centres" not in lines(results / "fakeB")[0]
     for score in scores(folder, results):
         assert score()
 
