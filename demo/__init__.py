@@ -1,6 +1,7 @@
 """The built-in demo: pictures generated from a seed (data.py, scenes.py) and measures of translations (measures.py).
 
     python -m demo                          generate dataset/demo
+    python -m demo --measure results/demo   measure its translations again
 """
 
 from demo.data import DIRECTIONS, ROOT, ensure

@@ -150,7 +150,7 @@ def test_report(root, tmp_path, capsys):
     assert lines[0].split() == ["demo", "A2B", "B2A", "bar"]
     assert {line.find(text) for line, text in zip(lines, ("bar", "at most", "at most", "0.6 to"), strict=True)} == {42}
     shutil.copytree(root / "testA", tmp_path / "fakeB", dirs_exist_ok=True)
-    demo.report(tmp_path, root)
+    demo_main(["--root", str(root), "--measure", str(tmp_path)])  # the same lines
     assert "MISS" in capsys.readouterr().out
 
 
