@@ -78,6 +78,21 @@ def test_centres_are_refused_by_every_score_with_a_remedy_that_works(folder):
         assert score()
 
 
+def test_pictures_of_input_are_whole_and_keep_their_opacity_in_place(folder, monkeypatch):
+    """A black bar at the left, and transparency at the right: a centre would lose both."""
+    monkeypatch.setattr(methods.load("drit"), "translations", lambda self, x, s, t: [("", x)])
+    pixels = np.full((48, 48, 4), 255, np.uint8)
+    pixels[:, :4, :3] = pixels[:, -4:, 3] = 0
+    Image.fromarray(pixels).save(folder / "bar.png")
+    latest = folder / "results" / "tiny_params_latest.pt"
+    words = ["--phase=test", f"--input={folder / 'bar.png'}", "--direction=AtoB", f"--checkpoint={latest}"]
+    main.main([*words, "--device=cpu", f"--output={folder / 'out.png'}", "--keep_size=false"])
+    found = np.asarray(Image.open(folder / "out.png").resize((48, 48))).astype(int)
+    assert np.abs(found[:, [0, 1, 2, 6, 24, 41]] - pixels[:, [0, 1, 2, 6, 24, 41]]).max() < 16
+    assert found[:, -2:, 3].max() < 16
+    assert Image.open(folder / "out.png").size == (251, 251)  # at the scale of the training
+
+
 @pytest.mark.parametrize("words, cut", [
     ("--method drit --img_size 212", True),
     ("--method drit --img_size 212 --load_size 212", False),

@@ -80,7 +80,7 @@ class Method:
     makes_own_crops     training samples take no notice of --preprocess, --load_size, --flip and --sampling
     tests_at_load_size  test pictures are resized to load_size, not to img_size
     tests_centre        then the test takes their centre, a square of img_size, but not where true counterparts are
-                        measured
+                        measured, nor of --input
     samples             the class that makes training samples, a dataset.Samples
     check_images(pictures)  UserError if it cannot learn from the pictures {folder: paths}
     inference_keys(s, t)  the part of the inference networks in a model file: {network: prefixes of keys}
@@ -113,6 +113,7 @@ class Method:
     training_networks = ()  # names in the authors' files of networks that do not translate
     size_bound = False  # whether the networks accept only one img_size
     tiles_itself = False
+    whole = False  # of pictures that are no test pictures (--input) all is translated, whatever tests_centre says
     counts_biases = False  # whether --phase info counts the additions of biases as multiply-adds
 
     @classmethod
@@ -196,7 +197,7 @@ class Method:
 
     def to_input(self, picture, size: int | None) -> Tensor:
         pixels = resize(picture, self.test_size(picture.size, size), self.architecture["img_ch"], self.resample)
-        return to_tensor(centre(pixels, size) if size and self.tests_centre else pixels)
+        return to_tensor(centre(pixels, size) if self.cuts(picture.size, size) else pixels)
 
     def test_size(self, own: tuple[int, int], size: int | None) -> tuple[int, int] | None:
         """The (width, height) that a picture of the size `own` is resized to in the test; None: it keeps its own."""
@@ -217,7 +218,7 @@ class Method:
     def cuts(self, own: tuple[int, int], size: int | None) -> bool:
         """Whether the test translates only the centre of a picture of the size `own`, (width, height)."""
         scaled = self.test_size(own, size)
-        return bool(scaled) and self.tests_centre and max(scaled) > size
+        return bool(scaled) and self.tests_centre and not self.whole and max(scaled) > size
 
     def show_whole(self, size: int | None):
         """Let the test translate whole pictures, resized to a square of `size`, where it would take their centres."""

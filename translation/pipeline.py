@@ -93,13 +93,15 @@ class Pipeline:
     def load(self, own_size: bool = False) -> "Pipeline":
         """Load the networks that translate, with the architecture of the checkpoint; choose the size of pictures.
 
-        own_size: pictures keep their own sizes unless --keep_size false; else they are resized unless --keep_size true.
+        own_size: of pictures that are no test pictures.  They keep their own sizes unless --keep_size false, and are
+        translated whole; else they are resized unless --keep_size true.
         """
         trainer, state, path = self.trainer, self.state, self.path
         needed = dict.fromkeys(name for d in self.directions for name in trainer.inference_networks[d])
         verify(state, path, (*needed, "args", "ema", "scales"))
         architecture = architecture_of(state, path, type(trainer))
         self.size = option("img_size", trainer.args, state)  # of training pictures
+        trainer.whole = own_size
         trainer.preparation = tuple(option(name, trainer.args, state) for name in ("preprocess", "load_size"))
         if any(trainer.architecture.get(k) != v for k, v in architecture.items()):
             with fitting(path, "args"):
