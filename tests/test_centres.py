@@ -13,7 +13,7 @@ import demo
 import fid_kid
 import main
 import methods
-from demo import area
+from demo import area, data
 from images.maker import lines, need_whole, read
 from utils import UserError
 
@@ -127,6 +127,10 @@ def test_a_damaged_note_is_no_note(tmp_path):
 
 def test_the_demo_is_measured_on_whole_pictures_by_drit_too(tmp_path, monkeypatch, capsys):
     """Translations that are their inputs change no background; on centres they would, by the shift alone."""
+    scenes = {"trainA": range(0, 4), "trainB": range(400, 404), "testA": range(800, 812), "testB": range(900, 912)}
+    folders = scenes | {f"{kind}{d}": scenes[f"test{d}"] for kind in ("truth", "mask") for d in "AB"}
+    monkeypatch.setattr(data, "SCENES", scenes)  # a hundred of each take long
+    monkeypatch.setattr(data, "FOLDERS", folders)
     root = demo.ensure(tmp_path / "dataset" / "demo")
     monkeypatch.setattr(methods.load("drit"), "translations", lambda self, x, s, t: [("", x)])
     words = f"--method drit {SMALL['drit']} --dataset demo --dataset_dir {root.parent} --result_dir {tmp_path} "
