@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from collections import Counter
+from itertools import permutations
 from math import comb, sqrt
 from pathlib import Path
 
@@ -89,23 +90,25 @@ def choose(page, folder: Path, wanted: list[str | None], keyboard=False) -> list
 def test_answers_by_clicks_and_keys_make_the_right_table(made, tmp_path, capsys):
     A, B, C = METHODS
     wanted = [[A] * 7 + [None] + [B] * 3 + [C], [B] * 2 + [A] * 9 + [None]]
-    orders, files, drawn = [], [], []
+    orders, files, drawn, name_of = [], [], [], whose(made)
     for keyboard, methods in enumerate(wanted):
         with opened(made / "page", clock=True) as page:  # a fresh profile: another participant
             assert page.title() == METHODS[1] and page.locator("h1").inner_text() == METHODS[1]
             assert "12 pictures" in page.locator("#task").inner_text()
             page.get_by_role("button", name="Start").click()
             orders.append(choose(page, made, methods, keyboard=bool(keyboard)))
-            drawn += page.evaluate("Array.from({length: 600}, () => shuffled(['0', '1', '2']).join(''))")
+            begun = page.evaluate("Array.from({length: 50}, () => begin().order.map((q) => q.shown)).flat()")
+            drawn += [tuple(name_of[word] for word in shown) for shown in begun]  # as 50 more participants would see
             found = answered(page)
         assert len(found["answers"]) == QUESTIONS == len({a["question"] for a in found["answers"]})
         assert all(a["choice"] in [*a["shown"], "none"] and a["seconds"] >= 0 for a in found["answers"])
         files.append(tmp_path / f"{keyboard}.json")
         files[-1].write_text(json.dumps(found))
     assert all(sorted(order) == sorted(METHODS) for order in sum(orders, []))
-    # chance of equal orders: 6^-12; of one method always in one place: 3^-22; of one of the six so rare in 1200: 4e-8
-    assert orders[0] != orders[1] and all(len({order.index(m) for order in sum(orders, [])}) > 1 for m in METHODS)
-    assert sorted(set(drawn)) == ["012", "021", "102", "120", "201", "210"] and min(Counter(drawn).values()) > 130
+    # chance of equal orders: 6^-12; of one of the six so rare in 1200: 4e-8
+    everyone = sum(orders, []) + drawn
+    assert orders[0] != orders[1] and all(len({order.index(m) for order in everyone}) == 3 for m in METHODS)
+    assert len(drawn) == 1200 and set(drawn) == {*permutations(METHODS)} and min(Counter(drawn).values()) > 130
     capsys.readouterr()
     study_table.main([str(made), *map(str, files)])
     lines = [
