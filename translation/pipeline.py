@@ -169,10 +169,10 @@ class Pipeline:
             "digest": digest({key: digests.get(key) or digest(state[key]) for key in keys}),
             "options": {"size": self.side, **{name: getattr(args, name) for name in names if hasattr(args, name)}}
             | ({"deep": True} if args.deep else {})
-            | self._scale(inputs),
+            | self._preparation(inputs),
         }
 
-    def _scale(self, inputs: list[Path]) -> dict:
+    def _preparation(self, inputs: list[Path]) -> dict:
         """The options that decide the scale of the inputs; and whether of some only the centre is translated."""
         trainer, side = self.trainer, self.side
         if not side:
